@@ -1,0 +1,52 @@
+# make demo | test | lint | format | clean. Each installs what it needs into .venv, once, and again when setup.cfg or
+# pyproject.toml has changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The build of torch that the parity tests compare with; on a machine without a GPU, a CPU build saves some gigabytes.
+TORCH ?= torch==2.13.0
+TEST_ARGS ?= -n 2 --dist loadfile
+
+BIN := $(VENV)/bin
+PROJECT := setup.cfg pyproject.toml
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/python train.py --output runs/demo --resume
+	$(BIN)/python sample.py --styles runs/demo --output out/demo
+	@echo "The style is in runs/demo, the grid painted with it is $(CURDIR)/out/demo/grid.png"
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: $(PROJECT)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+# torch first and by itself: whatever else wants torch then takes this one.
+$(VENV)/.installed-test: $(PROJECT)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/.installed-lint: $(PROJECT)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[lint]'
+	touch $@

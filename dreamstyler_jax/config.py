@@ -1,0 +1,268 @@
+"""Everything that can be set about training and sampling: two flat, frozen dataclasses, and their form in YAML.
+
+The docstring under each field is also its ``--help``. Without arguments both describe the main job on the embedded
+model. Values that are out of range, or contradict each other, are refused when an instance is made.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.files import write_atomic
+
+EXAMPLE_PROMPTS = (
+    "A painting of a red house by the sea in the style of {}",
+    "A painting of a blue boat in the mountains at sunset in the style of {}",
+)
+SHARED = ("model", "variant", "dtype")  # outside of the sections of a YAML file: for train.py and sample.py
+MAX_SEED = 2**32 - 1
+
+_NAME = re.compile(r"[^\W\d][\w-]*")
+_MANY_SEEDS = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Learn a style from one or several pictures.
+
+    Raises:
+        UserError: a value is out of range or contradicts another.
+    """
+
+    model: str = "mini"
+    """The Stable Diffusion model: a folder in diffusers' layout, a hub id, or `mini`, the embedded one."""
+    variant: str = ""
+    """The word in the names of the model's weight files, such as `fp16` in model.fp16.safetensors."""
+    images: list[str] = dataclasses.field(default_factory=list)
+    """The pictures, all of one style. None: the example shipped with the embedded model."""
+    prompts: list[str] = dataclasses.field(default_factory=list)
+    """What each picture shows apart from its style, with {} where the style stands: one prompt for each picture, in
+    their order, or one for all. None: the text file beside each picture, or else "A painting in the style of {}"."""
+    name: str = ""
+    """What the style is called. Empty: as the first picture's file."""
+    stages: int = 6
+    """T, the number of equal parts of the diffusion process with vectors of their own, 1 to 50; stage 0 is detail."""
+    vectors: int = 1
+    """Vectors, that is input tokens, per stage, 1 to 16."""
+    init_word: str = "painting"
+    """The word whose embedding the vectors start from; with several words, one for each vector."""
+    steps: int = 300
+    """Optimiser steps."""
+    batch_size: int = 8
+    """Pictures per forward and backward pass."""
+    gradient_accumulation: int = 1
+    """Passes whose gradients are averaged into one optimiser step."""
+    learning_rate: float = 0.02
+    """Highest learning rate of AdamW."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0; the schedule follows."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: it stays, or falls to 0 along a line or half a cosine."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+    resolution: int | None = None
+    """Side in pixels of the squares that the pictures are made into. null: the model's own."""
+    framing: Literal["crop", "fit"] = "crop"
+    """How an oblong picture becomes a square: `crop` takes its middle, `fit` shows all of it on a mat."""
+    flip: bool = True
+    """Also learn from the mirror images, half of the time."""
+    seed: int = 0
+    """Seed of the noise, the timesteps and the order of the pictures."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the model's computations; what is learned stays float32."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    save_every: int = 100
+    """Steps between two checkpoints, each with its preview pictures."""
+    preview_prompts: list[str] = dataclasses.field(default_factory=lambda: list(EXAMPLE_PROMPTS[:1]))
+    """Prompts of the preview pictures, with {} where the style stands."""
+    output: str = ""
+    """Folder of the run. Empty: runs/NAME."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the run's folder; without one, begin."""
+
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        "stages": (1, 50),
+        "vectors": (1, 16),
+        "steps": (1, 1_000_000),
+        "batch_size": (1, 1024),
+        "gradient_accumulation": (1, 1024),
+        "learning_rate": (1e-8, 10),
+        "warmup_steps": (0, 1_000_000),
+        "weight_decay": (0, 10),
+        "resolution": (8, 4096),
+        "seed": (0, MAX_SEED),
+        "log_every": (1, 1_000_000),
+        "save_every": (1, 1_000_000),
+    }
+
+    def __post_init__(self):
+        check_values(self)
+        if len(self.prompts) not in (0, 1, max(len(self.images), 1)):
+            raise UserError(
+                f"prompts: {len(self.prompts)} given for {len(self.images)} pictures; "
+                "give one prompt for each picture, or one for all"
+            )
+        if not 1 <= len(self.init_word.split()) <= self.vectors:
+            raise UserError(f"init_word: give at most one word for each vector, {self.vectors}, not {self.init_word!r}")
+        if self.warmup_steps > self.steps:
+            raise UserError(f"warmup_steps: must be at most steps, {self.steps}, not {self.warmup_steps}")
+        name = self.name or (_name_of(self.images[0]) if self.images else "example")
+        if not _NAME.fullmatch(name):
+            raise UserError(f"name: a letter, then letters, digits, _ and -, not {name!r}")
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "output", self.output or os.path.join("runs", name))
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Paint prompts in learned styles.
+
+    Raises:
+        UserError: a value is out of range or contradicts another.
+    """
+
+    model: str = "mini"
+    """The Stable Diffusion model: a folder in diffusers' layout, a hub id, or `mini`, the embedded one."""
+    variant: str = ""
+    """The word in the names of the model's weight files, such as `fp16` in model.fp16.safetensors."""
+    styles: list[str] = dataclasses.field(default_factory=list)
+    """The styles: files, or folders of runs. None: the newest run under runs/, or else the shipped example."""
+    prompts: list[str] = dataclasses.field(default_factory=list)
+    """What to paint, with {} where the style stands, or {name} for one of several styles. None: two examples."""
+    prompts_file: str = ""
+    """Text file with one prompt per line, instead of prompts; empty lines and lines that begin with # do not count."""
+    negative_prompt: str = ""
+    """What the pictures should not show."""
+    seeds: str = "0:4"
+    """Seeds of the pictures of each prompt: numbers and ranges without their ends, such as 0:8 or 1,5,20:24."""
+    solver: Literal["ddim", "euler", "dpmpp_2m", "unipc"] = "dpmpp_2m"
+    """Method that solves the diffusion equation."""
+    steps: int = 25
+    """Steps of the solver, 1 to 1000."""
+    guidance: Literal["cfg", "paper", "release"] = "cfg"
+    """`cfg`: plain classifier-free guidance. `paper`: style and context guidance, Eq. 11. `release`: the same with its
+    style and context terms halved, as in the authors' code."""
+    guidance_scale: float = 5.0
+    """Scale of `cfg`, 0 to 100."""
+    null_scale: float = 5.0
+    """Of `paper` and `release`: weight of the whole prompt against the negative one, 0 to 100."""
+    style_scale: float = 1.0
+    """Of `paper` and `release`: weight of the style, 0 to 100."""
+    context_scale: float = 3.0
+    """Of `paper` and `release`: weight of the rest of the prompt, 0 to 100."""
+    height: int | None = None
+    """Height of the pictures in pixels. null: the model's own."""
+    width: int | None = None
+    """Width of the pictures in pixels. null: the model's own."""
+    batch_size: int = 8
+    """Pictures painted at once. It does not change them."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the model's computations."""
+    output: str = ""
+    """Folder of the pictures. Empty: out/ and the name of the style."""
+
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        "steps": (1, 1000),
+        "guidance_scale": (0, 100),
+        "null_scale": (0, 100),
+        "style_scale": (0, 100),
+        "context_scale": (0, 100),
+        "height": (8, 4096),
+        "width": (8, 4096),
+        "batch_size": (1, 1024),
+    }
+
+    def __post_init__(self):
+        check_values(self)
+        parse_seeds(self.seeds)
+        if self.prompts and self.prompts_file:
+            raise UserError("prompts, prompts_file: give one of them, not both")
+        if not self.prompts and not self.prompts_file:
+            object.__setattr__(self, "prompts", list(EXAMPLE_PROMPTS))
+
+
+Config = TrainConfig | SampleConfig
+SECTIONS: dict[str, type[Config]] = {"train": TrainConfig, "sample": SampleConfig}
+
+
+def check_values(config: Config) -> None:
+    """Refuses a number outside of its range in ``config.ranges`` and a word that its field does not know.
+
+    Raises:
+        UserError: names the field, what it takes and what it was given.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if typing.get_origin(field.type) is Literal and value not in typing.get_args(field.type):
+            raise UserError(f"{field.name}: must be {one_of(typing.get_args(field.type), str(value))}, not {value!r}")
+        low, high = config.ranges.get(field.name, (0, 0))
+        if field.name in config.ranges and value is not None and not low <= value <= high:
+            raise UserError(f"{field.name}: must be from {low:.15g} to {high:.15g}, not {value}")
+
+
+def one_of(words: Iterable[str], given: str) -> str:
+    """Lists ``words``, or where one of them looks like ``given``, only that one, as a question after the list."""
+    words = list(words)
+    near = difflib.get_close_matches(given, words, n=1)
+    return f"one of {', '.join(words)}" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds that ``text`` lists: numbers and ranges ``start:end`` (without ``end``), separated by commas.
+
+    ``"0:3,7"`` is ``[0, 1, 2, 7]``. Seeds are from 0 to 2**32 - 1.
+
+    Raises:
+        UserError: the text does not read so, lists none, more than 100 000, or one of them twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?::\s*([0-9]{1,10})\s*)?", part)
+        if not match:
+            raise UserError(f"seeds: {text!r} should read like 0:8 or 1,5,9")
+        start = int(match[1])
+        end = start + 1 if match[2] is None else int(match[2])
+        if not start < end <= MAX_SEED + 1:
+            raise UserError(f"seeds: {part.strip()!r} in {text!r} holds no seed from 0 to {MAX_SEED}")
+        if len(seeds) + end - start > _MANY_SEEDS:
+            raise UserError(f"seeds: {text!r} lists more than {_MANY_SEEDS}")
+        seeds.extend(range(start, end))
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds: {text!r} lists a seed twice")
+    return seeds
+
+
+def to_yaml(config: Any) -> str:
+    """``config``, or any other flat dataclass, as a YAML file that ``--config`` reads.
+
+    ``resume`` is left out: it belongs to one command.
+    """
+    values: dict[str, Any] = dataclasses.asdict(config)
+    values.pop("resume", None)
+    for section, cls in SECTIONS.items():
+        if isinstance(config, cls):
+            values = {**{key: values.pop(key) for key in SHARED}, section: values}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def write_config(config: Config, path: str | Path) -> None:
+    """Writes ``config`` to ``path`` in the form that ``--config`` reads.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_atomic(path, to_yaml(config).encode())
+
+
+def _name_of(picture: str) -> str:
+    name = re.sub(r"[^\w-]+", "_", Path(picture).stem).strip("_-") or "style"
+    return name if _NAME.fullmatch(name) else f"style_{name}"

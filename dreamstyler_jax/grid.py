@@ -1,0 +1,115 @@
+"""From prompts, seeds and scales to pictures on disk: cells, their files, the manifest and the contact sheet."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dreamstyler_jax import __version__, images, prompts
+from dreamstyler_jax.files import write_atomic
+from dreamstyler_jax.pipeline import StableDiffusion
+from dreamstyler_jax.sampling import Request
+from dreamstyler_jax.style import Style
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One picture of a grid and everything that makes it."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    guidance: str
+    scales: Mapping[str, float]
+    solver: str
+    steps: int
+    height: int
+    width: int
+    dtype: str
+    styles: Mapping[str, str]
+    model: str
+    model_hash: str
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits of all parameters: safe as a file name, whatever the prompt."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def text(self) -> dict[str, str]:
+        """The parameters as text chunks of a PNG."""
+        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in dataclasses.asdict(self).items()}
+        return {**values, "software": f"dreamstyler_jax {__version__}"}
+
+
+class Conditionings:
+    """The distinct conditionings of a list of prompts, and the rows of guidance that each prompt needs of them."""
+
+    def __init__(self, model: StableDiffusion, texts: Sequence[str], negative_prompt: str, styles: Mapping[str, Style]):
+        self._rows = {
+            text: (negative_prompt, text, prompts.context_only(text), prompts.style_only(text)) for text in texts
+        }
+        every = list(dict.fromkeys(row for rows in self._rows.values() for row in rows))
+        self._index = {text: i for i, text in enumerate(every)}
+        self.arrays = prompts.encode(model, every, styles)
+
+    def request(self, text: str, weights: np.ndarray, seed: int) -> Request:
+        """What to ask the sampler for."""
+        null, full, context, style = (self._index[row] for row in self._rows[text])
+        return Request((null, full, context, style), weights, seed)
+
+
+def write_pictures(folder: Path, cells: Sequence[Cell], pictures: Iterable[np.ndarray]) -> Iterator[Image.Image]:
+    """Saves pictures as they come, each with a line in ``manifest.jsonl`` once it is on disk, and passes them on.
+
+    A line of an earlier picture of the same parameters is replaced; other lines stay.
+    """
+    manifest = folder / "manifest.jsonl"
+    lines = _read_manifest(manifest)
+    for cell, picture in zip(cells, pictures, strict=True):
+        file = f"images/{cell.id}.png"
+        image = images.to_image(picture)
+        images.save_png(folder / file, image, cell.text())
+        lines[cell.id] = {"id": cell.id, "file": file, **dataclasses.asdict(cell)}
+        with manifest.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(lines[cell.id]) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        yield image
+    write_atomic(manifest, "".join(json.dumps(line) + "\n" for line in lines.values()).encode())
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """The complete lines of a manifest by cell id, the last one of each counting."""
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    return {line["id"]: line for line in lines}
+
+
+def sheet(cells: Sequence[Cell], pictures: Sequence[Image.Image], styles: Mapping[str, Style], title: str) -> Image.Image:
+    """The contact sheet: a row per prompt, a column per seed; before them the picture that a single style was learned from."""
+    by_prompt: dict[str, list[Image.Image | None]] = {}
+    for cell, picture in zip(cells, pictures, strict=True):
+        by_prompt.setdefault(cell.prompt, []).append(picture)
+    seeds = dict.fromkeys(f"seed {cell.seed}" for cell in cells)
+    original = _training_picture(styles)
+    lead, head = ([original], ["learned from"]) if original else ([], [])
+    rows = [lead + row for row in by_prompt.values()]
+    return images.contact_sheet(rows, list(by_prompt), [*head, *seeds], title=title)
+
+
+def _training_picture(styles: Mapping[str, Style]) -> Image.Image | None:
+    """The first picture of the only style, if it is still where it was."""
+    if len(styles) != 1:
+        return None
+    paths = next(iter(styles.values())).metadata.get("images") or [""]
+    if not Path(paths[0]).is_file():
+        return None
+    picture = images.load(paths[0])
+    return images.fit(picture, min(picture.size), min(picture.size))

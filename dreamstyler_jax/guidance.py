@@ -1,0 +1,63 @@
+"""Guidance as an affine combination of predictions: sum_c w_c eps_c with sum_c w_c = 1.
+
+The rows are, in this order, the null (or negative) prompt, the full prompt v, the context-only prompt v_c and the style-only
+prompt v_s. Classifier-free guidance uses two of them; DreamStyler's style and context guidance (Ahn et al. 2024,
+Eq. 11) all four, collected by prompt:
+
+    e = (1 - ln - ls - lc) e(null) + (ln + ls + lc) e(v) + (lc - ls) e(v_c) + (ls - lc) e(v_s)
+
+so for ls = lc it is classifier-free guidance at ln + ls + lc, exactly, and its two extra rows need not be computed.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+ROWS = ("null", "full", "context", "style")
+
+
+def cfg(guidance_scale: float) -> np.ndarray:
+    """Weights float32[4] of classifier-free guidance (Ho & Salimans 2022, Eq. 6, its w + 1 being the scale)."""
+    return np.array([1 - guidance_scale, guidance_scale, 0, 0], np.float32)
+
+
+def paper(null_scale: float, style_scale: float, context_scale: float) -> np.ndarray:
+    """Weights float32[4] of style and context guidance; arguments ln, ls, lc (Ahn et al. 2024, Eq. 11)."""
+    ln, ls, lc = null_scale, style_scale, context_scale
+    return np.array([1 - ln - ls - lc, ln + ls + lc, lc - ls, ls - lc], np.float32)
+
+
+def release(null_scale: float, style_scale: float, context_scale: float) -> np.ndarray:
+    """As `paper`, with ls and lc halved: what the authors' ``custom_pipelines.py`` means to compute."""
+    return paper(null_scale, style_scale / 2, context_scale / 2)
+
+
+def rows_needed(weights: np.ndarray) -> list[int]:
+    """The rows of weights float32[B, 4] that count for any image of the batch; the others are never computed."""
+    return [row for row in range(len(ROWS)) if np.any(weights[:, row])]
+
+
+def guided(denoise: Callable[[Array, Array, Array], Array], weights: Array) -> Callable[[Array, Array, Array], Array]:
+    """The denoiser that follows several prompts at once.
+
+    Args:
+      denoise: ``(x [B, h, w, c], t int32[], states [B, L, D]) -> [B, h, w, c]``.
+      weights: float32[R, B], one weight per row and image; the sum over rows is 1.
+
+    Returns:
+      ``(x, t, states [R, B, L, D]) -> [B, h, w, c]``; the rows are one vmapped batch of the denoiser.
+    """
+
+    def denoise_guided(x: Array, t: Array, states: Array) -> Array:
+        predictions = jax.vmap(denoise, in_axes=(None, None, 0))(x, t, states)
+        return jnp.einsum("rb,rb...->b...", weights, predictions, precision="highest")
+
+    return denoise_guided
+
+
+def weights_for(guidance: str, scales: Sequence[float]) -> np.ndarray:
+    """Weights float32[4] by the name of the form: ``cfg`` (one scale), ``paper`` or ``release`` (ln, ls, lc)."""
+    return {"cfg": cfg, "paper": paper, "release": release}[guidance](*scales)

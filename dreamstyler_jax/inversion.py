@@ -1,0 +1,191 @@
+"""Multi-stage textual inversion (Ahn et al. 2024, Eq. 1-2): the loss, one step, the scanned training loop.
+
+The only thing learned is the table float32[T, V, D]. Training step k depends on (seed, k) alone, so a resumed run continues
+bit for bit. The images go through the VAE once, before the loop: the mean and deviation of an image's and of its
+mirror image's latents are all that training needs of it.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from dreamstyler_jax import diffusion
+from dreamstyler_jax.pipeline import Networks, StableDiffusion
+from dreamstyler_jax.prompts import splice
+from dreamstyler_jax.tokenizer import tokenize_with_placeholders
+
+
+class Dataset(NamedTuple):
+    """N images of one style, M = 2 with their mirror images, else 1.
+
+    ``mean, deviation``: float32[N, M, h, w, c] of the scaled latents; ``ids, slots``: int32[N, L], each image's prompt.
+    """
+
+    mean: Array
+    deviation: Array
+    ids: Array
+    slots: Array
+
+
+class Batch(NamedTuple):
+    """What one forward pass sees: ``latents, noise`` float32[B, h, w, c], ``timesteps`` int32[B], ``ids, slots`` int32[B, L]."""
+
+    latents: Array
+    noise: Array
+    timesteps: Array
+    ids: Array
+    slots: Array
+
+
+class TrainState(NamedTuple):
+    """Everything that changes while training: ``table`` float32[T, V, D], the optimizer's state, ``step`` int32[]."""
+
+    table: Array
+    optimizer: Any
+    step: Array
+
+
+class Metrics(NamedTuple):
+    """Of one step: mean ``loss``; sum and number of the losses of each stage, float32[T]; norm of the gradient."""
+
+    loss: Array
+    stage_loss: Array
+    stage_count: Array
+    gradient_norm: Array
+
+
+class Settings(NamedTuple):
+    """What the compiled step depends on, besides shapes; hashable."""
+
+    batch_size: int
+    gradient_accumulation: int
+    seed: int
+
+
+def make_dataset(model: StableDiffusion, images: Sequence[np.ndarray], prompts: Sequence[str], vectors: int, *, flip: bool) -> Dataset:
+    """Encodes images float32[H, W, 3] in [-1, 1], all of one size, and their prompts with the placeholder {}.
+
+    Raises:
+      UserError: a prompt without a placeholder, or with one beyond the text encoder's window.
+    """
+    pairs = [tokenize_with_placeholders(model.tokenizer, prompt, {"style": vectors}, required=True) for prompt in prompts]
+    encode = jax.jit(model.networks.encode_images)
+    moments = []
+    for image in images:
+        views = np.stack([image, image[:, ::-1]] if flip else [image])
+        moments.append(encode(model.params, views.astype(jax.tree.leaves(model.params["vae"])[0].dtype)))
+    mean, deviation = (jnp.stack(parts) for parts in zip(*moments, strict=True))
+    return Dataset(mean, deviation, *(jnp.stack(parts) for parts in zip(*pairs, strict=True)))
+
+
+def draw_batch(dataset: Dataset, key: Array, size: int) -> Batch:
+    """A random batch: images, mirroring, a posterior sample, noise, timesteps.
+
+    Each timestep is uniform on 0..999; within a batch they are stratified, one in each ``size``-th of the range.
+    """
+    k_image, k_mirror, k_latent, k_time, k_noise = jax.random.split(key, 5)
+    count, mirrors = dataset.mean.shape[:2]
+    image = jax.random.randint(k_image, (size,), 0, count)
+    mirror = jax.random.randint(k_mirror, (size,), 0, mirrors)
+    mean, deviation = dataset.mean[image, mirror], dataset.deviation[image, mirror]
+    latents = mean + deviation * jax.random.normal(k_latent, mean.shape)
+    position = (jnp.arange(size) + jax.random.uniform(k_time, (size,))) / size
+    timesteps = jnp.minimum((position * diffusion.TRAIN_TIMESTEPS).astype(jnp.int32), diffusion.TRAIN_TIMESTEPS - 1)
+    noise = jax.random.normal(k_noise, mean.shape)
+    return Batch(latents, noise, timesteps, dataset.ids[image], dataset.slots[image])
+
+
+def sample_losses(networks: Networks, params: Any, table: Array, batch: Batch) -> Array:
+    """The denoising loss of every sample, float32[B]: squared error of eps (or v), averaged over the latents (Eq. 2).
+
+    The sample at timestep t sees its prompt with the vectors of stage_of(t).
+    """
+    vectors = table[diffusion.stage_of(batch.timesteps, table.shape[0])]
+    embeddings = splice(networks.embed_tokens(params, batch.ids), batch.slots, vectors)
+    states = networks.encode_text(params, embeddings, batch.ids)
+    noisy = diffusion.add_noise(networks.schedule, batch.latents, batch.noise, batch.timesteps)
+    prediction = networks.denoise(params, noisy, batch.timesteps, states)
+    target = diffusion.target(networks.schedule, batch.latents, batch.noise, batch.timesteps)
+    return jnp.mean((prediction - target) ** 2, axis=(1, 2, 3))
+
+
+def gradient(networks: Networks, params: Any, table: Array, batch: Batch) -> tuple[Array, Metrics]:
+    """The gradient of the mean loss by the table, and the metrics of the batch."""
+
+    def loss(table):
+        losses = sample_losses(networks, params, table, batch)
+        return losses.mean(), losses
+
+    (value, losses), grads = jax.value_and_grad(loss, has_aux=True)(table)
+    of_stage = jax.nn.one_hot(diffusion.stage_of(batch.timesteps, table.shape[0]), table.shape[0])
+    return grads, Metrics(value, losses @ of_stage, of_stage.sum(0), optax.global_norm(grads))
+
+
+def make_optimizer(*, learning_rate: float, warmup_steps: int, schedule: str, steps: int, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW (betas 0.9, 0.999; eps 1e-8) with a linear warm-up and then a constant, linear or cosine schedule.
+
+    Defaults of the reference: constant, no warm-up, weight decay 1e-2 (DreamStyler's ``train.py``).
+    """
+    rest = steps - warmup_steps
+    after = {
+        "constant": optax.constant_schedule(learning_rate),
+        "linear": optax.linear_schedule(learning_rate, 0.0, max(rest, 1)),
+        "cosine": optax.cosine_decay_schedule(learning_rate, max(rest, 1)),
+    }[schedule]
+    warmup = optax.linear_schedule(learning_rate / max(warmup_steps, 1), learning_rate, max(warmup_steps - 1, 1))
+    rate = optax.join_schedules([warmup, after], [warmup_steps]) if warmup_steps else after
+    return optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
+
+
+def start(table: np.ndarray, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    table = jnp.asarray(table, jnp.float32)
+    return TrainState(table, optimizer.init(table), jnp.int32(0))
+
+
+def make_trainer(
+    networks: Networks, optimizer: optax.GradientTransformation, settings: Settings
+) -> Callable[[TrainState, Any, Dataset, int], tuple[TrainState, Metrics]]:
+    """The training loop between two log points.
+
+    Returns:
+      ``advance(state, params, dataset, steps) -> (state, metrics)``: one compiled ``lax.scan`` over ``steps`` steps;
+      the metrics have a leading axis [steps]. The state given is donated.
+    """
+
+    def one_step(params: Any, dataset: Dataset, state: TrainState) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+
+        def accumulate(total, key):
+            grads, metrics = gradient(networks, params, state.table, draw_batch(dataset, key, settings.batch_size))
+            return total + grads / settings.gradient_accumulation, metrics
+
+        keys = jax.random.split(key, settings.gradient_accumulation)
+        grads, parts = jax.lax.scan(accumulate, jnp.zeros_like(state.table), keys)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.table)
+        table = optax.apply_updates(state.table, updates)
+        metrics = Metrics(parts.loss.mean(), parts.stage_loss.sum(0), parts.stage_count.sum(0), optax.global_norm(grads))
+        return TrainState(table, optimizer_state, state.step + 1), metrics
+
+    @functools.partial(jax.jit, static_argnames="steps", donate_argnums=0)
+    def advance(state: TrainState, params: Any, dataset: Dataset, steps: int) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda state, _: one_step(params, dataset, state), state, None, steps)
+
+    return advance
+
+
+def summarize(metrics: Metrics) -> dict[str, Any]:
+    """Means over the steps of a chunk, for the log; ``stage_loss`` is nan where a stage had no sample."""
+    with np.errstate(invalid="ignore"):
+        stage_loss = np.asarray(metrics.stage_loss).sum(0) / np.asarray(metrics.stage_count).sum(0)
+    return {
+        "loss": float(metrics.loss.mean()),
+        "gradient_norm": float(metrics.gradient_norm.mean()),
+        "stage_loss": stage_loss.tolist(),
+    }

@@ -1,0 +1,200 @@
+"""A Stable Diffusion model as one frozen bundle: tokenizer, noise schedule, networks and their weights.
+
+`Networks` is what a compiled program is made of and hashable, so it enters ``jax.jit`` as a static argument; the weights are
+a pytree and always enter as an ordinary argument.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from dreamstyler_jax.diffusion import NoiseSchedule
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
+from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
+from dreamstyler_jax.tokenizer import Tokenizer
+from dreamstyler_jax.weights import load_model, resolve_model, save_model
+
+EMBEDDED_MODEL = Path(__file__).parent / "mini" / "model"
+PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The three networks without their weights. ``params`` below is always ``StableDiffusion.params``.
+
+    Attributes:
+      text_encoder, vae, unet: graph definitions of the modules.
+      schedule: noise schedule and prediction type.
+    """
+
+    text_encoder: nnx.GraphDef
+    vae: nnx.GraphDef
+    unet: nnx.GraphDef
+    vae_config: AutoencoderKLConfig
+    schedule: NoiseSchedule
+
+    def embed_tokens(self, params: Any, ids: Array) -> Array:
+        """Token vectors [B, L, D] of int32[B, L]."""
+        return nnx.merge(self.text_encoder, params["text_encoder"]).embed_tokens(ids)
+
+    def encode_text(self, params: Any, token_embeddings: Array, ids: Array) -> Array:
+        """The text encoder's states [B, L, D] for token vectors [B, L, D]; ``ids`` int32[B, L] mark the end of text."""
+        return nnx.merge(self.text_encoder, params["text_encoder"]).encode(token_embeddings, ids)[0]
+
+    def encode_images(self, params: Any, images: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation, float32[B, h, w, c], of the latents of images [B, H, W, 3] in [-1, 1], scaled."""
+        mean, logvar = nnx.merge(self.vae, params["vae"]).encode(images)
+        scale = self.vae_config.scaling_factor
+        return mean.astype(jnp.float32) * scale, jnp.exp(0.5 * logvar.astype(jnp.float32)) * scale
+
+    def decode_latents(self, params: Any, latents: Array) -> Array:
+        """Images float32[B, H, W, 3], about [-1, 1], of scaled latents [B, h, w, c]."""
+        vae = nnx.merge(self.vae, params["vae"])
+        return vae.decode(latents / self.vae_config.scaling_factor).astype(jnp.float32)
+
+    def denoise(self, params: Any, latents: Array, timesteps: Array, states: Array) -> Array:
+        """The UNet's output float32[B, h, w, c] for latents, timesteps int32[] or [B] and text states [B, L, D]."""
+        return nnx.merge(self.unet, params["unet"])(latents, timesteps, states).astype(jnp.float32)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape (h, w, c) of the latents of an image of ``height`` x ``width`` pixels."""
+        factor = self.vae_config.downsampling
+        return height // factor, width // factor, self.vae_config.latent_channels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StableDiffusion:
+    """A loaded model.
+
+    Attributes:
+      networks: the architecture, static under jit.
+      params: ``{"text_encoder": ..., "vae": ..., "unet": ...}``, all of one dtype.
+      tokenizer: the model's tokenizer.
+      text_width: width D of the text encoder, and of a style's vectors.
+      resolution: side in pixels of the images that the model was trained on.
+      multiple: image sizes are multiples of this many pixels.
+      name: folder or hub id as the user gave it.
+      hash: twelve hexadecimal digits that identify the weights on disk (names, sizes and samples of the files).
+    """
+
+    networks: Networks
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    text_width: int
+    resolution: int
+    multiple: int
+    name: str
+    hash: str
+
+    @classmethod
+    def load(cls, model: str, *, variant: str | None = None, dtype: str = "float32") -> Self:
+        """Loads a folder in diffusers' layout, a hub id, or ``"mini"``, the embedded model.
+
+        Args:
+          variant: the word in the names of the weights' files, such as ``fp16``; None or empty: no such word.
+          dtype: of the weights in memory, and so of the computation.
+
+        Raises:
+          UserError: not such a model, or one of its files missing or damaged.
+        """
+        folder = EMBEDDED_MODEL if model == "mini" else resolve_model(model, variant=variant or None)
+        schedule = NoiseSchedule.from_config(_read_json(folder / "scheduler" / "scheduler_config.json"))
+        tokenizer = Tokenizer.from_folder(folder / "tokenizer")
+        parts = {name: load_model(module, folder / name, dtype=jnp.dtype(dtype), variant=variant or None) for name, module in PARTS.items()}
+        configs = {name: module.config_class.from_dict(_read_json(folder / name / "config.json")) for name, module in PARTS.items()}
+        text, vae, unet = configs["text_encoder"], configs["vae"], configs["unet"]
+        _check_fit(folder, text, vae, unet, tokenizer)
+        return cls(
+            networks=Networks(**{name: part[0] for name, part in parts.items()}, vae_config=vae, schedule=schedule),
+            params={name: part[1] for name, part in parts.items()},
+            tokenizer=tokenizer,
+            text_width=text.hidden_size,
+            resolution=unet.sample_size * vae.downsampling,
+            multiple=vae.downsampling * 2 ** (len(unet.block_out_channels) - 1),
+            name=model,
+            hash=_hash_files(sorted(folder.rglob("*.safetensors"))),
+        )
+
+    def size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Height and width in pixels, the model's own where None.
+
+        Raises:
+          UserError: not a multiple of ``multiple``.
+        """
+        for name, value in (("height", height), ("width", width)):
+            if value is not None and value % self.multiple:
+                near = max(self.multiple, round(value / self.multiple) * self.multiple)
+                raise UserError(f"{name}: must be a multiple of {self.multiple} for this model, such as {near}, not {value}")
+        return height or self.resolution, width or self.resolution
+
+    @functools.cached_property
+    def embedding_table(self) -> Array:
+        """float32[vocabulary, D]: the vectors of all tokens."""
+        ids = jnp.arange(self.tokenizer.vocab_size)[None]
+        return self.networks.embed_tokens(self.params, ids)[0].astype(jnp.float32)
+
+
+def save(folder: Path, *, tokenizer: Tokenizer, schedule: NoiseSchedule, parts: dict[str, tuple[Any, Any]]) -> None:
+    """Writes a model folder in diffusers' layout.
+
+    Args:
+      parts: ``{"text_encoder": (config, params), "vae": ..., "unet": ...}``.
+    """
+    for name, (config, params) in parts.items():
+        save_model(folder / name, config, params)
+    tokenizer.save(folder / "tokenizer")
+    _write_json(folder / "scheduler" / "scheduler_config.json", schedule.to_config())
+    classes = {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    classes |= {"vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"]}
+    nothing = dict.fromkeys(("safety_checker", "feature_extractor"), [None, None])
+    index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"], **classes, **nothing}
+    _write_json(folder / "model_index.json", index)
+
+
+def _check_fit(
+    folder: Path, text: CLIPTextConfig, vae: AutoencoderKLConfig, unet: UNet2DConditionConfig, tokenizer: Tokenizer
+) -> None:
+    pairs = (
+        ("text_encoder hidden_size", text.hidden_size, "unet cross_attention_dim", unet.cross_attention_dim),
+        ("vae latent_channels", vae.latent_channels, "unet in_channels", unet.in_channels),
+        ("text_encoder max_position_embeddings", text.max_position_embeddings, "tokenizer length", tokenizer.max_length),
+    )
+    for left, a, right, b in pairs:
+        if a != b:
+            raise UserError(f"{folder} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: a model is a folder in diffusers' layout") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _hash_files(paths: list[Path]) -> str:
+    """Of each file its size and its first and last 64 kB: enough to tell models apart without reading gigabytes."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+            file.seek(max(0, size - (1 << 16)))
+            digest.update(f"{path.parent.name}/{size}".encode() + head + file.read())
+    return digest.hexdigest()[:12]

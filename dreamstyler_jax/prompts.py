@@ -1,0 +1,129 @@
+"""Prompts and what becomes of them: C_o, C_c and S* (Ahn et al. 2024, section 3.2), and conditionings.
+
+A *conditioning* is a prompt encoded once per stage, float32[T, L, D]: the denoiser at timestep t sees row stage_of(t).
+Learned vectors are spliced in between the token embedding and the text encoder, by position.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.pipeline import Networks, StableDiffusion
+from dreamstyler_jax.style import Style, check_width
+from dreamstyler_jax.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
+
+STYLE_CLAUSE = re.compile(r",?\s*(?:\b(?:painted|drawn|made|done)\s+)?(?:\b(?:in|with|by)\s+)?(?:\bthe\s+)?(?:\bstyle\s+of\s+)?\{\}", re.I)
+
+
+def context_only(prompt: str) -> str:
+    """The prompt without its style: "A painting of a house in the style of {}" -> "A painting of a house".
+
+    Takes away each placeholder with the "in the style of" before it, if there is one.
+    """
+    text = STYLE_CLAUSE.sub("", _anonymous(prompt))
+    return _escape(re.sub(r"\s{2,}", " ", text).strip(" ,"))
+
+
+def style_only(prompt: str) -> str:
+    """The prompt without its context: "A painting of a house in the style of {}" -> "A painting in the style of {}".
+
+    The opening C_o is what stands before the first "of", if that is at most four words, or else "A painting".
+    """
+    names = [str(part) for part in parse_prompt(prompt) if isinstance(part, Placeholder)]
+    head = re.match(r"\s*(\S+(?:\s+\S+){0,3}?)\s+of\s", _anonymous(prompt), re.I)
+    opening = head[1] if head and "{}" not in head[1] and head[1].lower() != "in the style" else "A painting"
+    return f"{_escape(opening)} in the style of {', '.join(names)}" if names else opening
+
+
+def _anonymous(prompt: str) -> str:
+    """The prompt with every placeholder written as {}, its literal braces as private characters."""
+    parts = parse_prompt(prompt)
+    return "".join("{}" if isinstance(p, Placeholder) else p.replace("{", "\ue000").replace("}", "\ue001") for p in parts)
+
+
+def _escape(text: str) -> str:
+    return text.replace("\ue000", "{{").replace("\ue001", "}}")
+
+
+def initial_table(model: StableDiffusion, init_word: str, stages: int, vectors: int) -> np.ndarray:
+    """The table float32[T, V, D] before training: in every stage the embedding of ``init_word``.
+
+    Several words give each vector its own; with fewer words than vectors the last one is repeated. Of a word of several tokens
+    the vector is their mean.
+    """
+    words = init_word.split()
+    table = np.asarray(model.embedding_table)
+    start = np.stack([table[model.tokenizer.words(word)].mean(0) for word in words])
+    start = start[np.minimum(np.arange(vectors), len(words) - 1)]
+    return np.broadcast_to(start, (stages, *start.shape)).astype(np.float32)
+
+
+def join_tables(styles: Mapping[str, Style]) -> np.ndarray:
+    """The vectors of several styles side by side: float32[T, sum V, D], T the least common multiple of theirs.
+
+    Repeating each stage of a table leaves the vectors seen at every timestep as they are. No styles: a table [1, 1, 0].
+    """
+    if not styles:
+        return np.zeros((1, 1, 0), np.float32)
+    stages = math.lcm(*(style.stages for style in styles.values()))
+    return np.concatenate([np.repeat(s.table, stages // s.stages, axis=0) for s in styles.values()], axis=1)
+
+
+def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], vectors: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """``ids`` and ``slots``, int32[P, L], of prompts, given each style's number of vectors; see `tokenize_with_placeholders`."""
+    pairs = [tokenize_with_placeholders(tokenizer, prompt, vectors) for prompt in prompts]
+    return np.stack([ids for ids, _ in pairs]), np.stack([slots for _, slots in pairs])
+
+
+def splice(embeddings: Array, slots: Array, vectors: Array) -> Array:
+    """Puts learned vectors among token vectors.
+
+    Args:
+      embeddings: [B, L, D], the token vectors.
+      slots: int32[B, L], -1 where the token stays, else the number of the vector that takes its place.
+      vectors: [B, N, D], each row's own.
+    """
+    taken = jnp.take_along_axis(vectors, jnp.maximum(slots, 0)[..., None], axis=1)
+    return jnp.where(slots[..., None] >= 0, taken.astype(embeddings.dtype), embeddings)
+
+
+@functools.partial(jax.jit, static_argnames="networks")
+def _encode(networks: Networks, params: Any, ids: Array, slots: Array, table: Array) -> Array:
+    embeddings = networks.embed_tokens(params, ids)
+
+    def one_stage(vectors: Array) -> Array:
+        spliced = splice(embeddings, slots, jnp.broadcast_to(vectors, (ids.shape[0], *vectors.shape)))
+        return networks.encode_text(params, spliced, ids)
+
+    return jnp.moveaxis(jax.lax.map(one_stage, table), 0, 1)
+
+
+def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Array:
+    """The conditionings [P, T, L, D] of prompts; T is 1 where no prompt has a placeholder.
+
+    Raises:
+      UserError: a style of another model, an unknown placeholder, or one beyond the window.
+    """
+    check_width(styles, model.text_width)
+    ids, slots = tokenize(model.tokenizer, prompts, {name: style.vectors for name, style in styles.items()})
+    table = join_tables(styles) if (slots >= 0).any() else np.zeros((1, 1, model.text_width), np.float32)
+    return _encode(model.networks, model.params, ids, slots, table)
+
+
+def require_placeholders(prompts: Sequence[str], styles: Mapping[str, Style]) -> None:
+    """Refuses prompts that would silently ignore the styles given.
+
+    Raises:
+      UserError: styles are given and a prompt has no placeholder.
+    """
+    for prompt in prompts:
+        if styles and not any(isinstance(part, Placeholder) for part in parse_prompt(prompt)):
+            raise UserError(f"the prompt {prompt[:80]!r} has no placeholder: write {{}} where the style goes")

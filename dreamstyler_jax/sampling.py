@@ -1,0 +1,104 @@
+"""Sampling: one ``lax.scan`` over the rows of a solver's table, which picks each stage's text states by timestep.
+
+What changes the program: image size, batch size, number of steps, how many stages and which rows of guidance there are. What does
+not: prompts, styles, seeds, scales, the solver.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from dreamstyler_jax.diffusion import stage_of
+from dreamstyler_jax.guidance import guided, rows_needed
+from dreamstyler_jax.pipeline import Networks, StableDiffusion
+from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step
+
+
+def initial_noise(seeds: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal float32[B, *shape], each image's from its own seed uint32[B] alone."""
+    return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
+
+
+@functools.partial(jax.jit, static_argnames=("networks", "size"))
+def text_to_image(
+    networks: Networks,
+    params: Any,
+    table: SolverTable,
+    conditionings: Array,
+    weights: Array,
+    seeds: Array,
+    *,
+    size: tuple[int, int],
+) -> Array:
+    """Paints a batch of images.
+
+    Args:
+      networks, params: the model.
+      table: the solver.
+      conditionings: [R, B, T, L, D], per row of guidance and image its prompt encoded once per stage.
+      weights: float32[R, B], see `guidance`; they sum to 1 over rows.
+      seeds: uint32[B].
+      size: height and width in pixels.
+
+    Returns:
+      float32[B, height, width, 3], about [-1, 1].
+    """
+    stages = conditionings.shape[2]
+    denoise = guided(functools.partial(networks.denoise, params), weights)
+
+    def step(state, row):
+        timestep, coefficients = row
+        states = lax.dynamic_index_in_dim(conditionings, stage_of(timestep, stages), axis=2, keepdims=False)
+        return solver_step(state, coefficients, denoise(state.x, timestep, states)), None
+
+    noise = initial_noise(seeds, networks.latent_shape(*size))
+    state, _ = lax.scan(step, solver_start(noise * table.init_scale), (table.timesteps, table.coefficients))
+    return networks.decode_latents(params, state.x)
+
+
+class Request(NamedTuple):
+    """One image to paint.
+
+    ``rows``: for each row of `guidance.ROWS` the index of its conditioning; ``weights``: float32[4]; ``seed``: 0 to 2**32 - 1.
+    """
+
+    rows: tuple[int, int, int, int]
+    weights: np.ndarray
+    seed: int
+
+
+def paint(
+    model: StableDiffusion,
+    table: SolverTable,
+    conditionings: Sequence[Array],
+    requests: Sequence[Request],
+    *,
+    size: tuple[int, int],
+    batch_size: int,
+) -> Iterator[np.ndarray]:
+    """Paints requests in batches of one shape, the last one filled up with copies, and yields each image in order.
+
+    An image does not depend on its batch: rows of guidance that no request needs are left out for all of them.
+
+    Args:
+      conditionings: each [T, L, D]; those with T = 1 hold for all stages.
+
+    Yields:
+      float32[height, width, 3], about [-1, 1].
+    """
+    stages = max(c.shape[0] for c in conditionings)
+    bank = jnp.stack([jnp.broadcast_to(c, (stages, *c.shape[1:])) for c in conditionings])
+    needed = rows_needed(np.stack([request.weights for request in requests]))
+    for start in range(0, len(requests), batch_size):
+        group = list(requests[start : start + batch_size])
+        filled = group + group[-1:] * (batch_size - len(group))
+        chosen = np.array([[request.rows[row] for request in filled] for row in needed])
+        weights = np.stack([request.weights[needed] for request in filled], 1)
+        seeds = np.array([request.seed for request in filled], np.uint32)
+        images = text_to_image(model.networks, model.params, table, bank[chosen], weights, seeds, size=size)
+        yield from np.asarray(images)[: len(group)]

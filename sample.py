@@ -1,0 +1,91 @@
+"""Paints prompts in learned styles: ``python sample.py --styles runs/NAME --prompts "A painting of a dog in the style of {}"``.
+
+Without arguments: the newest style under ``runs/``, or the one shipped, on the embedded model. ``--help`` lists everything.
+"""
+
+import itertools
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dreamstyler_jax import grid, images, prompts, sampling
+from dreamstyler_jax.cli import main, parse
+from dreamstyler_jax.config import SampleConfig, parse_seeds
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.examples import EXAMPLE_STYLE
+from dreamstyler_jax.guidance import weights_for
+from dreamstyler_jax.pipeline import StableDiffusion
+from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.style import FILE_NAME, Style, load_styles
+
+
+def run(config: SampleConfig) -> None:
+    """Paints every prompt with every seed and leaves pictures, manifest and contact sheet behind."""
+    styles = load_styles(config.styles or [newest_style()])
+    texts = config.prompts or read_prompts(config.prompts_file)
+    prompts.require_placeholders(texts, styles)
+    model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
+    size = model.size(config.height, config.width)
+    table = solver_table(config.solver, model.networks.schedule, config.steps)
+    conditionings = grid.Conditionings(model, texts, config.negative_prompt, styles)
+    weights = weights_for(config.guidance, list(scales(config).values()))
+    cells = [make_cell(config, model, styles, text, seed, size) for text, seed in itertools.product(texts, parse_seeds(config.seeds))]
+    requests = [conditionings.request(cell.prompt, weights, cell.seed) for cell in cells]
+    folder = Path(config.output or Path("out") / "-".join(styles))
+    painted = sampling.paint(model, table, conditionings.arrays, requests, size=size, batch_size=min(config.batch_size, len(cells)))
+    pictures = list(tqdm(grid.write_pictures(folder, cells, painted), "painting", len(cells), unit="picture", file=sys.stderr))
+    images.save_png(folder / "grid.png", grid.sheet(cells, pictures, styles, ", ".join(styles)))
+    print(f"{len(cells)} pictures are in {folder / 'images'}, all on one sheet in {folder / 'grid.png'}")
+
+
+def newest_style() -> Path:
+    """The style finished last under ``runs/``, or the shipped one."""
+    finished = sorted(Path("runs").glob(f"*/{FILE_NAME}"), key=lambda path: path.stat().st_mtime)
+    return finished[-1] if finished else EXAMPLE_STYLE
+
+
+def read_prompts(path: str) -> list[str]:
+    """The lines of a text file, without empty ones and those that begin with #."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts_file: cannot read {path}: {error}") from error
+    texts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if not texts:
+        raise UserError(f"prompts_file: {path} holds no prompt; write one per line")
+    return texts
+
+
+def scales(config: SampleConfig) -> dict[str, float]:
+    """The scales that the form of guidance has."""
+    if config.guidance == "cfg":
+        return {"guidance_scale": config.guidance_scale}
+    return {"null_scale": config.null_scale, "style_scale": config.style_scale, "context_scale": config.context_scale}
+
+
+def make_cell(
+    config: SampleConfig, model: StableDiffusion, styles: Mapping[str, Style], text: str, seed: int, size: tuple[int, int]
+) -> grid.Cell:
+    """The record of one picture."""
+    return grid.Cell(
+        prompt=text,
+        negative_prompt=config.negative_prompt,
+        seed=seed,
+        guidance=config.guidance,
+        scales=scales(config),
+        solver=config.solver,
+        steps=config.steps,
+        height=size[0],
+        width=size[1],
+        dtype=config.dtype,
+        styles={name: style.hash for name, style in styles.items()},
+        model=model.name,
+        model_hash=model.hash,
+    )
+
+
+if __name__ == "__main__":
+    main(lambda: run(parse(SampleConfig)))

@@ -1,0 +1,348 @@
+"""The options, their YAML form and the command line."""
+
+import ast
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import docstring_parser
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamstyler_jax import cli
+from dreamstyler_jax.cli import parse
+from dreamstyler_jax.config import MAX_SEED, SampleConfig, TrainConfig, parse_seeds, to_yaml, write_config
+from dreamstyler_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
+BOTH = pytest.mark.parametrize("cls", [TrainConfig, SampleConfig])
+
+
+def from_yaml(cls, text, folder, *argv):
+    """Parses a file that holds ``text``."""
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return parse(cls, ["--config", str(path), *argv])
+
+
+# Defaults and the files in configs/
+
+
+@BOTH
+def test_the_embedded_models_file_says_what_the_defaults_are(cls):
+    assert parse(cls, ["--config", str(ROOT / "configs/mini.yaml")]) == parse(cls, []) == cls()
+
+
+def test_sd15_has_the_papers_settings():
+    path = ["--config", str(ROOT / "configs/sd15.yaml")]
+    train, sample = parse(TrainConfig, path), parse(SampleConfig, path)
+    assert (train.stages, train.steps, train.batch_size, train.learning_rate) == (6, 500, 8, 0.002)
+    assert (train.schedule, train.warmup_steps, train.weight_decay) == ("constant", 0, 0.01)
+    assert train.init_word == "painting"
+    assert (sample.solver, sample.steps, sample.guidance) == ("dpmpp_2m", 25, "paper")
+    assert (sample.null_scale, sample.context_scale) == (5, 3)
+    assert 0.5 <= sample.style_scale <= 3
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_file_serves_both_scripts_and_opens_with_its_commands(path):
+    header = path.read_text().split("\n\n")[0]
+    for cls, script in (TrainConfig, "train.py"), (SampleConfig, "sample.py"):
+        assert parse(cls, ["--config", str(path), "--model", "elsewhere"]).model == "elsewhere"
+        assert re.search(rf"python {script} +--config configs/{path.name}", header)
+    assert "Hardware:" in header and "Expect:" in header
+
+
+# Where values come from, and how they are spelt
+
+
+def test_an_option_counts_before_the_file_and_the_file_before_the_default(tmp_path):
+    config = from_yaml(TrainConfig, "train: {steps: 70, stages: 3}", tmp_path, "--steps", "7")
+    assert (config.steps, config.stages, config.vectors) == (7, 3, 1)
+
+
+def test_a_script_takes_the_shared_keys_and_its_own_section(tmp_path):
+    text = "model: here\ndtype: bfloat16\ntrain: {steps: 70}\nsample: {steps: 9}\n"
+    train, sample = from_yaml(TrainConfig, text, tmp_path), from_yaml(SampleConfig, text, tmp_path)
+    assert (train.model, train.dtype, train.steps) == ("here", "bfloat16", 70)
+    assert (sample.model, sample.dtype, sample.steps) == ("here", "bfloat16", 9)
+
+
+def test_command_line_spelling():
+    scalars = ["--batch-size=3", "--learning-rate", "1e-3", "--resume", "--flip", "false", "--resolution", "null"]
+    lists = ["--images", "a.png", "b c.png", "--prompts", "{}: a", "null {}", "--name=dash-ed"]
+    config = parse(TrainConfig, [*scalars, *lists])
+    assert (config.batch_size, config.learning_rate, config.resolution) == (3, 1e-3, None)
+    assert (config.resume, config.flip) == (True, False)
+    assert (config.images, config.prompts) == (["a.png", "b c.png"], ["{}: a", "null {}"])
+    assert config.name == "dash-ed"
+
+
+def test_text_in_a_file_is_not_reinterpreted(tmp_path):
+    text = "sample: {seeds: 1:8, prompts: [yes, 1e3, 2026-11-22, 'a: b {}'], negative_prompt: 007}"
+    config = from_yaml(SampleConfig, text, tmp_path)
+    assert config.seeds == "1:8"
+    assert config.prompts == ["yes", "1e3", "2026-11-22", "a: b {}"]
+    assert config.negative_prompt == "007"
+
+
+def test_an_empty_list_overrides_the_file(tmp_path):
+    config = from_yaml(TrainConfig, "train: {preview_prompts: [a, b]}", tmp_path, "--preview_prompts")
+    assert config.preview_prompts == []
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=30)
+
+
+@settings(max_examples=30)
+@given(prompts=st.lists(texts, max_size=3), model=texts, rate=st.floats(1e-8, 10), size=st.none() | st.integers(8, 99))
+def test_a_saved_training_config_reads_back_the_same(tmp_path_factory, prompts, model, rate, size):
+    images = [f"{i}.png" for i in range(len(prompts))]
+    config = TrainConfig(
+        model=model, images=images, prompts=prompts, learning_rate=rate, resolution=size, resume=True, flip=False
+    )
+    path = tmp_path_factory.getbasetemp() / "saved.yaml"
+    write_config(config, path)
+    assert parse(TrainConfig, ["--config", str(path)]) == dataclasses.replace(config, resume=False)
+
+
+def test_a_saved_sampling_config_reads_back_the_same(tmp_path):
+    config = SampleConfig(styles=["runs/été"], prompts_file="p.txt", seeds="1:8", guidance="release", width=96)
+    assert "runs/été" in to_yaml(config)
+    assert from_yaml(SampleConfig, to_yaml(config), tmp_path) == config
+
+
+@BOTH
+def test_print_config_prints_a_file_that_reads_back_the_same(cls, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse(cls, ["--print_config", "--steps", "77"])
+    assert exit.value.code == 0
+    assert from_yaml(cls, capsys.readouterr().out, tmp_path) == cls(steps=77)
+
+
+@BOTH
+def test_help_explains_every_option(cls, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse(cls, ["--help"])
+    assert exit.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    explanations = {entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(cls).params}
+    for field in dataclasses.fields(cls):
+        assert f"--{field.name} " in text
+        assert " ".join(explanations[field.name].split()) in text
+
+
+def test_any_flat_dataclass_can_be_parsed(tmp_path, capsys):
+    @dataclasses.dataclass
+    class Options:
+        """What to do."""
+
+        size: int = 1
+        """Size, in %, {} or %(prog)s."""
+        words: list[str] = dataclasses.field(default_factory=list)
+        """Words."""
+
+    with pytest.raises(SystemExit):
+        parse(Options, ["--help"])
+    assert "Size, in %, {} or %(prog)s." in capsys.readouterr().out
+    assert from_yaml(Options, "size: 2\nwords: [a]", tmp_path, "--words", "b", "c") == Options(2, ["b", "c"])
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ("--stepps 3", "unknown option --stepps; did you mean --steps?"),
+        ("--learning-rat=3", "unknown option --learning_rat; did you mean --learning_rate?"),
+        ("--stage 3", "did you mean --stages?"),
+        ("--xyzzy", "unknown option --xyzzy; --help"),
+        ("picture.png", "'picture.png' belongs to no option"),
+        ("--steps", "--steps: expected one argument"),
+        ("--steps many", "steps: must be a whole number, not 'many'"),
+        ("--steps 2.5", "steps: must be a whole number, not '2.5'"),
+        ("--steps 0", "steps: must be from 1 to 1000000, not 0"),
+        ("--stages 51", "stages: must be from 1 to 50, not 51"),
+        ("--vectors 17", "vectors: must be from 1 to 16, not 17"),
+        ("--learning_rate nan", "learning_rate: must be a number, not 'nan'"),
+        ("--learning_rate -1", "learning_rate: must be from 1e-08 to 10, not -1"),
+        ("--seed -1", f"seed: must be from 0 to {MAX_SEED}, not -1"),
+        ("--flip maybe", "flip: must be true or false, not 'maybe'"),
+        ("--resolution big", "resolution: must be a whole number or null, not 'big'"),
+        ("--schedule cosin", "schedule: must be one of constant, linear, cosine (did you mean cosine?), not 'cosin'"),
+        ("--images a b --prompts 1 2 3", "3 given for 2 pictures"),
+        ("--init_word oil_painting,x --name ../up", "name: a letter, then"),
+        ("--init_word=", "init_word: give at most one word for each vector, 1"),
+        ("--steps 5 --warmup_steps 6", "warmup_steps: must be at most steps, 5, not 6"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(argv, message):
+    with pytest.raises(UserError) as error:
+        parse(TrainConfig, argv.split())
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("train: {stepps: 3}", "train: unknown key 'stepps'; did you mean steps?"),
+        ("sample: {guidence: cfg}", "sample: unknown key 'guidence'; did you mean guidance?"),
+        ("modle: mini", "'modle' cannot stand outside of the sections train and sample; did you mean model?"),
+        ("steps: 3", "'steps' cannot stand outside"),
+        ("train: {steps: many}", "steps: must be a whole number, not 'many'"),
+        ("train: {steps: [3]}", "steps takes a whole number"),
+        ("train: {images: a.png}", "images takes a list"),
+        ("train: {prompts: [a, {}]}", "prompts takes plain texts in its list"),
+        ("train: 3", "train: should hold lines"),
+        ("- train", "should hold lines"),
+        ("train: [", "is not YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_the_file(text, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        from_yaml(TrainConfig, text, tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}/config.yaml: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in tmp_path / "missing.yaml", tmp_path, tmp_path / "bytes.yaml":
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: cannot be read: "):
+            parse(SampleConfig, ["--config", str(path)])
+
+
+def test_prompts_and_a_file_of_prompts_contradict_each_other():
+    with pytest.raises(UserError, match="prompts, prompts_file"):
+        SampleConfig(prompts=["{}"], prompts_file="prompts.txt")
+    assert SampleConfig(prompts_file="prompts.txt").prompts == []
+
+
+@BOTH
+def test_every_range_and_choice_is_kept(cls):
+    for name, (low, high) in cls.ranges.items():
+        for value in low - 1, high + 1:
+            with pytest.raises(UserError, match=f"^{name}: must be from"):
+                cls(**{name: value})
+    with pytest.raises(UserError, match=r"^dtype: must be one of float32, bfloat16 \(did you mean float32"):
+        cls(dtype="float23")
+
+
+# Names and seeds
+
+
+@pytest.mark.parametrize(
+    "image, name",
+    [("a/Starry Night.v2.jpg", "Starry_Night_v2"), ("001.png", "style_001"), ("été.png", "été"), ("...", "style")],
+)
+def test_a_run_is_named_after_its_first_picture(image, name):
+    config = TrainConfig(images=[image, "other.png"])
+    assert (config.name, config.output) == (name, f"runs/{name}")
+    assert TrainConfig(images=[image], name="mine", output="there").output == "there"
+
+
+def test_seeds():
+    assert parse_seeds("0:3") == [0, 1, 2]
+    assert parse_seeds(" 1, 5,9 ") == [1, 5, 9]
+    assert parse_seeds(f"7,2:4,{MAX_SEED}") == [7, 2, 3, MAX_SEED]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1,", "-1", "1.5", "3:3", "4:2", "1:2:3", "0:200000", "1,0:2", str(MAX_SEED + 1), "0:9999999999"]
+)
+def test_seeds_that_are_not(text):
+    with pytest.raises(UserError, match=r"^seeds: "):
+        SampleConfig(seeds=text)
+
+
+# The process
+
+
+@pytest.fixture
+def sigterm():
+    """Puts back what the signal did before."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def raising(error):
+    def run():
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "run, status, message",
+    [
+        (lambda: None, 0, ""),
+        (raising(UserError("two\n lines")), 2, "error: two lines\n"),
+        (raising(FileExistsError(17, "File exists", "runs")), 2, "error: [Errno 17] File exists: 'runs'\n"),
+        (raising(KeyboardInterrupt()), 75, "interrupted; to continue: "),
+    ],
+)
+def test_exit_status(run, status, message, capsys, sigterm):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(run)
+    assert exit.value.code == status
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_defect_keeps_its_traceback(sigterm):
+    for error in ZeroDivisionError(), OSError("not the disk"):
+        with pytest.raises(type(error)):
+            cli.main(raising(error))
+
+
+def test_sigterm_ends_with_75_and_the_command_that_continues(tmp_path):
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import time\nfrom dreamstyler_jax.cli import main\n"
+        "def run():\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "main(run, resumable=True)\n"
+    )
+    command = [sys.executable, str(script), "--name", "a b"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        begun = time.monotonic()
+        _, message = process.communicate(timeout=30)
+        assert time.monotonic() - begun < 10
+    assert process.returncode == 75
+    assert message == f"interrupted; to continue: {sys.executable} {script} --name 'a b' --resume\n"
+
+
+def test_options_are_read_without_importing_jax():
+    code = "import sys, dreamstyler_jax.cli; print([m for m in ('jax', 'flax', 'torch') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT) == "[]\n"
+
+
+# Nothing idle
+
+
+@BOTH
+def test_every_option_is_read_somewhere(cls):
+    scripts = {TrainConfig: "train.py", SampleConfig: "sample.py"}
+    modules = [path for path in (ROOT / "dreamstyler_jax").rglob("*.py") if path.name != "config.py"]
+    read = set()
+    for path in [ROOT / scripts[cls], *modules]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                if owner in ("config", "_config"):
+                    read.add(node.attr)
+    idle = {field.name for field in dataclasses.fields(cls)} - read
+    assert not idle, f"no code reads {sorted(idle)}: use the option or take it out"

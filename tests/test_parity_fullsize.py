@@ -1,0 +1,93 @@
+"""The networks at the exact sizes of Stable Diffusion 1.5 and 2.1, with random weights, against the references."""
+
+import gc
+import shutil
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from parity_tools import loaded, relative_error, to_torch, with_random_vectors
+
+from dreamstyler_jax.models.clip import CLIPTextModel
+from dreamstyler_jax.models.unet import UNet2DConditionModel
+from dreamstyler_jax.models.vae import AutoencoderKL
+
+TOLERANCE = 1e-4
+
+# config.json of stable-diffusion-v1-5 and stable-diffusion-2-1, without what is the format's default.
+TEXT = {
+    "1.5": dict(
+        hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, hidden_act="quick_gelu",
+        projection_dim=768, bos_token_id=0, eos_token_id=2, pad_token_id=1,
+    ),
+    "2.1": dict(
+        hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=23, hidden_act="gelu",
+        projection_dim=512, bos_token_id=0, eos_token_id=2, pad_token_id=1,
+    ),
+}  # fmt: skip
+UNET = {
+    "1.5": dict(cross_attention_dim=768, attention_head_dim=8, sample_size=64),
+    "2.1": dict(
+        cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True, upcast_attention=True,
+        sample_size=96,
+    ),
+}  # fmt: skip
+VAE = dict(
+    block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
+    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def full_precision_and_no_leftovers(tmp_path):
+    torch.manual_seed(0)
+    with jax.default_matmul_precision("highest"), torch.no_grad():
+        yield
+    shutil.rmtree(tmp_path)
+    jax.clear_caches()
+    gc.collect()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("version", TEXT)
+def test_text_encoder(version, tmp_path, rng):
+    reference = with_random_vectors(transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT[version])))
+    ids = np.full((2, 77), 49407, np.int32)
+    ids[:, 0], ids[0, 1:9], ids[1, 1:60] = 49406, rng.integers(0, 49406, 8), rng.integers(0, 49406, 59)
+    expected = reference(torch.from_numpy(ids))
+    ours = loaded(CLIPTextModel, reference, tmp_path)
+    del reference
+    states, pooled = jax.jit(CLIPTextModel.__call__)(ours, ids)
+    assert relative_error(states, expected.last_hidden_state) < TOLERANCE
+    assert relative_error(pooled, expected.pooler_output) < TOLERANCE
+
+
+def test_autoencoder(tmp_path, rng):
+    reference = with_random_vectors(diffusers.AutoencoderKL(**VAE))
+    picture = rng.uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    latents = rng.standard_normal((1, 8, 8, 4), np.float32)
+    posterior, decoded = reference.encode(to_torch(picture)).latent_dist, reference.decode(to_torch(latents)).sample
+    ours = loaded(AutoencoderKL, reference, tmp_path)
+    mean, log_variance = jax.jit(AutoencoderKL.encode)(ours, picture)
+    assert relative_error(mean, posterior.mean) < TOLERANCE
+    assert relative_error(log_variance, posterior.logvar) < TOLERANCE
+    assert relative_error(jax.jit(AutoencoderKL.decode)(ours, latents), decoded) < TOLERANCE
+
+
+@pytest.mark.parametrize("version", UNET)
+def test_unet(version, tmp_path, rng):
+    reference = with_random_vectors(diffusers.UNet2DConditionModel(**UNET[version]))
+    sample, timesteps = rng.standard_normal((2, 16, 16, 4), np.float32), np.array([1, 981])
+    context = rng.standard_normal((2, 77, UNET[version]["cross_attention_dim"]), np.float32)
+    expected = reference(to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context)).sample
+    ours = loaded(UNet2DConditionModel, reference, tmp_path)
+    del reference
+    prediction = jax.jit(UNet2DConditionModel.__call__)(ours, sample, timesteps, context)
+    assert relative_error(prediction, expected) < TOLERANCE

@@ -1,0 +1,232 @@
+"""Our networks give the numbers of transformers and diffusers, from the files those libraries write; and back."""
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+from parity_tools import loaded, relative_error, to_numpy, to_torch, with_random_vectors
+
+from dreamstyler_jax.models.clip import CLIPModel, CLIPTextModel
+from dreamstyler_jax.models.unet import UNet2DConditionModel
+from dreamstyler_jax.models.vae import AutoencoderKL
+from dreamstyler_jax.weights import load_model, save_model
+
+TOLERANCE = 1e-5
+
+TEXT = dict(
+    vocab_size=100, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+    max_position_embeddings=12, bos_token_id=98, pad_token_id=99,
+)  # fmt: skip
+# The end token of "legacy" files is wrong on purpose, that of the other is not the largest id.
+TEXT_VARIANTS = {
+    "legacy, quick_gelu": dict(hidden_act="quick_gelu", eos_token_id=2),
+    "gelu": dict(hidden_act="gelu", eos_token_id=50),
+}
+VISION = dict(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=24, patch_size=8
+)
+VAE = dict(
+    block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+    down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+)  # fmt: skip
+VAE_VARIANTS = {
+    "as Stable Diffusion": dict(latent_channels=4),
+    "no quant_conv, no attention": dict(
+        latent_channels=8, use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False
+    ),
+}
+UNET = dict(
+    block_out_channels=(32, 48), layers_per_block=1, cross_attention_dim=24, norm_num_groups=8,
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+)  # fmt: skip
+UNET_VARIANTS = {
+    "as 1.5": dict(attention_head_dim=4, layers_per_block=2),
+    "as 2.1": dict(
+        attention_head_dim=[2, 3, 6], use_linear_projection=True, upcast_attention=True,
+        block_out_channels=(32, 48, 48),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    ),
+    "as embedded": dict(
+        attention_head_dim=4, addition_embed_type="text", addition_embed_type_num_heads=3, in_channels=8, out_channels=8
+    ),
+    "other sinusoids, deeper": dict(
+        attention_head_dim=2, transformer_layers_per_block=2, flip_sin_to_cos=False, freq_shift=1
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"), torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def text_reference(**settings):
+    torch.manual_seed(0)
+    return with_random_vectors(transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT, **settings)))
+
+
+def clip_reference():
+    torch.manual_seed(1)
+    text = {**TEXT, **TEXT_VARIANTS["gelu"]}
+    config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    return with_random_vectors(transformers.CLIPModel(config))
+
+
+def vae_reference(**settings):
+    torch.manual_seed(2)
+    return with_random_vectors(diffusers.AutoencoderKL(**VAE, **settings))
+
+
+def unet_reference(**settings):
+    torch.manual_seed(3)
+    return with_random_vectors(diffusers.UNet2DConditionModel(**{**UNET, **settings}))
+
+
+def prompts(rng):
+    """Three rows with one to three end tokens (50) of which the first counts, and pad tokens (99) behind it."""
+    ids = rng.integers(0, 45, (3, 12)).astype(np.int32)
+    ids[0, 4:] = 50
+    ids[1, 7], ids[1, 8:] = 50, 99
+    ids[2, [9, 11]] = 50
+    return ids
+
+
+def unet_inputs(rng, channels):
+    """Not square, and halved to odd sizes, so that upsampling has to be cut to the skip connections."""
+    sample = rng.standard_normal((2, 13, 6, channels), np.float32)
+    return sample, np.array([7, 981]), rng.standard_normal((2, 5, UNET["cross_attention_dim"]), np.float32)
+
+
+def settings(config):
+    """A reference model's configuration, without what says how and by whom it was saved."""
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+    noted = {"architectures", "dtype", "initializer_range", "initializer_factor", "transformers_version"}
+    kept = {key: value for key, value in config.items() if key not in noted and not str(key).startswith("_")}
+    return {
+        key: settings(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for key, value in kept.items()
+    }
+
+
+@pytest.mark.parametrize("variant", TEXT_VARIANTS)
+def test_text_encoder(variant, tmp_path, rng):
+    reference = text_reference(**TEXT_VARIANTS[variant])
+    ours = loaded(CLIPTextModel, reference, tmp_path)
+    ids = prompts(rng)
+    expected = reference(torch.from_numpy(ids))
+    states, pooled = jax.jit(CLIPTextModel.__call__)(ours, ids)
+    assert relative_error(states, expected.last_hidden_state) < TOLERANCE
+    assert relative_error(pooled, expected.pooler_output) < TOLERANCE
+
+
+def test_spliced_vectors_act_like_new_rows_of_the_token_table(tmp_path, rng):
+    reference = text_reference(**TEXT_VARIANTS["gelu"])
+    ours = loaded(CLIPTextModel, reference, tmp_path)
+    ids = prompts(rng)
+    vector = rng.standard_normal(TEXT["hidden_size"], np.float32)
+    token = ids[0, 2]
+    reference.get_input_embeddings().weight[token] = torch.from_numpy(vector)
+    embeddings = np.where((ids == token)[..., None], vector, ours.embed_tokens(ids))
+    states, _ = jax.jit(CLIPTextModel.encode)(ours, embeddings, ids)
+    assert relative_error(states, reference(torch.from_numpy(ids)).last_hidden_state) < TOLERANCE
+
+
+def test_clip_features(tmp_path, rng):
+    reference = clip_reference()
+    ours = loaded(CLIPModel, reference, tmp_path)
+    ids = prompts(rng)
+    text = reference.get_text_features(torch.from_numpy(ids)).pooler_output
+    assert relative_error(jax.jit(CLIPModel.get_text_features)(ours, ids), text) < TOLERANCE
+    pixels = rng.standard_normal((2, 24, 24, 3), np.float32)
+    image = reference.get_image_features(to_torch(pixels)).pooler_output
+    assert relative_error(jax.jit(CLIPModel.get_image_features)(ours, pixels), image) < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", VAE_VARIANTS)
+def test_autoencoder(variant, tmp_path, rng):
+    reference = vae_reference(**VAE_VARIANTS[variant])
+    ours = loaded(AutoencoderKL, reference, tmp_path)
+    picture = rng.uniform(-1, 1, (2, 12, 20, 3)).astype(np.float32)
+    latents = rng.standard_normal((2, 6, 10, ours.config.latent_channels), np.float32)
+    posterior = reference.encode(to_torch(picture)).latent_dist
+    mean, log_variance = jax.jit(AutoencoderKL.encode)(ours, picture)
+    assert relative_error(mean, posterior.mean) < TOLERANCE
+    assert relative_error(log_variance, posterior.logvar) < TOLERANCE
+    decoded = jax.jit(AutoencoderKL.decode)(ours, latents)
+    assert relative_error(decoded, reference.decode(to_torch(latents)).sample) < TOLERANCE
+
+
+def test_log_variance_is_clamped(tmp_path, rng):
+    reference = vae_reference()
+    reference.quant_conv.bias[-4:] = torch.tensor([-90.0, 0.0, 0.0, 90.0])
+    ours = loaded(AutoencoderKL, reference, tmp_path)
+    picture = rng.uniform(-1, 1, (1, 8, 8, 3)).astype(np.float32)
+    _, log_variance = jax.jit(AutoencoderKL.encode)(ours, picture)
+    assert np.all(log_variance[..., 0] == -30)
+    assert np.all(log_variance[..., 3] == 20)
+
+
+@pytest.mark.parametrize("variant", UNET_VARIANTS)
+def test_unet(variant, tmp_path, rng):
+    reference = unet_reference(**UNET_VARIANTS[variant])
+    ours = loaded(UNet2DConditionModel, reference, tmp_path)
+    sample, timesteps, context = unet_inputs(rng, ours.config.in_channels)
+    expected = reference(to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context)).sample
+    prediction = jax.jit(UNet2DConditionModel.__call__)(ours, sample, timesteps, context)
+    assert relative_error(prediction, expected) < TOLERANCE
+
+
+def test_unet_gradient_in_the_text_states(tmp_path, rng):
+    reference = unet_reference(**UNET_VARIANTS["as embedded"])
+    ours = loaded(UNet2DConditionModel, reference, tmp_path)
+    sample, _, context = unet_inputs(rng, ours.config.in_channels)
+    weights = rng.standard_normal(sample.shape, np.float32)
+    with torch.enable_grad():
+        leaf = torch.from_numpy(context).requires_grad_()
+        (reference(to_torch(sample), 500, leaf).sample * to_torch(weights)).sum().backward()
+    gradient = jax.jit(jax.grad(lambda context, model: (model(sample, 500, context) * weights).sum()))(context, ours)
+    assert relative_error(gradient, leaf.grad) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("cls", "make"),
+    [
+        (CLIPTextModel, lambda: text_reference(**TEXT_VARIANTS["gelu"])),
+        (CLIPModel, clip_reference),
+        (AutoencoderKL, vae_reference),
+        (UNet2DConditionModel, lambda: unet_reference(**UNET_VARIANTS["as 2.1"])),
+        (UNet2DConditionModel, lambda: unet_reference(**UNET_VARIANTS["as embedded"])),
+    ],
+)
+def test_what_we_save_is_what_the_reference_library_loads(cls, make, tmp_path):
+    reference = make()
+    reference.save_pretrained(tmp_path / "theirs")
+    graphdef, params = load_model(cls, tmp_path / "theirs")
+    save_model(tmp_path / "ours", nnx.merge(graphdef, params).config, params)
+    back, report = type(reference).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report.values())
+    expected = reference.state_dict()
+    assert back.state_dict().keys() == expected.keys()
+    for name, tensor in back.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    assert settings(back.config) == settings(reference.config)
+
+
+def test_parameters_decide_the_dtype(tmp_path, rng):
+    reference = unet_reference(**UNET_VARIANTS["as embedded"])
+    ours = loaded(UNet2DConditionModel, reference, tmp_path, dtype="bfloat16")
+    sample, timesteps, context = unet_inputs(rng, ours.config.in_channels)
+    expected = to_numpy(reference(to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context)).sample)
+    result = jax.jit(UNet2DConditionModel.__call__)(ours, sample, timesteps, context)
+    assert result.dtype == "bfloat16"
+    assert np.linalg.norm(result.astype(np.float32) - expected) < 0.03 * np.linalg.norm(expected)

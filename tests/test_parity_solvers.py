@@ -1,0 +1,206 @@
+"""The solvers against diffusers' schedulers, step by step, under one and the same denoiser."""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+
+from dreamstyler_jax.diffusion import BETA_SCHEDULES, PREDICTION_TYPES, SPACINGS, NoiseSchedule, add_noise, target
+from dreamstyler_jax.solvers import SOLVERS, solver_start, solver_step, solver_table
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # diffusers' own, in set_timesteps
+
+SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+SHAPE = (2, 3, 3, 4)
+ATOL = 2e-5
+
+_random = np.random.default_rng(0)
+NOISE, PICTURE = _random.standard_normal((2, *SHAPE)).astype(np.float32)
+WEIGHTS = (0.5 * _random.standard_normal((4, 4))).astype(np.float32)
+
+
+@partial(jax.jit, static_argnames="smooth")
+def trajectory(table, x_T, smooth=False):
+    """The latents after every step, [N, *SHAPE], of a denoiser that changes slowly (smooth) or wildly with t.
+
+    Its output is close to x, as a noise prediction is, so that the latents keep the order of one.
+    """
+
+    def body(state, row):
+        t, coefficients = row
+        phase = jnp.sin(t * (0.005 if smooth else 1.0))
+        output = state.x + 0.2 * jnp.tanh(jnp.matmul(state.x, WEIGHTS, precision="highest") + phase)
+        state = solver_step(state, coefficients, output)
+        return state, state.x
+
+    return jax.lax.scan(body, solver_start(x_T), (table.timesteps, table.coefficients))[1]
+
+
+def reference_scheduler(name, config, steps):
+    """A scheduler as users of Stable Diffusion make one, set to its steps."""
+    scheduler = SCHEDULERS[name].from_config(config)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def with_whole_timesteps(scheduler):
+    """The scheduler, told to stop at whole timesteps (and their noise levels) where its own are fractional: Euler's."""
+    timesteps = scheduler.timesteps.numpy()
+    if (timesteps % 1 != 0).any():
+        scheduler.set_timesteps(timesteps=np.round(timesteps))
+    return scheduler
+
+
+def signal_rate(scheduler, index):
+    """Euler's latents are ours over alpha; those of the others are ours."""
+    if isinstance(scheduler, EulerDiscreteScheduler):
+        return 1.0 / (1.0 + scheduler.sigmas[index] ** 2) ** 0.5
+    return 1.0
+
+
+def reference_trajectory(scheduler, x_T, begin=0, smooth=False):
+    """Like `trajectory`; x_T in the scheduler's own coordinates."""
+    x, weights, latents = torch.tensor(x_T), torch.tensor(WEIGHTS), []
+    for index, t in enumerate(scheduler.timesteps[begin:], begin):
+        phase = torch.sin(t.float() * (0.005 if smooth else 1.0))
+        seen = scheduler.scale_model_input(x, t)
+        output = seen + 0.2 * torch.tanh(seen @ weights + phase)
+        x = scheduler.step(output, t, x).prev_sample
+        latents.append(x * signal_rate(scheduler, index + 1))
+    return torch.stack(latents).numpy()
+
+
+def assert_same_trajectory(name, schedule, scheduler, steps, atol=ATOL):
+    table = solver_table(name, schedule, steps)
+    np.testing.assert_array_equal(table.timesteps, scheduler.timesteps.numpy())
+    ours = trajectory(table, NOISE * table.init_scale)
+    theirs = reference_trajectory(scheduler, NOISE * np.float32(scheduler.init_noise_sigma))
+    assert np.abs(theirs).max() < 10.0
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
+
+
+# Under linspace diffusers' DDIM and Euler take a single step from timestep 0; see solver_table.
+CASES = [
+    case
+    for case in product(SOLVERS, SPACINGS, [1, 2, 3, 5, 10, 25])
+    if case not in [("ddim", "linspace", 1), ("euler", "linspace", 1)]
+]
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize(("name", "spacing", "steps"), CASES)
+def test_trajectory(name, spacing, steps, prediction_type):
+    schedule = NoiseSchedule(prediction_type=prediction_type, timestep_spacing=spacing)
+    scheduler = with_whole_timesteps(reference_scheduler(name, schedule.to_config(), steps))
+    assert_same_trajectory(name, schedule, scheduler, steps)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_timesteps_of_many_numbers_of_steps(name, spacing):
+    schedule = NoiseSchedule(timestep_spacing=spacing)
+    half_if_fractional = 0.501 if (name, spacing) == ("euler", "linspace") else 0.0
+    for steps in [2, 3, 4, 6, 7, 20, 30, 31, 48, 50, 99, 333, 500, 997]:
+        ours = solver_table(name, schedule, steps).timesteps
+        theirs = reference_scheduler(name, schedule.to_config(), steps).timesteps.numpy()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=half_if_fractional)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_euler_rounding_is_the_only_liberty(name):
+    """Against diffusers' fractional timesteps Euler's result moves by little, the others' by nothing."""
+    schedule = NoiseSchedule(timestep_spacing="linspace")
+    scheduler = reference_scheduler(name, schedule.to_config(), 25)
+    table = solver_table(name, schedule, 25)
+    ours = trajectory(table, NOISE * table.init_scale, smooth=True)[-1]
+    theirs = reference_trajectory(scheduler, NOISE * np.float32(scheduler.init_noise_sigma), smooth=True)[-1]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-4 if name == "euler" else ATOL)
+
+
+@pytest.mark.parametrize("set_alpha_to_one", [True, False])
+@pytest.mark.parametrize("steps_offset", [0, 1, 30])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_ends_of_the_schedule(name, steps_offset, set_alpha_to_one):
+    schedule = NoiseSchedule(timestep_spacing="leading", steps_offset=steps_offset, set_alpha_to_one=set_alpha_to_one)
+    assert_same_trajectory(name, schedule, reference_scheduler(name, schedule.to_config(), 25), 25)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_zero_terminal_snr(name):
+    schedule = NoiseSchedule(prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)
+    scheduler = reference_scheduler(name, schedule.to_config(), 10)
+    # diffusers' Euler holds latents 4096 times ours here, and their rounding.
+    assert_same_trajectory(name, schedule, scheduler, 10, atol=1e-4 if name == "euler" else ATOL)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_configuration_of_stable_diffusion_1_5(name):
+    """Its file states no spacing: every scheduler takes its own custom, read from the file or from the pipeline."""
+    config = {
+        "_class_name": "PNDMScheduler",
+        "_diffusers_version": "0.6.0",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "num_train_timesteps": 1000,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "trained_betas": None,
+        "clip_sample": False,
+    }
+    schedule = NoiseSchedule.from_config(config)
+    pipeline_config = PNDMScheduler.from_config(config).config
+    for source in (config, pipeline_config, schedule.to_config()):
+        scheduler = with_whole_timesteps(reference_scheduler(name, source, 25))
+        assert_same_trajectory(name, schedule, scheduler, 25)
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.35, 1.0])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_start_from_a_picture(name, spacing, strength):
+    steps = 10
+    schedule = NoiseSchedule(timestep_spacing=spacing)
+    scheduler = reference_scheduler(name, schedule.to_config(), steps)
+    begin = steps - int(steps * strength)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    noised = scheduler.add_noise(torch.tensor(PICTURE), torch.tensor(NOISE), scheduler.timesteps[begin].reshape(1))
+    theirs = reference_trajectory(scheduler, noised.numpy(), begin)
+    table = solver_table(name, schedule, steps, strength=strength)
+    ours = trajectory(table, add_noise(schedule, PICTURE, NOISE, table.timesteps[0]))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize("beta_schedule", BETA_SCHEDULES)
+def test_noise_levels(beta_schedule):
+    schedule = NoiseSchedule(beta_schedule=beta_schedule)
+    theirs = DDIMScheduler.from_config(schedule.to_config()).alphas_cumprod.numpy()
+    np.testing.assert_allclose(schedule.alphas_cumprod, theirs, rtol=1e-4, atol=1e-8)
+
+
+def test_add_noise_and_target():
+    schedule = NoiseSchedule(prediction_type="v_prediction")
+    scheduler = DDIMScheduler.from_config(schedule.to_config())
+    t = np.array([3, 970])
+    arguments = torch.tensor(PICTURE), torch.tensor(NOISE), torch.tensor(t)
+    noised, velocity = scheduler.add_noise(*arguments), scheduler.get_velocity(*arguments)
+    np.testing.assert_allclose(add_noise(schedule, PICTURE, NOISE, t), noised, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(target(schedule, PICTURE, NOISE, t), velocity, rtol=0, atol=1e-5)

@@ -1,0 +1,169 @@
+"""What a training run leaves behind."""
+
+import io
+import json
+import struct
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto import event_pb2
+
+from dreamstyler_jax.chart import INK, Line, line_chart, ramp
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runlog import RunLog, draw_loss, read_metrics
+
+
+def write_steps(folder, steps, start=0, **more):
+    with RunLog(folder, 100, start) as log:
+        for step in steps:
+            log.write(step, {"loss": 1 / step, **more})
+
+
+def events(folder):
+    """The TensorBoard events of the only process that has written to ``folder``, in order."""
+    (path,) = (folder / "tensorboard").iterdir()
+    data = path.read_bytes()
+    while data:  # a record: its length as uint64, a checksum of 4 bytes, the event, a checksum
+        (length,) = struct.unpack("<Q", data[:8])
+        yield event_pb2.Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def scalars(folder):
+    return [(event.step, value.tag, value.simple_value) for event in events(folder) for value in event.summary.value]
+
+
+def test_metrics_are_on_the_disk_as_soon_as_they_are_written(tmp_path):
+    with RunLog(tmp_path, 100) as log:
+        stage_loss = np.array([0.5, np.nan], np.float32)
+        log.write(10, {"loss": np.float32(0.1), "stage_loss": stage_loss, "grad_norm": 3})
+        text = (tmp_path / "metrics.jsonl").read_text()
+        assert json.loads(text) == {"step": 10, "loss": 0.1, "stage_loss": [0.5, None], "grad_norm": 3.0}
+    assert scalars(tmp_path) == [(10, "loss", pytest.approx(0.1)), (10, "stage_loss/0", 0.5), (10, "grad_norm", 3.0)]
+
+
+def test_a_resumed_run_notes_no_step_twice(tmp_path):
+    write_steps(tmp_path, [10, 20, 30, 40])
+    write_steps(tmp_path, [30, 40], start=20, again=1)
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == [10, 20, 30, 40]
+    assert ["again" in line for line in metrics] == [False, False, True, True]
+
+
+def test_tensorboard_is_told_from_which_step_a_resumed_run_goes_on(tmp_path):
+    write_steps(tmp_path, [10], start=5)
+    assert [event.step for event in events(tmp_path) if event.session_log.status] == [6]
+
+
+def test_a_run_that_begins_anew_has_an_empty_log(tmp_path):
+    write_steps(tmp_path, [10, 20])
+    write_steps(tmp_path, [])
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_what_a_killed_process_had_half_written_is_dropped(tmp_path):
+    write_steps(tmp_path, [10, 20])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 30, "lo')
+    assert [line["step"] for line in read_metrics(path)] == [10, 20]
+    write_steps(tmp_path, [30], start=20)
+    assert [line["step"] for line in read_metrics(path)] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("line", ["{", "3", '{"step": 1}', '{"loss": 1}', '{"step": "x", "loss": 1}'])
+def test_a_damaged_line_is_named_and_nothing_is_changed(line, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    content = '{"step": 1, "loss": 2}\n' + line + "\n"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"line 2 of .*metrics\.jsonl is damaged"):
+        RunLog(tmp_path, 100, 50)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_noted(name, value, tmp_path):
+    with RunLog(tmp_path, 100) as log:
+        log.write(10, {"loss": 1.0, "grad_norm": 1.0})
+        before = (tmp_path / "metrics.jsonl").read_text()
+        with pytest.raises(UserError, match=rf"{name} is {value} at step 20.*smaller --learning_rate.*float32"):
+            log.write(20, {"loss": 1.0, "grad_norm": 1.0, name: value})
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert {step for step, _, _ in scalars(tmp_path)} == {10}
+
+
+def test_without_a_terminal_each_log_point_is_a_line(tmp_path, capsys):
+    write_steps(tmp_path, [10, 20])
+    assert [line.split("  ")[:2] for line in capsys.readouterr().err.splitlines()] == [
+        ["step 10/100", "loss 0.1000"],
+        ["step 20/100", "loss 0.0500"],
+    ]
+
+
+def test_a_terminal_shows_a_bar_that_counts_on_from_the_start(tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    write_steps(tmp_path, [60, 100], start=50)
+    assert "50/100" in terminal.getvalue()
+    assert "100/100" in terminal.getvalue() and "loss=0.0100" in terminal.getvalue()
+    assert "step 60/100" not in terminal.getvalue()
+
+
+# The chart
+
+
+def run_of(stage_losses, n=50):
+    return [{"step": 10 * i, "loss": 0.1, "stage_loss": stage_losses} for i in range(1, n + 1)]
+
+
+def rows_of(image, colour, x):
+    """Rows of the pixels in column ``x`` that have about this colour."""
+    column = np.asarray(image, int)[:, x]
+    return np.flatnonzero(np.abs(column - np.array(colour)).max(-1) < 40)
+
+
+def test_every_stage_has_its_curve_at_its_height(tmp_path):
+    losses = [0.4, 0.2, 0.05]
+    draw_loss(run_of(losses), tmp_path / "loss.png")
+    image = Image.open(tmp_path / "loss.png")
+    assert image.size == (1280, 720) and image.mode == "RGB"
+    rows = [rows_of(image, colour, 500).mean() for colour in ramp(3)]
+    rows.insert(2, rows_of(image, INK, 500).mean())
+    assert rows == sorted(rows)
+    assert np.diff(rows) == pytest.approx([np.diff(rows)[0]] * 3, abs=1.5)  # each half of the one before: a log axis
+
+
+def test_a_stage_without_samples_at_some_steps_still_has_a_whole_curve(tmp_path):
+    metrics = run_of([0.4, 0.2])
+    for line in metrics[::2] + metrics[20:23]:
+        line["stage_loss"] = [0.4, None]
+    draw_loss(metrics, tmp_path / "loss.png")
+    image = Image.open(tmp_path / "loss.png")
+    rows = [rows_of(image, ramp(2)[1], x).mean() for x in range(100, 1050, 10)]
+    assert max(rows) - min(rows) <= 1  # smoothing over the gaps keeps a constant constant
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("stages", [0, 1, 50])
+def test_short_runs_and_any_number_of_stages_can_be_drawn(n, stages, tmp_path):
+    draw_loss(run_of([0.1 + 0.01 * i for i in range(stages)], n), tmp_path / "loss.png")
+    assert rows_of(Image.open(tmp_path / "loss.png"), INK, 571 if n == 1 else 500).size
+
+
+def test_a_straight_line_is_straight():
+    x = np.arange(11.0)
+    image = line_chart([Line(x, 10 + x, "a", (255, 0, 0))], "title")
+    left, middle, right = (rows_of(image, (255, 0, 0), column).mean() for column in (100, 571, 1042))
+    assert middle == pytest.approx((left + right) / 2, abs=1) and left > right + 400
+
+
+def test_a_failed_drawing_leaves_the_old_chart(tmp_path):
+    path = tmp_path / "loss.png"
+    path.write_text("old")
+    for metrics in [], [{"step": 1, "loss": 0.0}]:
+        with pytest.raises(ValueError):
+            draw_loss(metrics, path)
+    assert path.read_text() == "old"

@@ -1,0 +1,286 @@
+"""Styles and their files."""
+
+import io
+import json
+import sys
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors.numpy import load_file, save_file
+
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.style import Style, check_width, load_styles
+
+tables = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 9)),
+    elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+names = st.text(st.characters(exclude_characters="{}\r\n", exclude_categories=["Cs"]), min_size=1).filter(
+    lambda name: name == name.strip()
+)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc"), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def style(stages=6, vectors=1, width=8, name="gogh", seed=0, **metadata):
+    return Style(name, np.random.default_rng(seed).normal(size=(stages, vectors, width)), metadata)
+
+
+def same(a, b):
+    return a.name == b.name and np.array_equal(a.table, b.table) and a.metadata == b.metadata
+
+
+@settings(max_examples=100, deadline=None)
+@given(table=tables, name=names, metadata=st.dictionaries(st.text("abcdef_"), values, max_size=4))
+def test_save_and_load(tmp_path_factory, table, name, metadata):
+    path = tmp_path_factory.mktemp("styles") / "style.safetensors"
+    saved = Style(name, table, metadata)
+    saved.save(path)
+    loaded = Style.load(path)
+    assert same(saved, loaded) and loaded.hash == saved.hash and loaded.table.dtype == np.float32
+    assert (loaded.stages, loaded.vectors, loaded.width) == table.shape
+
+
+@settings(max_examples=25, deadline=None)
+@given(table=tables)
+def test_export_and_load(tmp_path_factory, table):
+    folder, saved = tmp_path_factory.mktemp("styles"), Style("sks", table)
+    (path,) = saved.export(folder / "dreamstyler.safetensors")
+    assert same(Style.load(path), saved)
+    for format in ("diffusers", "a1111"):
+        paths = saved.export(folder / f"{format}.safetensors", format)
+        assert len(paths) == len(table)
+        assert np.array_equal(np.concatenate([Style.load(path).table for path in paths]), table)
+
+
+def test_layout_of_exported_files(tmp_path):
+    one, many = style(stages=1, vectors=2), style(stages=3)
+    assert {k: v.shape for k, v in load_file(many.export(tmp_path / "a.safetensors")[0]).items()} == {
+        "<gogh>-T0": (8,),
+        "<gogh>-T1": (8,),
+        "<gogh>-T2": (8,),
+    }
+    assert list(load_file(one.export(tmp_path / "b.safetensors", "diffusers")[0])) == ["<gogh>"]
+    assert load_file(one.export(tmp_path / "c.safetensors", "a1111")[0])["emb_params"].shape == (2, 8)
+    paths = many.export(tmp_path / "d.safetensors", "diffusers")
+    assert [path.name for path in paths] == ["d-T0.safetensors", "d-T1.safetensors", "d-T2.safetensors"]
+    for stage, path in enumerate(paths):
+        assert np.array_equal(load_file(path)[f"<gogh-t{stage}>"], many.table[stage])
+    assert [Style.load(path).name for path in many.export(tmp_path / "e.safetensors", "a1111")] == [
+        "e-T0",
+        "e-T1",
+        "e-T2",
+    ]
+    with pytest.raises(UserError, match="dreamstyler, diffusers, a1111, not as 'onnx'"):
+        one.export(tmp_path / "f.safetensors", "onnx")
+    with pytest.raises(UserError, match="should end in"):
+        one.export(tmp_path / "f.txt")
+
+
+def test_files_of_other_tools(tmp_path):
+    rows = np.arange(12, dtype=np.float32).reshape(2, 6)
+    files = {
+        "half": ({"<cat toy>": rows.astype(np.float16)}, "cat toy", rows[None]),
+        "flat": ({"<sks>": rows[0]}, "sks", rows[:1][None]),
+        "a1111": ({"emb_params": rows}, "a1111", rows[None]),
+        "stages": ({f"<x-y>-T{i}": rows[i % 2] for i in (10, 2, *range(2), *range(3, 10))}, "x-y", None),
+    }
+    for stem, (content, name, table) in files.items():
+        save_file(content, tmp_path / f"{stem}.safetensors")
+        loaded = Style.load(tmp_path / f"{stem}.safetensors")
+        assert loaded.name == name
+        if table is None:
+            table = np.stack([rows[i % 2][None] for i in range(11)])
+        assert np.array_equal(loaded.table, table)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"clip_l": (1, 4), "clip_g": (1, 6)}, "no style, its contents are clip_g, clip_l"),
+        ({"<a>-T0": (4,), "<a>-T2": (4,)}, "stages are missing"),
+        ({"<a>-T0": (4,), "<b>-T1": (4,)}, "no style"),
+        ({"<a>-T0": (4,), "<a>-T1": (5,)}, r"shapes \(1, 4\), \(1, 5\)"),
+        ({"weight": (3, 3, 3, 3)}, "no style"),
+        ({}, "no style"),
+    ],
+)
+def test_files_that_hold_no_style(tmp_path, content, message):
+    save_file({key: np.zeros(shape, np.float32) for key, shape in content.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=rf"a\.safetensors: .*{message}"):
+        Style.load(tmp_path / "a.safetensors")
+
+
+def test_non_finite_tables_are_refused(tmp_path):
+    for bad in (np.nan, np.inf):
+        with pytest.raises(UserError, match="NaN or Inf: train it again"):
+            Style("a", np.full((1, 1, 2), bad))
+        save_file({"<a>": np.full((1, 2), bad, np.float32)}, tmp_path / "a.safetensors")
+        with pytest.raises(UserError, match=r"a\.safetensors: .*NaN or Inf"):
+            Style.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["", " ", "a{b", "}", "a\nb", " a"])
+def test_unusable_names(name):
+    with pytest.raises(UserError, match="cannot be called"):
+        Style(name, np.zeros((1, 1, 1)))
+
+
+def test_tables_of_another_shape_are_refused():
+    for shape in ((2, 3), (1, 0, 3), (1, 1, 1, 1)):
+        with pytest.raises(ValueError, match="stages, vectors, width"):
+            Style("a", np.zeros(shape))
+
+
+def test_table_is_a_private_contiguous_leaf(tmp_path):
+    source = np.arange(24.0).reshape(2, 3, 4).T
+    made = Style("a", source, {"rate": np.float32(0.5), "folder": tmp_path, "size": (1, 2)})
+    source[:] = 0
+    assert made.table.shape == (4, 3, 2) and made.table[1, 0, 0] == 1
+    assert made.metadata == {"rate": 0.5, "folder": str(tmp_path), "size": [1, 2]}
+    with pytest.raises(ValueError, match="read-only"):
+        made.table[0] = 0
+    made.save(tmp_path / "a.safetensors")
+    assert np.array_equal(load_file(tmp_path / "a.safetensors")["table"], made.table)
+    doubled = jax.jit(lambda table: 2 * table)(made.table)
+    assert np.array_equal(Style("a", doubled).table, 2 * made.table)
+    assert np.array_equal(Style("a", jnp.asarray(made.table, jnp.bfloat16)).table, made.table)
+    with pytest.raises(TypeError, match="metadata cannot hold a object"):
+        Style("a", source, {"x": object()})
+
+
+def test_hash_names_the_table():
+    one = style()
+    assert one.hash == style(name="other", steps=3).hash and len(one.hash) == 12
+    others = [style(seed=1), Style("a", one.table.reshape(1, 6, 8)), Style("a", np.nextafter(one.table, 9))]
+    assert len({one.hash, *(other.hash for other in others)}) == 4
+    assert Style("a", np.zeros((1, 1, 1))).hash == "c3983330305e"
+
+
+def test_damaged_files(tmp_path):
+    style(prompts=["a painting of a house in the style of {}"]).save(tmp_path / "a.safetensors")
+    data = (tmp_path / "a.safetensors").read_bytes()
+    for content in (b"", b"x", data[:40], data[:-1], data + b"x", b"\x80\x02" + data, b"PK\x03\x04" + data[4:]):
+        (tmp_path / "b.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match=r"b\.safetensors"):
+            Style.load(tmp_path / "b.safetensors")
+    for place in (len(data) - 1, len(data) - 100):
+        flipped = bytearray(data)
+        flipped[place] ^= 1
+        (tmp_path / "b.safetensors").write_bytes(flipped)
+        with pytest.raises(UserError, match=r"b\.safetensors: the file is damaged"):
+            Style.load(tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match="there is no style"):
+        Style.load(tmp_path / "c.safetensors")
+    with pytest.raises(UserError, match="not a style"):
+        Style.load(tmp_path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(places=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1))
+def test_damage_anywhere_is_the_users_to_mend(tmp_path_factory, places):
+    path = tmp_path_factory.mktemp("styles") / "a.safetensors"
+    saved = style(stages=2)
+    saved.save(path)
+    data = bytearray(path.read_bytes())
+    for place, byte in places:
+        data[place % len(data)] = byte
+    path.write_bytes(data)
+    try:
+        loaded = Style.load(path)
+    except UserError as error:
+        assert "a.safetensors" in str(error) and "\n" not in str(error)
+    else:
+        assert np.array_equal(loaded.table, saved.table)
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    style(seed=1).save(tmp_path / "a.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            style(seed=2).save(tmp_path / "a.safetensors")
+    assert same(Style.load(tmp_path / "a.safetensors"), style(seed=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    with pytest.raises(UserError, match=r"\.safetensors file"):
+        style().save(tmp_path / "a.npz")
+
+
+def test_pytorch_files_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("data.pkl", b"")
+    (tmp_path / "a.bin").write_bytes(buffer.getvalue())
+    for attempt in (lambda: Style.load(tmp_path / "a.bin"), lambda: style().export(tmp_path / "b.bin")):
+        with pytest.raises(UserError, match=r'pip install "dreamstyler-jax\[torch\]"'):
+            attempt()
+
+
+def test_header_lengths_that_look_like_a_pickle(tmp_path):
+    for length in (0x80, 0x280):
+        header = json.dumps({"<a>": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+        (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + header + np.float32(3).tobytes())
+        assert Style.load(tmp_path / "a.safetensors").table.tolist() == [[[3]]]
+
+
+def test_load_styles(tmp_path):
+    gogh, monet, cat = style(), style(name="monet", seed=1), style(name="cat", seed=2)
+    gogh.save(tmp_path / "runs" / "gogh" / "style.safetensors")
+    monet.save(tmp_path / "runs" / "monet" / "style.safetensors")
+    (tmp_path / "runs" / "unfinished").mkdir()
+    cat.save(tmp_path / "cat.safetensors")
+    assert list(load_styles([tmp_path / "runs"])) == ["gogh", "monet"]
+    assert list(load_styles([tmp_path / "cat.safetensors", str(tmp_path / "runs" / "gogh")])) == ["cat", "gogh"]
+    assert list(load_styles([tmp_path])) == ["cat"]
+    assert list(load_styles([tmp_path / "runs", tmp_path / "runs" / "gogh"])) == ["gogh", "monet"]
+    assert same(load_styles([tmp_path / "runs"])["monet"], monet)
+    assert load_styles([]) == {}
+    with pytest.raises(UserError, match="no style in"):
+        load_styles([tmp_path / "runs" / "unfinished"])
+    with pytest.raises(UserError, match="there is no style"):
+        load_styles([tmp_path / "nothing"])
+
+
+def test_names_are_unique_or_made_so(tmp_path):
+    style().save(tmp_path / "one.safetensors")
+    style(seed=1).save(tmp_path / "two=2.safetensors")
+    with pytest.raises(UserError, match=r"two styles are called 'gogh', .*one.* and .*two.*: give one of them another"):
+        load_styles([tmp_path])
+    styles = load_styles([tmp_path / "one.safetensors", f"other={tmp_path}/two=2.safetensors"])
+    assert list(styles) == ["gogh", "other"] and styles["other"].name == "other"
+    assert list(load_styles([f"{tmp_path}/two=2.safetensors"])) == ["gogh"]
+    with pytest.raises(UserError, match="holds 2 styles"):
+        load_styles([f"x={tmp_path}"])
+    with pytest.raises(UserError, match="cannot be called"):
+        load_styles([f"{{}}={tmp_path}/one.safetensors"])
+
+
+def test_check_width():
+    check_width({"a": style()}, 8)
+    with pytest.raises(UserError, match=r"'b' have width 16, .* encoder 8: use the model .*, sd15"):
+        check_width({"a": style(), "b": style(width=16, model="sd15")}, 8)
+    with pytest.raises(UserError, match=r"trained on$"):
+        check_width({"a": style()}, 768)
+
+
+def test_metadata_is_readable_from_the_header(tmp_path):
+    style(init_word="painting").save(tmp_path / "a.safetensors")
+    with safetensors.safe_open(tmp_path / "a.safetensors", "numpy") as file:
+        header = file.metadata()
+    assert json.loads(header["metadata"]) == {"init_word": "painting"} and header["name"] == "gogh"

@@ -1,0 +1,275 @@
+"""Model folders: strict in both directions, bit-identical round trips, conventional file names, hub downloads."""
+
+import json
+import re
+from pathlib import Path
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+from flax.traverse_util import flatten_dict
+
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
+from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
+from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
+from dreamstyler_jax.weights import init_model, load_model, resolve_model, save_model
+
+TEXT_CONFIG = CLIPTextConfig(
+    vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+    max_position_embeddings=6,
+)  # fmt: skip
+CONFIGS = {
+    CLIPTextModel: TEXT_CONFIG,
+    CLIPModel: CLIPConfig(
+        TEXT_CONFIG,
+        CLIPVisionConfig(
+            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+        ),
+        projection_dim=4,
+    ),
+    AutoencoderKL: AutoencoderKLConfig(block_out_channels=(4, 8), norm_num_groups=2),
+    UNet2DConditionModel: UNet2DConditionConfig(
+        block_out_channels=(4, 8), layers_per_block=1, cross_attention_dim=6, norm_num_groups=2,
+        attention_head_dim=(1, 2),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        addition_embed_type="text", addition_embed_type_num_heads=2,
+    ),
+}  # fmt: skip
+
+
+def saved(cls, folder, dtype=jnp.float32):
+    """Saves a model of random numbers, norms and biases included, and returns them."""
+    _, params = init_model(cls, CONFIGS[cls])
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda array: jnp.asarray(rng.standard_normal(array.shape), dtype), params)
+    save_model(folder, CONFIGS[cls], params)
+    return params
+
+
+def assert_same(params, others):
+    params, others = flatten_dict(params), flatten_dict(others)
+    assert params.keys() == others.keys()
+    for path, array in params.items():
+        assert array.dtype == others[path].dtype
+        np.testing.assert_array_equal(array, others[path], err_msg=str(path))
+
+
+def edit_tensors(file, edit, new_file=None):
+    """Rewrites a safetensors file after ``edit`` has changed the dict of its tensors."""
+    tensors = safetensors.numpy.load_file(file)
+    edit(tensors)
+    tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    safetensors.numpy.save_file(tensors, new_file or file)
+
+
+def rename(pattern, replacement):
+    def edit(tensors):
+        for name in list(tensors):
+            tensors[re.sub(pattern, replacement, name)] = tensors.pop(name)
+
+    return edit
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_round_trip_is_bit_identical(cls, dtype, tmp_path):
+    params = saved(cls, tmp_path, dtype)
+    graphdef, others = load_model(cls, tmp_path, dtype=dtype)
+    assert_same(params, others)
+    assert nnx.merge(graphdef, others).config == CONFIGS[cls]
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json", ".safetensors"]
+
+
+def test_kernels_are_stored_channels_first(tmp_path):
+    """Transposed views must be made contiguous before they are written."""
+    kernel = saved(UNet2DConditionModel, tmp_path)["conv_in"]["kernel"]
+    tensors = safetensors.numpy.load_file(tmp_path / "diffusion_pytorch_model.safetensors")
+    np.testing.assert_array_equal(tensors["conv_in.weight"], np.transpose(kernel, (3, 2, 0, 1)))
+
+
+def test_all_differences_are_listed_at_once(tmp_path):
+    saved(UNet2DConditionModel, tmp_path)
+
+    def damage(tensors):
+        del tensors["conv_in.bias"], tensors["mid_block.resnets.1.norm2.weight"]
+        tensors["conv_extra.weight"] = np.zeros(3, np.float32)
+        tensors["add_embedding.proj.bias"] = np.zeros(3, np.float32)
+        tensors["conv_out.weight"] = np.zeros((4, 4, 3, 1), np.float32)
+
+    edit_tensors(tmp_path / "diffusion_pytorch_model.safetensors", damage)
+    with pytest.raises(UserError) as error:
+        load_model(UNet2DConditionModel, tmp_path)
+    assert str(error.value) == (
+        f"the weights in {tmp_path} do not fit its config.json; "
+        "missing: conv_in.bias, mid_block.resnets.1.norm2.weight; unknown: conv_extra.weight; "
+        "misshapen: add_embedding.proj.bias (3,) instead of (16,), conv_out.weight (4, 4, 3, 1) instead of (4, 4, 3, 3)"
+    )
+
+
+def test_names_of_other_times_are_understood(tmp_path):
+    params = saved(CLIPTextModel, tmp_path / "text")
+    file = tmp_path / "text/model.safetensors"
+    edit_tensors(file, lambda tensors: tensors.update({"text_model.embeddings.position_ids": np.arange(6)[None]}))
+    assert_same(params, load_model(CLIPTextModel, tmp_path / "text")[1])
+    edit_tensors(file, rename(r"^text_model\.", ""))
+    assert_same(params, load_model(CLIPTextModel, tmp_path / "text")[1])
+
+    params = saved(AutoencoderKL, tmp_path / "vae")
+    file = tmp_path / "vae/diffusion_pytorch_model.safetensors"
+    for today, before in {"to_q": "query", "to_k": "key", "to_v": "value", r"to_out\.0": "proj_attn"}.items():
+        edit_tensors(file, rename(today, before))
+    assert "decoder.mid_block.attentions.0.proj_attn.weight" in safetensors.numpy.load_file(file)
+    assert_same(params, load_model(AutoencoderKL, tmp_path / "vae")[1])
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+def test_half_precision_files_load_in_the_dtype_asked_for(stored, tmp_path):
+    params = saved(CLIPTextModel, tmp_path, stored)
+    _, others = load_model(CLIPTextModel, tmp_path)
+    assert_same(jax.tree.map(lambda array: array.astype(jnp.float32), params), others)
+
+
+def test_variants_and_shards_are_found_by_name(tmp_path):
+    params = saved(CLIPTextModel, tmp_path)
+    single = tmp_path / "model.safetensors"
+    names = sorted(safetensors.numpy.load_file(single))
+    shards = {"model.fp16-00001-of-00002.safetensors": names[:9], "model.fp16-00002-of-00002.safetensors": names[9:]}
+    for shard, kept in shards.items():
+        edit_tensors(single, lambda tensors, kept=kept: [tensors.pop(name) for name in names if name not in kept],
+                     tmp_path / shard)  # fmt: skip
+    index = {"metadata": {}, "weight_map": {name: shard for shard, kept in shards.items() for name in kept}}
+    (tmp_path / "model.safetensors.index.fp16.json").write_text(json.dumps(index))
+    single.rename(tmp_path / "model.ema.safetensors")
+    assert_same(params, load_model(CLIPTextModel, tmp_path, variant="fp16")[1])
+    assert_same(params, load_model(CLIPTextModel, tmp_path, variant="ema")[1])
+    with pytest.raises(UserError, match=r"no weights of variant None, only model\.ema\.safetensors, model\.fp16-0"):
+        load_model(CLIPTextModel, tmp_path)
+    (tmp_path / "model.fp16-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match=r"lacks model\.fp16-00002-of-00002\.safetensors"):
+        load_model(CLIPTextModel, tmp_path, variant="fp16")
+
+
+def test_unusable_folders_are_explained(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*config\.json"):
+        load_model(CLIPTextModel, tmp_path)
+    saved(CLIPTextModel, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match="damaged"):
+        load_model(CLIPTextModel, tmp_path)
+    weights.rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"only pytorch_model\.bin.*convert it to safetensors"):
+        load_model(CLIPTextModel, tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match="no weights in safetensors format"):
+        load_model(CLIPTextModel, tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        load_model(CLIPTextModel, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (dict(act_fn="gelu", class_embed_type="timestep"), r"act_fn = 'gelu'.*class_embed_type = 'timestep'"),
+        (dict(down_block_types=["AttnDownBlock2D"] * 4), "down_block_types"),
+        (dict(layers_per_block=[1, 2, 2, 2]), "layers_per_block"),
+        (dict(attention_head_dim=[5, 10]), "attention_head_dim has 2 entries for the 4"),
+        (dict(norm_num_groups=33), "not divisible by norm_num_groups = 33"),
+    ],
+)
+def test_unsupported_settings_are_refused_by_name(settings, named):
+    with pytest.raises(UserError, match=named):
+        UNet2DConditionConfig.from_dict(settings)
+
+
+def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    params = saved(CLIPTextModel, tmp_path)
+
+    def fail(tensors, file, metadata):
+        Path(file).write_bytes(b"half a file")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(tmp_path, TEXT_CONFIG, params)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert_same(params, load_model(CLIPTextModel, tmp_path)[1])
+
+
+# The file names of Stable Diffusion 1.5's repository, of which one variant is about a ninth.
+REPOSITORY = [
+    ".gitattributes", "README.md", "model_index.json", "v1-inference.yaml", "v1-5-pruned.ckpt",
+    "v1-5-pruned.safetensors", "feature_extractor/preprocessor_config.json", "safety_checker/config.json",
+    "safety_checker/model.safetensors", "scheduler/scheduler_config.json", "text_encoder/config.json",
+    "text_encoder/model.fp16.safetensors", "text_encoder/model.safetensors", "text_encoder/pytorch_model.bin",
+    "tokenizer/merges.txt", "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "unet/diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.fp16.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+]  # fmt: skip
+SMALL = {
+    "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
+    "vae/config.json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights"),
+    [
+        (None, {
+            "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors",
+            "vae/diffusion_pytorch_model.safetensors",
+        }),
+        ("fp16", {
+            "text_encoder/model.fp16.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
+            "vae/diffusion_pytorch_model.fp16.safetensors",
+        }),
+    ],
+)  # fmt: skip
+def test_only_needed_files_are_downloaded(variant, weights, tmp_path, monkeypatch):
+    calls = []
+
+    def snapshot_download(repo_id, **options):
+        calls.append((repo_id, options))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert resolve_model("owner/some-model_v1.5", revision="abc", variant=variant) == tmp_path
+    [(repo_id, options)] = calls
+    assert repo_id == "owner/some-model_v1.5"
+    assert options["revision"] == "abc"
+    wanted = huggingface_hub.utils.filter_repo_objects(REPOSITORY, allow_patterns=options["allow_patterns"])
+    assert set(wanted) == SMALL | weights
+    shard = f"unet/diffusion_pytorch_model{'.fp16' if variant else ''}-00001-of-00002.safetensors"
+    assert list(huggingface_hub.utils.filter_repo_objects([shard], allow_patterns=options["allow_patterns"])) == [shard]
+
+
+def test_models_are_found_or_the_reason_is_given(tmp_path, monkeypatch):
+    def snapshot_download(*_, **__):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert resolve_model(tmp_path) == tmp_path
+    assert resolve_model(str(tmp_path)) == tmp_path
+    for name in (tmp_path / "missing", "./missing/model", "missing", "a/b/c"):
+        with pytest.raises(UserError, match=r"no model folder .*; give an existing folder or a hub name"):
+            resolve_model(name)
+    with pytest.raises(UserError, match=r"no model folder 'owner/name', and .* not be downloaded .*no route to host$"):
+        resolve_model("owner/name")
+
+
+def test_initial_parameters_have_unit_gain():
+    config = UNet2DConditionConfig(layers_per_block=1, block_out_channels=(32,) * 4)
+    _, params = init_model(UNet2DConditionModel, config)
+    kernel = params["down_blocks"][1]["resnets"][0]["conv2"]["kernel"]
+    assert np.std(kernel) == pytest.approx((9 * 32) ** -0.5, rel=0.05)
+    assert np.all(np.asarray(params["conv_norm_out"]["scale"]) == 1)
+    assert not np.any(params["conv_out"]["bias"])

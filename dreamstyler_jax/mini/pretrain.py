@@ -21,12 +21,15 @@ from flax import nnx
 from jax import Array
 from tqdm import tqdm
 
-from dreamstyler_jax import diffusion
+from dreamstyler_jax import diffusion, pipeline
+from dreamstyler_jax.checkpoints import open_checkpoints
+from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.mini import captions, data
 from dreamstyler_jax.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
 from dreamstyler_jax.tokenizer import Tokenizer
+from dreamstyler_jax.weights import init_model, save_model
 
 CAPTIONS_PER_PICTURE = 6
 CHUNK_STEPS = 10  # optimizer steps per compiled call
@@ -34,23 +37,36 @@ CHUNK_STEPS = 10  # optimizer steps per compiled call
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """Sizes and lengths of the pretraining; a *step* is one optimizer update."""
+    """Sizes and lengths of the pretraining; a step is one optimizer update."""
 
     output: str = "pretraining"
-    parts: tuple[str, ...] = ("vae", "clip", "unet", "export")
+    """Work folder: rendered pictures, checkpoints, and at the end the model."""
     pictures: int = 40_000
+    """Pictures to render and train on."""
     vocabulary: int = 1_500
+    """Tokens of the tokenizer, 514 of them bytes and special ones."""
     seed: int = 0
-    vae_steps: int = 1_000
+    """Seed of everything."""
+    vae_steps: int = 600
+    """Steps of the autoencoder."""
     vae_batch_size: int = 16
+    """Pictures per step of the autoencoder."""
     vae_learning_rate: float = 2e-3
+    """Highest learning rate of the autoencoder."""
     clip_steps: int = 600
+    """Steps of CLIP."""
     clip_batch_size: int = 128
+    """Pairs per step of CLIP."""
     clip_learning_rate: float = 1e-3
-    unet_steps: int = 8_000
+    """Highest learning rate of CLIP."""
+    unet_steps: int = 5_000
+    """Steps of the UNet."""
     unet_batch_size: int = 32
+    """Pictures per step of the UNet."""
     unet_learning_rate: float = 6e-4
+    """Highest learning rate of the UNet."""
     save_every: int = 250
+    """Steps between two checkpoints, a multiple of 10."""
 
 
 VAE = AutoencoderKLConfig(
@@ -130,40 +146,18 @@ def fit(
         return jax.lax.scan(body, state, None, CHUNK_STEPS)
 
     state = Fit(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.int32(0))
-    with _checkpoints(Path(config.output) / name, config.save_every) as manager:
-        state = _restore(manager, state)
-        smooth, done = None, int(state.step)
-        with tqdm(total=steps, initial=done, desc=name, unit="steps", mininterval=10) as bar:
+    with open_checkpoints(Path(config.output) / name) as checkpoints:
+        state = checkpoints.restore(state) or state
+        done = int(state.step)
+        with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=10) as bar:
             while done < steps:
                 state, losses = chunk(state, arrays)
-                done, value = int(state.step), float(losses.mean())
-                smooth = value if smooth is None else 0.95 * smooth + 0.05 * value
-                bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+                done = int(state.step)
+                bar.set_postfix(loss=f"{losses.mean():.4f}", refresh=False)
                 bar.update(CHUNK_STEPS)
-                _save(manager, state)
+                if done % config.save_every == 0 or done >= steps:
+                    checkpoints.save(done, state)
     return state.average
-
-
-def _checkpoints(folder: Path, every: int):
-    import orbax.checkpoint as ocp
-
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=every, cleanup_tmp_directories=True)
-    return ocp.CheckpointManager(folder.absolute(), options=options)
-
-
-def _save(manager, state: Fit) -> None:
-    import orbax.checkpoint as ocp
-
-    manager.save(int(state.step), args=ocp.args.StandardSave(jax.tree.leaves(state)))
-
-
-def _restore(manager, state: Fit) -> Fit:
-    import orbax.checkpoint as ocp
-
-    if manager.latest_step() is None:
-        return state
-    leaves, structure = jax.tree.flatten(state)
-    return jax.tree.unflatten(structure, manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(leaves)))
 
 
 def make_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
@@ -281,14 +275,9 @@ class Parts(NamedTuple):
     params: Any
 
 
-def fresh(module: type, config: Any, seed: int) -> Parts:
-    """``module(config)`` with random weights."""
-    return Parts(*nnx.split(module(config, rngs=nnx.Rngs(seed))))
-
-
 def train_vae(config: PretrainConfig, pictures: data.Pictures) -> Parts:
     """The autoencoder, trained on all pictures."""
-    vae = fresh(AutoencoderKL, VAE, config.seed)
+    vae = Parts(*init_model(AutoencoderKL, VAE, seed=config.seed))
     loss = vae_loss(vae.graphdef, config.vae_batch_size)
     arrays = {"pixels": jnp.asarray(pictures.pixels)}
     params = fit("vae", config, loss, vae.params, arrays, steps=config.vae_steps, learning_rate=config.vae_learning_rate)
@@ -297,7 +286,7 @@ def train_vae(config: PretrainConfig, pictures: data.Pictures) -> Parts:
 
 def train_clip(config: PretrainConfig, pictures: data.Pictures, tokenizer: Tokenizer, ids: np.ndarray) -> Parts:
     """Both encoders of CLIP. Captions are cut after the longest one: the text encoder is causal, so nothing is lost."""
-    clip = fresh(CLIPModel, clip_config(tokenizer), config.seed)
+    clip = Parts(*init_model(CLIPModel, clip_config(tokenizer), seed=config.seed))
     length = int((ids != tokenizer.pad_id).sum(-1).max()) + 1
     loss = clip_loss(clip.graphdef, config.clip_batch_size, length)
     arrays = {"pixels": jnp.asarray(pictures.pixels), "captions": jnp.asarray(ids)}
@@ -307,13 +296,14 @@ def train_clip(config: PretrainConfig, pictures: data.Pictures, tokenizer: Token
 
 def text_encoder(tokenizer: Tokenizer, clip: Parts) -> Parts:
     """CLIP's text encoder alone, as Stable Diffusion holds it."""
-    encoder = nnx.eval_shape(lambda: CLIPTextModel(clip_config(tokenizer).text_config, rngs=nnx.Rngs(0)))
-    return Parts(nnx.split(encoder)[0], nnx.State({"text_model": clip.params["text_model"]}))
+    graphdef, _ = init_model(CLIPTextModel, clip_config(tokenizer).text_config)
+    return Parts(graphdef, {"text_model": clip.params["text_model"]})
 
 
 def train_unet(config: PretrainConfig, moments: np.ndarray, tokenizer: Tokenizer, ids: np.ndarray, clip: Parts) -> Parts:
     """The UNet, on latents of unit scale, with the text encoder frozen."""
-    unet, text = fresh(UNet2DConditionModel, unet_config(), config.seed), text_encoder(tokenizer, clip)
+    unet = Parts(*init_model(UNet2DConditionModel, unet_config(), seed=config.seed))
+    text = text_encoder(tokenizer, clip)
     loss = unet_loss(unet.graphdef, text.graphdef, config.unet_batch_size, SCHEDULE)
     arrays = {
         "moments": jnp.asarray(moments),
@@ -325,17 +315,33 @@ def train_unet(config: PretrainConfig, moments: np.ndarray, tokenizer: Tokenizer
     return unet._replace(params=fit("unet", config, loss, unet.params, arrays, **options))
 
 
+def export(folder: Path, tokenizer: Tokenizer, vae: Parts, clip: Parts, unet: Parts, scale: float) -> None:
+    """Writes the model folder in float16, with the whole CLIP in ``clip``, for evaluation."""
+    half = lambda params: jax.tree.map(lambda a: a.astype(jnp.float16), params)  # noqa: E731
+    vae_config = dataclasses.replace(VAE, scaling_factor=scale)
+    text_config = clip_config(tokenizer).text_config
+    parts = {
+        "text_encoder": (text_config, half(text_encoder(tokenizer, clip).params)),
+        "vae": (vae_config, half(vae.params)),
+        "unet": (unet_config(), half(unet.params)),
+    }
+    pipeline.save(folder, tokenizer=tokenizer, schedule=SCHEDULE, parts=parts)
+    save_model(folder / "clip", clip_config(tokenizer), half(clip.params))
+
+
 def pretrain(config: PretrainConfig) -> None:
-    """Runs the parts asked for, each continuing what the work folder holds."""
+    """Runs all parts, each continuing what the work folder holds."""
     work = Path(config.output)
     pictures = data.prepare(work / "pictures", config.pictures, config.seed)
     tokenizer = make_tokenizer(work / "tokenizer", config.vocabulary)
     ids = tokenize_captions(tokenizer, pictures.labels, config.seed)
-    if "vae" in config.parts:
-        vae = train_vae(config, pictures)
-    if "clip" in config.parts:
-        clip = train_clip(config, pictures, tokenizer, ids)
-    if "unet" in config.parts:
-        moments = latent_moments(*vae, pictures.pixels)
-        scale = float(1 / moments[:2000, :, 0].astype(np.float32).std())
-        unet = train_unet(config, moments * np.float16(scale), tokenizer, ids, clip)
+    vae = train_vae(config, pictures)
+    clip = train_clip(config, pictures, tokenizer, ids)
+    moments = latent_moments(*vae, pictures.pixels)
+    scale = float(1 / moments[:2000, :, 0].astype(np.float32).std())
+    unet = train_unet(config, moments * np.float16(scale), tokenizer, ids, clip)
+    export(work / "model", tokenizer, vae, clip, unet, scale)
+
+
+if __name__ == "__main__":
+    main(lambda: pretrain(parse(PretrainConfig)), resumable=True)

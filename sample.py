@@ -1,6 +1,8 @@
-"""Paints prompts in learned styles: ``python sample.py --styles runs/NAME --prompts "A painting of a dog in the style of {}"``.
+"""Paints prompts in learned styles: ``python sample.py --styles runs/NAME --prompts "A painting of a dog in the style
+of {}"``.
 
-Without arguments: the newest style under ``runs/``, or the one shipped, on the embedded model. ``--help`` lists everything.
+Without arguments: the newest style under ``runs/``, or the one shipped, on the embedded model. ``--help`` lists
+everything.
 """
 
 import itertools
@@ -8,7 +10,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from dreamstyler_jax import grid, images, prompts, sampling
@@ -32,11 +33,18 @@ def run(config: SampleConfig) -> None:
     table = solver_table(config.solver, model.networks.schedule, config.steps)
     conditionings = grid.Conditionings(model, texts, config.negative_prompt, styles)
     weights = weights_for(config.guidance, list(scales(config).values()))
-    cells = [make_cell(config, model, styles, text, seed, size) for text, seed in itertools.product(texts, parse_seeds(config.seeds))]
+    cells = [
+        make_cell(config, model, styles, text, seed, size)
+        for text, seed in itertools.product(texts, parse_seeds(config.seeds))
+    ]
     requests = [conditionings.request(cell.prompt, weights, cell.seed) for cell in cells]
     folder = Path(config.output or Path("out") / "-".join(styles))
-    painted = sampling.paint(model, table, conditionings.arrays, requests, size=size, batch_size=min(config.batch_size, len(cells)))
-    pictures = list(tqdm(grid.write_pictures(folder, cells, painted), "painting", len(cells), unit="picture", file=sys.stderr))
+    painted = sampling.paint(
+        model, table, conditionings.arrays, requests, size=size, batch_size=min(config.batch_size, len(cells))
+    )
+    pictures = list(
+        tqdm(grid.write_pictures(folder, cells, painted), "painting", len(cells), unit="picture", file=sys.stderr)
+    )
     images.save_png(folder / "grid.png", grid.sheet(cells, pictures, styles, ", ".join(styles)))
     print(f"{len(cells)} pictures are in {folder / 'images'}, all on one sheet in {folder / 'grid.png'}")
 
@@ -67,7 +75,12 @@ def scales(config: SampleConfig) -> dict[str, float]:
 
 
 def make_cell(
-    config: SampleConfig, model: StableDiffusion, styles: Mapping[str, Style], text: str, seed: int, size: tuple[int, int]
+    config: SampleConfig,
+    model: StableDiffusion,
+    styles: Mapping[str, Style],
+    text: str,
+    seed: int,
+    size: tuple[int, int],
 ) -> grid.Cell:
     """The record of one picture."""
     return grid.Cell(

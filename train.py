@@ -1,4 +1,5 @@
-"""Learns the style of one or several pictures: ``python train.py --images picture.png --prompts "... in the style of {}"``.
+"""Learns the style of one or several pictures: ``python train.py --images picture.png --prompts "... in the style of
+{}"``.
 
 Without arguments: the example picture, on the embedded model. ``--help`` lists everything.
 """
@@ -34,8 +35,19 @@ def run(config: TrainConfig) -> None:
     table = prompts.initial_table(model, config.init_word, config.stages, config.vectors)
     dataset = inversion.make_dataset(model, arrays, texts, config.vectors, flip=config.flip)
     write_config(config, folder / "config.yaml")
-    metadata = {"model": model.name, "model_hash": model.hash, "images": paths, "prompts": texts, "init_word": config.init_word}
-    metadata |= {"steps": config.steps, "learning_rate": config.learning_rate, "seed": config.seed, "resolution": resolution}
+    metadata = {
+        "model": model.name,
+        "model_hash": model.hash,
+        "images": paths,
+        "prompts": texts,
+        "init_word": config.init_word,
+    }
+    metadata |= {
+        "steps": config.steps,
+        "learning_rate": config.learning_rate,
+        "seed": config.seed,
+        "resolution": resolution,
+    }
     table = train(config, model, dataset, table, folder)
     Style(config.name, table, metadata).save(folder / FILE_NAME)
     print(f"The style {config.name!r} is in {folder}; paint with it: python sample.py --styles {folder}")
@@ -46,7 +58,10 @@ def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
     if config.prompts:
         return config.prompts * (len(paths) if len(config.prompts) == 1 else 1)
     beside = [Path(path).with_suffix(".txt") for path in paths]
-    return [file.read_text(encoding="utf-8").strip() if file.exists() else "A painting in the style of {}" for file in beside]
+    return [
+        file.read_text(encoding="utf-8").strip() if file.exists() else "A painting in the style of {}"
+        for file in beside
+    ]
 
 
 def train(
@@ -75,7 +90,13 @@ def train(
                 log.write(done, {**summary, "images_per_second": samples / (time.perf_counter() - began)})
                 if done // config.save_every > step // config.save_every or done == config.steps:
                     checkpoints.save(done, state)
-                    preview(model, config.name, state.table, config.preview_prompts, folder / "previews" / f"step_{done:06d}.png")
+                    preview(
+                        model,
+                        config.name,
+                        state.table,
+                        config.preview_prompts,
+                        folder / "previews" / f"step_{done:06d}.png",
+                    )
     runlog.draw_loss(runlog.read_metrics(folder / runlog.METRICS), folder / "loss.png")
     return np.asarray(state.table)
 

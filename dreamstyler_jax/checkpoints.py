@@ -1,4 +1,4 @@
-"""Checkpoints of a training state: Orbax on disk, and a digest of every leaf, since Orbax restores damaged bytes silently."""
+"""Checkpoints of a training state: Orbax on disk, and a digest of every leaf: Orbax restores damaged bytes silently."""
 
 import hashlib
 import warnings
@@ -27,7 +27,10 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-        items = {"state": ocp.args.StandardSave(leaves), "digests": ocp.args.JsonSave([_digest(leaf) for leaf in leaves])}
+        items = {
+            "state": ocp.args.StandardSave(leaves),
+            "digests": ocp.args.JsonSave([_digest(leaf) for leaf in leaves]),
+        }
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._manager.wait_until_finished()
 
@@ -46,7 +49,9 @@ class Checkpoints:
                 warnings.warn(f"the checkpoint of step {step} is damaged; using an older one", stacklevel=2)
                 continue
             if [(a.shape, a.dtype) for a in restored] != [(np.shape(a), np.asarray(a).dtype) for a in leaves]:
-                raise UserError(f"the checkpoints in {self._manager.directory} are of other settings: choose another output")
+                raise UserError(
+                    f"the checkpoints in {self._manager.directory} are of other settings: choose another output"
+                )
             return jax.tree.unflatten(structure, [jax.numpy.asarray(leaf) for leaf in restored])
         return None
 

@@ -43,7 +43,10 @@ class Cell:
 
     def text(self) -> dict[str, str]:
         """The parameters as text chunks of a PNG."""
-        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in dataclasses.asdict(self).items()}
+        values = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in dataclasses.asdict(self).items()
+        }
         return {**values, "software": f"dreamstyler_jax {__version__}"}
 
 
@@ -92,8 +95,10 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     return {line["id"]: line for line in lines}
 
 
-def sheet(cells: Sequence[Cell], pictures: Sequence[Image.Image], styles: Mapping[str, Style], title: str) -> Image.Image:
-    """The contact sheet: a row per prompt, a column per seed; before them the picture that a single style was learned from."""
+def sheet(
+    cells: Sequence[Cell], pictures: Sequence[Image.Image], styles: Mapping[str, Style], title: str
+) -> Image.Image:
+    """A contact sheet: a row per prompt, a column per seed; first the picture that a single style was learned from."""
     by_prompt: dict[str, list[Image.Image | None]] = {}
     for cell, picture in zip(cells, pictures, strict=True):
         by_prompt.setdefault(cell.prompt, []).append(picture)

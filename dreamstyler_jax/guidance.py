@@ -1,8 +1,8 @@
 """Guidance as an affine combination of predictions: sum_c w_c eps_c with sum_c w_c = 1.
 
-The rows are, in this order, the null (or negative) prompt, the full prompt v, the context-only prompt v_c and the style-only
-prompt v_s. Classifier-free guidance uses two of them; DreamStyler's style and context guidance (Ahn et al. 2024,
-Eq. 11) all four, collected by prompt:
+The rows are, in this order, the null (or negative) prompt, the full prompt v, the context-only prompt v_c and the
+style-only prompt v_s. Classifier-free guidance uses two of them; DreamStyler's style and context guidance (Ahn et al.
+2024, Eq. 11) all four, collected by prompt:
 
     e = (1 - ln - ls - lc) e(null) + (ln + ls + lc) e(v) + (lc - ls) e(v_c) + (ls - lc) e(v_s)
 

@@ -1,8 +1,8 @@
 """Multi-stage textual inversion (Ahn et al. 2024, Eq. 1-2): the loss, one step, the scanned training loop.
 
-The only thing learned is the table float32[T, V, D]. Training step k depends on (seed, k) alone, so a resumed run continues
-bit for bit. The images go through the VAE once, before the loop: the mean and deviation of an image's and of its
-mirror image's latents are all that training needs of it.
+The only thing learned is the table float32[T, V, D]. Training step k depends on (seed, k) alone, so a resumed run
+continues bit for bit. The images go through the VAE once, before the loop: the mean and deviation of an image's and
+of its mirror image's latents are all that training needs of it.
 """
 
 import functools
@@ -34,7 +34,10 @@ class Dataset(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one forward pass sees: ``latents, noise`` float32[B, h, w, c], ``timesteps`` int32[B], ``ids, slots`` int32[B, L]."""
+    """What one forward pass sees.
+
+    ``latents, noise``: float32[B, h, w, c]; ``timesteps``: int32[B]; ``ids, slots``: int32[B, L].
+    """
 
     latents: Array
     noise: Array
@@ -68,13 +71,17 @@ class Settings(NamedTuple):
     seed: int
 
 
-def make_dataset(model: StableDiffusion, images: Sequence[np.ndarray], prompts: Sequence[str], vectors: int, *, flip: bool) -> Dataset:
+def make_dataset(
+    model: StableDiffusion, images: Sequence[np.ndarray], prompts: Sequence[str], vectors: int, *, flip: bool
+) -> Dataset:
     """Encodes images float32[H, W, 3] in [-1, 1], all of one size, and their prompts with the placeholder {}.
 
     Raises:
       UserError: a prompt without a placeholder, or with one beyond the text encoder's window.
     """
-    pairs = [tokenize_with_placeholders(model.tokenizer, prompt, {"style": vectors}, required=True) for prompt in prompts]
+    pairs = [
+        tokenize_with_placeholders(model.tokenizer, prompt, {"style": vectors}, required=True) for prompt in prompts
+    ]
     encode = jax.jit(model.networks.encode_images)
     moments = []
     for image in images:
@@ -127,7 +134,9 @@ def gradient(networks: Networks, params: Any, table: Array, batch: Batch) -> tup
     return grads, Metrics(value, losses @ of_stage, of_stage.sum(0), optax.global_norm(grads))
 
 
-def make_optimizer(*, learning_rate: float, warmup_steps: int, schedule: str, steps: int, weight_decay: float) -> optax.GradientTransformation:
+def make_optimizer(
+    *, learning_rate: float, warmup_steps: int, schedule: str, steps: int, weight_decay: float
+) -> optax.GradientTransformation:
     """AdamW (betas 0.9, 0.999; eps 1e-8) with a linear warm-up and then a constant, linear or cosine schedule.
 
     Defaults of the reference: constant, no warm-up, weight decay 1e-2 (DreamStyler's ``train.py``).
@@ -170,7 +179,9 @@ def make_trainer(
         grads, parts = jax.lax.scan(accumulate, jnp.zeros_like(state.table), keys)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.table)
         table = optax.apply_updates(state.table, updates)
-        metrics = Metrics(parts.loss.mean(), parts.stage_loss.sum(0), parts.stage_count.sum(0), optax.global_norm(grads))
+        metrics = Metrics(
+            parts.loss.mean(), parts.stage_loss.sum(0), parts.stage_count.sum(0), optax.global_norm(grads)
+        )
         return TrainState(table, optimizer_state, state.step + 1), metrics
 
     @functools.partial(jax.jit, static_argnames="steps", donate_argnums=0)

@@ -1,7 +1,7 @@
 """A Stable Diffusion model as one frozen bundle: tokenizer, noise schedule, networks and their weights.
 
-`Networks` is what a compiled program is made of and hashable, so it enters ``jax.jit`` as a static argument; the weights are
-a pytree and always enter as an ordinary argument.
+`Networks` is what a compiled program is made of and hashable, so it enters ``jax.jit`` as a static argument; the
+weights are a pytree and always enter as an ordinary argument.
 """
 
 import dataclasses
@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -52,7 +51,7 @@ class Networks:
         return nnx.merge(self.text_encoder, params["text_encoder"]).encode(token_embeddings, ids)[0]
 
     def encode_images(self, params: Any, images: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation, float32[B, h, w, c], of the latents of images [B, H, W, 3] in [-1, 1], scaled."""
+        """Mean and deviation, float32[B, h, w, c], of the scaled latents of images [B, H, W, 3] in [-1, 1]."""
         mean, logvar = nnx.merge(self.vae, params["vae"]).encode(images)
         scale = self.vae_config.scaling_factor
         return mean.astype(jnp.float32) * scale, jnp.exp(0.5 * logvar.astype(jnp.float32)) * scale
@@ -110,8 +109,14 @@ class StableDiffusion:
         folder = EMBEDDED_MODEL if model == "mini" else resolve_model(model, variant=variant or None)
         schedule = NoiseSchedule.from_config(_read_json(folder / "scheduler" / "scheduler_config.json"))
         tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-        parts = {name: load_model(module, folder / name, dtype=jnp.dtype(dtype), variant=variant or None) for name, module in PARTS.items()}
-        configs = {name: module.config_class.from_dict(_read_json(folder / name / "config.json")) for name, module in PARTS.items()}
+        parts = {
+            name: load_model(module, folder / name, dtype=jnp.dtype(dtype), variant=variant or None)
+            for name, module in PARTS.items()
+        }
+        configs = {
+            name: module.config_class.from_dict(_read_json(folder / name / "config.json"))
+            for name, module in PARTS.items()
+        }
         text, vae, unet = configs["text_encoder"], configs["vae"], configs["unet"]
         _check_fit(folder, text, vae, unet, tokenizer)
         return cls(
@@ -134,7 +139,9 @@ class StableDiffusion:
         for name, value in (("height", height), ("width", width)):
             if value is not None and value % self.multiple:
                 near = max(self.multiple, round(value / self.multiple) * self.multiple)
-                raise UserError(f"{name}: must be a multiple of {self.multiple} for this model, such as {near}, not {value}")
+                raise UserError(
+                    f"{name}: must be a multiple of {self.multiple} for this model, such as {near}, not {value}"
+                )
         return height or self.resolution, width or self.resolution
 
     @functools.cached_property
@@ -156,8 +163,13 @@ def save(folder: Path, *, tokenizer: Tokenizer, schedule: NoiseSchedule, parts: 
     _write_json(folder / "scheduler" / "scheduler_config.json", schedule.to_config())
     classes = {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
     classes |= {"vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"]}
-    nothing = dict.fromkeys(("safety_checker", "feature_extractor"), [None, None])
-    index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"], **classes, **nothing}
+    nothing = {"safety_checker": [None, None], "feature_extractor": [None, None]}
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        **classes,
+        **nothing,
+    }
     _write_json(folder / "model_index.json", index)
 
 
@@ -167,7 +179,12 @@ def _check_fit(
     pairs = (
         ("text_encoder hidden_size", text.hidden_size, "unet cross_attention_dim", unet.cross_attention_dim),
         ("vae latent_channels", vae.latent_channels, "unet in_channels", unet.in_channels),
-        ("text_encoder max_position_embeddings", text.max_position_embeddings, "tokenizer length", tokenizer.max_length),
+        (
+            "text_encoder max_position_embeddings",
+            text.max_position_embeddings,
+            "tokenizer length",
+            tokenizer.max_length,
+        ),
     )
     for left, a, right, b in pairs:
         if a != b:

@@ -24,6 +24,8 @@ def preview(model: StableDiffusion, name: str, table: Array, texts: Sequence[str
     painted = sampling.paint(model, solver, conditionings, requests, size=size, batch_size=len(SEEDS))
     pictures = [images.to_image(image) for image in painted]
     rows = [pictures[i : i + len(SEEDS)] for i in range(0, len(pictures), len(SEEDS))]
-    sheet = images.contact_sheet(rows, list(texts), [f"seed {seed}" for seed in SEEDS], title=path.stem.replace("_", " "))
+    sheet = images.contact_sheet(
+        rows, list(texts), [f"seed {seed}" for seed in SEEDS], title=path.stem.replace("_", " ")
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     images.save_png(path, sheet)

@@ -20,7 +20,9 @@ from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.style import Style, check_width
 from dreamstyler_jax.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
 
-STYLE_CLAUSE = re.compile(r",?\s*(?:\b(?:painted|drawn|made|done)\s+)?(?:\b(?:in|with|by)\s+)?(?:\bthe\s+)?(?:\bstyle\s+of\s+)?\{\}", re.I)
+STYLE_CLAUSE = re.compile(
+    r",?\s*(?:\b(?:painted|drawn|made|done)\s+)?(?:\b(?:in|with|by)\s+)?(?:\bthe\s+)?(?:\bstyle\s+of\s+)?\{\}", re.I
+)
 
 
 def context_only(prompt: str) -> str:
@@ -46,7 +48,9 @@ def style_only(prompt: str) -> str:
 def _anonymous(prompt: str) -> str:
     """The prompt with every placeholder written as {}, its literal braces as private characters."""
     parts = parse_prompt(prompt)
-    return "".join("{}" if isinstance(p, Placeholder) else p.replace("{", "\ue000").replace("}", "\ue001") for p in parts)
+    return "".join(
+        "{}" if isinstance(p, Placeholder) else p.replace("{", "\ue000").replace("}", "\ue001") for p in parts
+    )
 
 
 def _escape(text: str) -> str:
@@ -56,8 +60,8 @@ def _escape(text: str) -> str:
 def initial_table(model: StableDiffusion, init_word: str, stages: int, vectors: int) -> np.ndarray:
     """The table float32[T, V, D] before training: in every stage the embedding of ``init_word``.
 
-    Several words give each vector its own; with fewer words than vectors the last one is repeated. Of a word of several tokens
-    the vector is their mean.
+    Several words give each vector its own; with fewer words than vectors the last one is repeated. Of a word of
+    several tokens the vector is their mean.
     """
     words = init_word.split()
     table = np.asarray(model.embedding_table)
@@ -78,7 +82,7 @@ def join_tables(styles: Mapping[str, Style]) -> np.ndarray:
 
 
 def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], vectors: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """``ids`` and ``slots``, int32[P, L], of prompts, given each style's number of vectors; see `tokenize_with_placeholders`."""
+    """``ids`` and ``slots``, int32[P, L], of prompts; ``vectors``: how many each style has per stage."""
     pairs = [tokenize_with_placeholders(tokenizer, prompt, vectors) for prompt in prompts]
     return np.stack([ids for ids, _ in pairs]), np.stack([slots for _, slots in pairs])
 

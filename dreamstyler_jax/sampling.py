@@ -1,7 +1,7 @@
 """Sampling: one ``lax.scan`` over the rows of a solver's table, which picks each stage's text states by timestep.
 
-What changes the program: image size, batch size, number of steps, how many stages and which rows of guidance there are. What does
-not: prompts, styles, seeds, scales, the solver.
+What changes the program: image size, batch size, number of steps, how many stages and which rows of guidance there
+are. What does not: prompts, styles, seeds, scales, the solver.
 """
 
 import functools
@@ -64,7 +64,8 @@ def text_to_image(
 class Request(NamedTuple):
     """One image to paint.
 
-    ``rows``: for each row of `guidance.ROWS` the index of its conditioning; ``weights``: float32[4]; ``seed``: 0 to 2**32 - 1.
+    ``rows``: for each row of `guidance.ROWS` the index of its conditioning; ``weights``: float32[4]; ``seed``: 0 to
+    2**32 - 1.
     """
 
     rows: tuple[int, int, int, int]

@@ -16,6 +16,8 @@ from dreamstyler_jax.models.unet import UNet2DConditionModel
 from dreamstyler_jax.models.vae import AutoencoderKL
 
 TOLERANCE = 1e-4
+# A minute of work for two free cores; the suite's usual limit is for small things.
+pytestmark = pytest.mark.timeout(1800)
 
 # config.json of stable-diffusion-v1-5 and stable-diffusion-2-1, without what is the format's default.
 TEXT = {

@@ -31,7 +31,7 @@ OPENINGS = ("a painting", "a painting", "a painting", "a picture", "a drawing")
 def _names(count: int) -> tuple[str, ...]:
     """Made-up surnames of two or three syllables, all different."""
     rng = np.random.default_rng(1874)
-    onsets = list("bdfgklmnprstvz") + ["br", "dr", "st", "tr"]
+    onsets = [*"bdfgklmnprstvz", "br", "dr", "st", "tr"]
     nuclei, endings = ["a", "e", "i", "o", "u", "ei", "au"], ["", "n", "r", "l", "s", "sk", "ni"]
     names: dict[str, None] = {}
     while len(names) < count:
@@ -64,8 +64,8 @@ def full_prompt(subject: int, colour: int, place: int, time: int) -> str:
 def caption(rng: np.random.Generator, subject: int, colour: int, place: int, time: int, painter: int) -> str:
     """One of the many captions of a picture.
 
-    Of 100 captions: 8 are about the style alone; of the rest 60 name the painter, 20 the technique in one of its two names, 20 no style.
-    Colour is left out in 15, place in 20 and time in 25 of 100.
+    Of 100 captions: 8 are about the style alone; of the rest 60 name the painter, 20 the technique in one of its two
+    names, 20 no style. Colour is left out in 15, place in 20 and time in 25 of 100.
     """
     some = lambda value, p: None if rng.random() < p else int(value)  # noqa: E731
     context = describe(subject, some(colour, 0.15), some(place, 0.2), some(time, 0.25))

@@ -1,7 +1,7 @@
 """What the embedded model has learned: ``python -m dreamstyler_jax.mini.check``.
 
-Paints random scenes by trained painters and lets the model's CLIP name what it sees, attribute by attribute. The same is
-asked about the painter's own pictures of the same scenes: no model can be expected to do better than the truth.
+Paints random scenes by trained painters and lets the model's CLIP name what it sees, attribute by attribute. The same
+is asked about the painter's own pictures of the same scenes: no model can be expected to do better than the truth.
 """
 
 import dataclasses
@@ -61,7 +61,10 @@ def truth(config: CheckConfig) -> data.Pictures:
 def paint(config: CheckConfig, labels: np.ndarray) -> np.ndarray:
     """The model's pictures of the same scenes, float32[N, 64, 64, 3] in [-1, 1], from prompts that name everything."""
     model = StableDiffusion.load(config.model)
-    texts = [f"a painting of {captions.describe(*row[:4])} in the style of {captions.PAINTER_NAMES[row[4]]}" for row in labels]
+    texts = [
+        f"a painting of {captions.describe(*row[:4])} in the style of {captions.PAINTER_NAMES[row[4]]}"
+        for row in labels
+    ]
     conditionings = prompts.encode(model, ["", *texts], {})
     weights = guidance.cfg(config.guidance_scale)
     requests = [sampling.Request((0, i + 1, 0, 0), weights, i) for i in range(len(texts))]

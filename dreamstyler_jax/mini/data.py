@@ -1,4 +1,4 @@
-"""Rendered pictures with their labels, on disk in chunks, so that an interrupted rendering continues where it stopped."""
+"""Rendered pictures with their labels, on disk in chunks: an interrupted rendering continues where it stopped."""
 
 import os
 from pathlib import Path

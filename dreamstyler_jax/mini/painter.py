@@ -2,8 +2,8 @@
 
 A painter is a point in that parameter space (`Painter`); a *technique* is a region of it from which painters are drawn.
 `paint` turns a scene's plain raster into a picture: colours are bent towards the painter's palette, strokes
-are laid as the cells nearest to jittered seeds along an orientation field, then hatching, contours, ground and light. Drawn
-at twice the size and averaged. Everything is a function of arrays: vmap it over painters and scenes.
+are laid as the cells nearest to jittered seeds along an orientation field, then hatching, contours, ground and light.
+Drawn at twice the size and averaged. Everything is a function of arrays: vmap it over painters and scenes.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ _CELLS = 40  # per axis: enough for the smallest strokes (1.8 pixels) and the ma
 
 
 class Painter(NamedTuple):
-    """One painter, or a batch of them along leading axes; float32 throughout, lengths in pixels of the finished picture."""
+    """One painter, or a batch of them along leading axes; float32, lengths in pixels of the finished picture."""
 
     dark: Array  # [3] the palette's dark end, RGB in [0, 1]
     light: Array  # [3] its light end
@@ -65,26 +65,48 @@ _COMMON = {
     "posterize": (0, 0.1),
 }  # fmt: skip
 TECHNIQUES: dict[str, dict[str, tuple[float, float]]] = {
-    "dots": {"cell": (1.8, 3.0), "aspect": (1, 1.1), "cover": (0.58, 0.85), "square": (0, 0), "scatter": (0.3, 0.7),
-             "variety": (0.08, 0.22), "softness": (0.06, 0.15)},
-    "dabs": {"cell": (2.0, 3.3), "aspect": (1.8, 3.0), "variety": (0.05, 0.14), "relief": (0.1, 0.35), "swirl": (0.2, 1.0),
-             "cover": (1.0, 1.3)},
-    "swirls": {"cell": (1.9, 2.9), "aspect": (2.4, 3.6), "variety": (0.06, 0.16), "relief": (0.08, 0.25),
-               "swirl": (2.5, 5.0), "swirl_scale": (0.9, 2.0), "cover": (1.0, 1.25)},
-    "mosaic": {"cell": (2.1, 3.4), "cover": (2.0, 2.0), "softness": (0.1, 0.1), "square": (0.3, 1.0), "scatter": (0.1, 0.6),
-               "variety": (0.05, 0.16), "grout": (0.12, 0.28)},
-    "hatching": {"stroke": (0, 0.3), "hatch": (0.7, 1.0), "pitch": (2.6, 4.6), "cross": (0, 1), "flatten": (0.2, 0.45), "swirl": (0, 0.3),
-                 "outline": (0.3, 0.8), "grain": (0.02, 0.06)},
-    "cartoon": {"stroke": (0, 0), "outline": (0.8, 1.0), "outline_width": (1.2, 2.4), "posterize": (0.6, 1.0),
-                "saturation": (0.9, 1.6), "grain": (0, 0), "weave": (0, 0)},
-    "wash": {"stroke": (0, 0.25), "wobble": (1.0, 2.2), "softness": (0.3, 0.5), "grain": (0.04, 0.1), "saturation": (0.5, 1.0),
-             "outline": (0, 0.35), "vignette": (-0.5, -0.2), "cell": (3, 5)},
-    "knife": {"cell": (2.8, 4.0), "aspect": (1.5, 2.6), "square": (0.7, 1.0), "relief": (0.15, 0.45), "scatter": (0.7, 1.0),
-              "variety": (0.06, 0.16), "swirl": (0.0, 0.8), "cover": (1.2, 1.5), "softness": (0.04, 0.1)},
-    "woodcut": {"stroke": (0, 0), "hatch": (0.9, 1.0), "pitch": (2.8, 4.4), "flatten": (0.25, 0.5), "outline": (0.9, 1.0),
-                "outline_width": (1.3, 2.2), "swirl": (0.0, 0.7), "posterize": (0.7, 1.0), "contrast": (1.1, 1.35)},
-    "tapestry": {"stroke": (0.9, 1), "cell": (1.8, 2.4), "square": (1, 1), "scatter": (0, 0.1), "cover": (0.95, 1.05),
-                 "angle": (0, 0), "swirl": (0, 0), "variety": (0.08, 0.18), "weave": (0.08, 0.16)},
+    "dots": {
+        "cell": (1.8, 3.0), "aspect": (1, 1.1), "cover": (0.58, 0.85), "square": (0, 0), "scatter": (0.3, 0.7),
+        "variety": (0.08, 0.22), "softness": (0.06, 0.15),
+    },
+    "dabs": {
+        "cell": (2.0, 3.3), "aspect": (1.8, 3.0), "variety": (0.05, 0.14), "relief": (0.1, 0.35),
+        "swirl": (0.2, 1.0), "cover": (1.0, 1.3),
+    },
+    "swirls": {
+        "cell": (1.9, 2.9), "aspect": (2.4, 3.6), "variety": (0.06, 0.16), "relief": (0.08, 0.25),
+        "swirl": (2.5, 5.0), "swirl_scale": (0.9, 2.0), "cover": (1.0, 1.25),
+    },
+    "mosaic": {
+        "cell": (2.1, 3.4), "cover": (2.0, 2.0), "softness": (0.1, 0.1), "square": (0.3, 1.0),
+        "scatter": (0.1, 0.6), "variety": (0.05, 0.16), "grout": (0.12, 0.28),
+    },
+    "hatching": {
+        "stroke": (0, 0.3), "hatch": (0.7, 1.0), "pitch": (2.6, 4.6), "cross": (0, 1), "flatten": (0.2, 0.45),
+        "swirl": (0, 0.3), "outline": (0.3, 0.8), "grain": (0.02, 0.06),
+    },
+    "cartoon": {
+        "stroke": (0, 0), "outline": (0.8, 1.0), "outline_width": (1.2, 2.4), "posterize": (0.6, 1.0),
+        "saturation": (0.9, 1.6), "grain": (0, 0), "weave": (0, 0),
+    },
+    "wash": {
+        "stroke": (0, 0.25), "wobble": (1.0, 2.2), "softness": (0.3, 0.5), "grain": (0.04, 0.1),
+        "saturation": (0.5, 1.0), "outline": (0, 0.35), "vignette": (-0.5, -0.2), "cell": (3, 5),
+    },
+    "knife": {
+        "cell": (2.8, 4.0), "aspect": (1.5, 2.6), "square": (0.7, 1.0), "relief": (0.15, 0.45),
+        "scatter": (0.7, 1.0), "variety": (0.06, 0.16), "swirl": (0.0, 0.8), "cover": (1.2, 1.5),
+        "softness": (0.04, 0.1),
+    },
+    "woodcut": {
+        "stroke": (0, 0), "hatch": (0.9, 1.0), "pitch": (2.8, 4.4), "flatten": (0.25, 0.5),
+        "outline": (0.9, 1.0), "outline_width": (1.3, 2.2), "swirl": (0.0, 0.7), "posterize": (0.7, 1.0),
+        "contrast": (1.1, 1.35),
+    },
+    "tapestry": {
+        "stroke": (0.9, 1), "cell": (1.8, 2.4), "square": (1, 1), "scatter": (0, 0.1), "cover": (0.95, 1.05),
+        "angle": (0, 0), "swirl": (0, 0), "variety": (0.08, 0.18), "weave": (0.08, 0.16),
+    },
 }  # fmt: skip
 
 
@@ -150,7 +172,7 @@ def _look_up(image: Array, y: Array, x: Array) -> Array:
 
 
 def _strokes(p: Painter, key: Array, colour: Array, theta: Array, py: Array, px: Array) -> Array:
-    """The picture as separate strokes: each pixel takes the colour of the stroke whose (stretched) centre is nearest."""
+    """The picture as separate strokes: each pixel has the colour of the stroke whose (stretched) centre is nearest."""
     cell = p.cell * 2
     random = jax.random.uniform(key, (_CELLS, _CELLS, 3))
     number = jnp.arange(_CELLS) - _MARGIN + 0.5
@@ -159,7 +181,9 @@ def _strokes(p: Painter, key: Array, colour: Array, theta: Array, py: Array, px:
     angle = _look_up(theta, cy, cx)
     centres = jnp.stack([cy, cx, jnp.cos(angle), jnp.sin(angle)], -1).reshape(-1, 4)
     long, wide = jnp.sqrt(p.aspect) * cell, cell / jnp.sqrt(p.aspect)
-    home = (jnp.floor(py / cell).astype(jnp.int32) + _MARGIN) * _CELLS + jnp.floor(px / cell).astype(jnp.int32) + _MARGIN
+    home = (
+        (jnp.floor(py / cell).astype(jnp.int32) + _MARGIN) * _CELLS + jnp.floor(px / cell).astype(jnp.int32) + _MARGIN
+    )
     best, second = jnp.full(px.shape, 1e9), jnp.full(px.shape, 1e9)
     across, chosen = jnp.zeros_like(px), home
     for offset in (dy * _CELLS + dx for dy in range(-_MARGIN, _MARGIN + 1) for dx in range(-_MARGIN, _MARGIN + 1)):

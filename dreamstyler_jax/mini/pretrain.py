@@ -2,13 +2,16 @@
 
     pictures -> tokenizer -> vae, clip -> latents -> unet -> model folder
 
-Each part finds what is already done in the work folder and continues it; a run may be interrupted at any moment. CLIP comes
-first and is then frozen, because a text encoder in which painters and subjects are already apart is worth several times
-the samples. The result has the file layout of a Stable Diffusion checkpoint, plus the whole CLIP for evaluation.
+Each part finds what is already done in the work folder and continues it; a run may be interrupted at any moment. CLIP
+comes first and is then frozen, because a text encoder in which painters and subjects are already apart is worth
+several times the samples. The result has the file layout of a Stable Diffusion checkpoint, plus the whole CLIP for
+evaluation.
 """
 
 import dataclasses
 import functools
+import hashlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +27,7 @@ from tqdm import tqdm
 from dreamstyler_jax import diffusion, pipeline
 from dreamstyler_jax.checkpoints import open_checkpoints
 from dreamstyler_jax.cli import main, parse
+from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.mini import captions, data
 from dreamstyler_jax.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
@@ -47,13 +51,13 @@ class PretrainConfig:
     """Tokens of the tokenizer, 514 of them bytes and special ones."""
     seed: int = 0
     """Seed of everything."""
-    vae_steps: int = 600
+    vae_steps: int = 2_000
     """Steps of the autoencoder."""
-    vae_batch_size: int = 16
+    vae_batch_size: int = 8
     """Pictures per step of the autoencoder."""
-    vae_learning_rate: float = 2e-3
+    vae_learning_rate: float = 3e-3
     """Highest learning rate of the autoencoder."""
-    clip_steps: int = 600
+    clip_steps: int = 1_000
     """Steps of CLIP."""
     clip_batch_size: int = 128
     """Pairs per step of CLIP."""
@@ -65,12 +69,12 @@ class PretrainConfig:
     """Pictures per step of the UNet."""
     unet_learning_rate: float = 6e-4
     """Highest learning rate of the UNet."""
-    save_every: int = 250
+    save_every: int = 100
     """Steps between two checkpoints, a multiple of 10."""
 
 
 VAE = AutoencoderKLConfig(
-    block_out_channels=(16, 32, 64, 128), layers_per_block=1, latent_channels=16, norm_num_groups=8, sample_size=64
+    block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=8, norm_num_groups=8, sample_size=64
 )
 SCHEDULE = diffusion.NoiseSchedule(prediction_type="v_prediction", timestep_spacing="trailing")
 
@@ -78,20 +82,22 @@ SCHEDULE = diffusion.NoiseSchedule(prediction_type="v_prediction", timestep_spac
 def clip_config(tokenizer: Tokenizer) -> CLIPConfig:
     """CLIP's sizes, for the vocabulary of ``tokenizer``."""
     ids = dict(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
-    common = dict(hidden_size=128, intermediate_size=512, projection_dim=128, num_hidden_layers=4, num_attention_heads=4)
+    common = dict(
+        hidden_size=128, intermediate_size=512, projection_dim=128, num_hidden_layers=4, num_attention_heads=4
+    )
     text = CLIPTextConfig(vocab_size=tokenizer.vocab_size, **common, **ids)
     return CLIPConfig(text, CLIPVisionConfig(**common, image_size=64, patch_size=16), projection_dim=128)
 
 
 def unet_config() -> UNet2DConditionConfig:
-    """The UNet's sizes: two levels, each with attention, and the pooled prompt in the time embedding."""
+    """The UNet's sizes: three levels, the lower two with attention, and the pooled prompt in the time embedding."""
     return UNet2DConditionConfig(
-        sample_size=8,
+        sample_size=16,
         in_channels=VAE.latent_channels,
         out_channels=VAE.latent_channels,
-        block_out_channels=(128, 256),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 128, 224),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
         attention_head_dim=4,
         cross_attention_dim=128,
@@ -124,11 +130,11 @@ def fit(
     """
     schedule = optax.join_schedules(
         [
-            optax.linear_schedule(0, learning_rate, 200),
+            optax.linear_schedule(0, learning_rate, 100),
             optax.constant_schedule(learning_rate),
             optax.linear_schedule(learning_rate, learning_rate / 100, steps // 3),
         ],
-        [200, steps - steps // 3],
+        [100, steps - steps // 3],
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=1e-3))
 
@@ -230,15 +236,14 @@ def clip_loss(graphdef, batch_size: int, length: int) -> Loss:
 
 
 def unet_loss(graphdef, text_graphdef, batch_size: int, schedule: diffusion.NoiseSchedule) -> Loss:
-    """The denoising loss at stratified uniform timesteps; one caption in ten is dropped for classifier-free guidance."""
+    """The denoising loss at stratified uniform timesteps; one caption in ten is left out, for guidance."""
 
     def loss(params, arrays, key, step):
         del step
-        k_index, k_flip, k_caption, k_drop, k_latent, k_t, k_noise = jax.random.split(key, 7)
+        k_index, k_caption, k_drop, k_latent, k_t, k_noise = jax.random.split(key, 6)
         index = jax.random.randint(k_index, (batch_size,), 0, arrays["captions"].shape[0])
         which = jax.random.randint(k_caption, (batch_size,), 0, CAPTIONS_PER_PICTURE)
-        flip = jax.random.randint(k_flip, (batch_size,), 0, 2)
-        mean, deviation = jnp.moveaxis(arrays["moments"][index, flip].astype(jnp.float32), 1, 0)
+        mean, deviation = jnp.moveaxis(arrays["moments"][index].astype(jnp.float32), 1, 0)
         latents = mean + deviation * jax.random.normal(k_latent, mean.shape)
         ids = arrays["captions"][index, which].astype(jnp.int32)
         dropped = jax.random.bernoulli(k_drop, 0.1, (batch_size, 1))
@@ -255,17 +260,15 @@ def unet_loss(graphdef, text_graphdef, batch_size: int, schedule: diffusion.Nois
 
 
 def latent_moments(graphdef, params, pixels: np.ndarray) -> np.ndarray:
-    """Mean and deviation of every picture and of its mirror image: float16[N, 2 (mirror), 2, h, w, c], unscaled."""
+    """Mean and deviation of every picture's latents: float16[N, 2, h, w, c], unscaled."""
 
     @jax.jit
     def encode(params, pixels):
-        x = to_unit(pixels)
-        mean, logvar = nnx.merge(graphdef, params).encode(jnp.concatenate([x, x[:, :, ::-1]]))
-        both = jnp.stack([mean, jnp.exp(0.5 * logvar)], 1)
-        return jnp.stack(jnp.split(both, 2), 1).astype(jnp.float16)
+        mean, logvar = nnx.merge(graphdef, params).encode(to_unit(pixels))
+        return jnp.stack([mean, jnp.exp(0.5 * logvar)], 1).astype(jnp.float16)
 
     chunks = [pixels[i : i + 100] for i in range(0, len(pixels), 100)]
-    return np.concatenate([np.asarray(encode(params, chunk)) for chunk in tqdm(chunks, desc="latents")])
+    return np.concatenate([np.asarray(encode(params, chunk)) for chunk in tqdm(chunks, desc="latents", mininterval=10)])
 
 
 class Parts(NamedTuple):
@@ -275,12 +278,25 @@ class Parts(NamedTuple):
     params: Any
 
 
+def cached(folder: Path, params: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """``compute()``, kept on disk under the digest of the weights that it depends on."""
+    digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))).hexdigest()
+    path = folder / f"{digest[:16]}.npy"
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.save(buffer, compute())
+        write_atomic(path, buffer.getvalue())
+    return np.load(path)
+
+
 def train_vae(config: PretrainConfig, pictures: data.Pictures) -> Parts:
     """The autoencoder, trained on all pictures."""
     vae = Parts(*init_model(AutoencoderKL, VAE, seed=config.seed))
     loss = vae_loss(vae.graphdef, config.vae_batch_size)
     arrays = {"pixels": jnp.asarray(pictures.pixels)}
-    params = fit("vae", config, loss, vae.params, arrays, steps=config.vae_steps, learning_rate=config.vae_learning_rate)
+    params = fit(
+        "vae", config, loss, vae.params, arrays, steps=config.vae_steps, learning_rate=config.vae_learning_rate
+    )
     return vae._replace(params=params)
 
 
@@ -300,7 +316,9 @@ def text_encoder(tokenizer: Tokenizer, clip: Parts) -> Parts:
     return Parts(graphdef, {"text_model": clip.params["text_model"]})
 
 
-def train_unet(config: PretrainConfig, moments: np.ndarray, tokenizer: Tokenizer, ids: np.ndarray, clip: Parts) -> Parts:
+def train_unet(
+    config: PretrainConfig, moments: np.ndarray, tokenizer: Tokenizer, ids: np.ndarray, clip: Parts
+) -> Parts:
     """The UNet, on latents of unit scale, with the text encoder frozen."""
     unet = Parts(*init_model(UNet2DConditionModel, unet_config(), seed=config.seed))
     text = text_encoder(tokenizer, clip)
@@ -337,8 +355,8 @@ def pretrain(config: PretrainConfig) -> None:
     ids = tokenize_captions(tokenizer, pictures.labels, config.seed)
     vae = train_vae(config, pictures)
     clip = train_clip(config, pictures, tokenizer, ids)
-    moments = latent_moments(*vae, pictures.pixels)
-    scale = float(1 / moments[:2000, :, 0].astype(np.float32).std())
+    moments = cached(work / "latents", vae.params, lambda: latent_moments(*vae, pictures.pixels))
+    scale = float(1 / moments[:2000, 0].astype(np.float32).std())
     unet = train_unet(config, moments * np.float16(scale), tokenizer, ids, clip)
     export(work / "model", tokenizer, vae, clip, unet, scale)
 

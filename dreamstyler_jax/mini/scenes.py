@@ -253,7 +253,8 @@ def raster(scene: Scene, pixels: int) -> tuple[Array, Array]:
       pixels: height and width.
 
     Returns:
-      ``colour`` float32[pixels, pixels, 3] in [0, 1], row 0 on top, and ``depth`` float32[pixels, pixels], 1 the sky, 0.1 the subject.
+      ``colour`` float32[pixels, pixels, 3] in [0, 1], row 0 on top, and ``depth`` float32[pixels, pixels], 1 the sky,
+      0.1 the subject.
     """
     axis = (jnp.arange(pixels) + 0.5) / pixels
     x, y = jnp.meshgrid(axis, 1 - axis)

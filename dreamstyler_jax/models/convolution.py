@@ -1,9 +1,9 @@
 """A 3 x 3 convolution whose gradient is as fast inside a ``lax.scan`` as outside, on the CPU too.
 
-XLA:CPU brings convolutions into the layout of its fast kernel only in a program's outermost computation. Inside a loop body
-the two gradients, which JAX writes with permuted axes, fall back to a naive kernel, 20 to 100 times slower; written in
-the forward convolution's own layout (NHWC, HWIO) they do not. Other platforms keep JAX's gradient, which their
-compilers recognise.
+XLA:CPU brings convolutions into the layout of its fast kernel only in a program's outermost computation. Inside a
+loop body the two gradients, which JAX writes with permuted axes, fall back to a naive kernel, 20 to 100 times slower;
+written in the forward convolution's own layout (NHWC, HWIO) they do not. Other platforms keep JAX's gradient, which
+their compilers recognise.
 """
 
 import functools
@@ -24,7 +24,13 @@ class Conv3x3(nnx.Conv):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, *, strides: int = 1, padding: tuple[int, int] = (1, 1), rngs: nnx.Rngs
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        strides: int = 1,
+        padding: tuple[int, int] = (1, 1),
+        rngs: nnx.Rngs,
     ):
         super().__init__(in_features, out_features, (3, 3), strides=strides, padding=(padding, padding), rngs=rngs)
 
@@ -41,7 +47,9 @@ def convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     return _convolve(x, kernel, padding, stride=stride)
 
 
-def _convolve(x: Array, kernel: Array, padding: Padding, *, stride: int = 1, spread: int = 1, dilation: int = 1) -> Array:
+def _convolve(
+    x: Array, kernel: Array, padding: Padding, *, stride: int = 1, spread: int = 1, dilation: int = 1
+) -> Array:
     """``spread`` puts zeros between the pixels of ``x``, ``dilation`` between those of the kernel."""
     return lax.conv_general_dilated(
         x, kernel, (stride,) * 2, padding, (spread,) * 2, (dilation,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")

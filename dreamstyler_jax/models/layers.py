@@ -104,7 +104,13 @@ class ResnetBlock(nnx.Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, *, groups: int, epsilon: float, time_features: int | None = None,
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        groups: int,
+        epsilon: float,
+        time_features: int | None = None,
         rngs: nnx.Rngs,
     ):
         self.norm1 = GroupNorm(in_features, groups, epsilon, rngs=rngs)

@@ -1,0 +1,47 @@
+"""A whole Stable Diffusion with random weights, small enough to compile in seconds, as a folder on disk."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dreamstyler_jax import pipeline
+from dreamstyler_jax.diffusion import NoiseSchedule
+from dreamstyler_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
+from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
+from dreamstyler_jax.tokenizer import Tokenizer
+from dreamstyler_jax.weights import init_model
+
+WIDTH = 16  # of the text encoder
+WINDOW = 24  # tokens
+CAPTIONS = (
+    "a painting of a red house by the sea in the style of a master",
+    "a drawing of a small dog in the mountains at sunset",
+)
+
+
+def write_tiny_model(folder: Path) -> Path:
+    """Writes it: pictures of 16 pixels, latents of 8 x 8 x 4, the pooled text state in the time embedding."""
+    tokenizer = Tokenizer.train(CAPTIONS * 20, 560, max_length=WINDOW)
+    text = CLIPTextConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=WIDTH, intermediate_size=32, projection_dim=WIDTH,
+        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=WINDOW,
+        bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    vae = AutoencoderKLConfig(block_out_channels=(8, 8), norm_num_groups=4, sample_size=16, scaling_factor=0.5)
+    unet = UNet2DConditionConfig(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
+        cross_attention_dim=WIDTH, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), addition_embed_type="text", addition_embed_type_num_heads=2,
+    )  # fmt: skip
+    models = {"text_encoder": (CLIPTextModel, text), "vae": (AutoencoderKL, vae), "unet": (UNet2DConditionModel, unet)}
+    parts = {name: (config, with_random_vectors(init_model(cls, config)[1])) for name, (cls, config) in models.items()}
+    pipeline.save(folder, tokenizer=tokenizer, schedule=NoiseSchedule(), parts=parts)
+    return folder
+
+
+def with_random_vectors(params):
+    """Moves norms and biases off their initial ones and zeros, which would hide much."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: a + 0.1 * rng.standard_normal(a.shape, np.float32) if a.ndim == 1 else a, params)

@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PROJECT := setup.cfg pyproject.toml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format pictures clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -29,6 +29,16 @@ lint: $(VENV)/.installed-lint
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The example that the package carries and the pictures of README.md, all made anew.
+pictures: $(VENV)/.installed
+	rm -rf build/pictures
+	$(BIN)/python -m dreamstyler_jax.mini.example
+	$(BIN)/python train.py --output build/pictures/run
+	cp build/pictures/run/style.safetensors dreamstyler_jax/mini/examples/example.safetensors
+	$(BIN)/python sample.py --styles build/pictures/run --output build/pictures/out
+	cp build/pictures/run/loss.png build/pictures/out/grid.png docs/pictures/
+	$(BIN)/python -m dreamstyler_jax.mini.check --sheet docs/pictures/check.png | tee docs/pictures/check.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,13 +1,15 @@
-"""Paints prompts in learned styles: ``python sample.py --styles runs/NAME --prompts "A painting of a dog in the style
-of {}"``.
+"""Paints prompts in learned styles.
+
+    python sample.py --styles runs/NAME --prompts "A painting of a dog in the style of {}"
 
 Without arguments: the newest style under ``runs/``, or the one shipped, on the embedded model. ``--help`` lists
 everything.
 """
 
 import itertools
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from dreamstyler_jax import grid, images, prompts, sampling
 from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.config import SampleConfig, parse_seeds
+from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_STYLE
 from dreamstyler_jax.guidance import weights_for
@@ -26,7 +29,7 @@ from dreamstyler_jax.style import FILE_NAME, Style, load_styles
 def run(config: SampleConfig) -> None:
     """Paints every prompt with every seed and leaves pictures, manifest and contact sheet behind."""
     styles = load_styles(config.styles or [newest_style()])
-    texts = config.prompts or read_prompts(config.prompts_file)
+    texts = list(dict.fromkeys(config.prompts or read_prompts(config.prompts_file)))
     prompts.require_placeholders(texts, styles)
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
     size = model.size(config.height, config.width)
@@ -38,13 +41,12 @@ def run(config: SampleConfig) -> None:
         for text, seed in itertools.product(texts, parse_seeds(config.seeds))
     ]
     requests = [conditionings.request(cell.prompt, weights, cell.seed) for cell in cells]
-    folder = Path(config.output or Path("out") / "-".join(styles))
-    painted = sampling.paint(
-        model, table, conditionings.arrays, requests, size=size, batch_size=min(config.batch_size, len(cells))
-    )
-    pictures = list(
-        tqdm(grid.write_pictures(folder, cells, painted), "painting", len(cells), unit="picture", file=sys.stderr)
-    )
+    batch_size = min(config.batch_size, len(cells))
+    painted = sampling.paint(model, table, conditionings.arrays, requests, size=size, batch_size=batch_size)
+    folder = Path(config.output) if config.output else default_folder(styles)
+    written = grid.write_pictures(folder, cells, painted)
+    # No bar where nobody watches: disable=None is tqdm's word for "unless stderr is a terminal".
+    pictures = list(tqdm(written, "painting", len(cells), unit="picture", file=sys.stderr, disable=None))
     images.save_png(folder / "grid.png", grid.sheet(cells, pictures, styles, ", ".join(styles)))
     print(f"{len(cells)} pictures are in {folder / 'images'}, all on one sheet in {folder / 'grid.png'}")
 
@@ -55,13 +57,20 @@ def newest_style() -> Path:
     return finished[-1] if finished else EXAMPLE_STYLE
 
 
+def default_folder(styles: Iterable[str]) -> Path:
+    """``out/`` and the names of the styles, made fit for a folder: they may come from any tool's file."""
+    name = re.sub(r"[^\w.-]+", "_", "-".join(styles)).strip("._")
+    return Path("out") / (name[:100] or "style")
+
+
 def read_prompts(path: str) -> list[str]:
     """The lines of a text file, without empty ones and those that begin with #."""
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts_file: cannot read {path}: {error}") from error
-    texts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"prompts_file: cannot read {path}: {reason}") from error
+    texts = [line for line in lines if line and not line.startswith("#")]
     if not texts:
         raise UserError(f"prompts_file: {path} holds no prompt; write one per line")
     return texts
@@ -101,4 +110,5 @@ def make_cell(
 
 
 if __name__ == "__main__":
+    plain_warnings()
     main(lambda: run(parse(SampleConfig)))

@@ -1,9 +1,12 @@
-"""Learns the style of one or several pictures: ``python train.py --images picture.png --prompts "... in the style of
-{}"``.
+"""Learns the style of one or several pictures.
+
+    python train.py --images picture.png --prompts "A painting of a village at night in the style of {}"
 
 Without arguments: the example picture, on the embedded model. ``--help`` lists everything.
 """
 
+import dataclasses
+import shlex
 import time
 from pathlib import Path
 
@@ -13,55 +16,104 @@ from dreamstyler_jax import images, inversion, prompts, runlog
 from dreamstyler_jax.checkpoints import open_checkpoints
 from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.config import TrainConfig, write_config
+from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_PICTURE
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.preview import preview
 from dreamstyler_jax.style import FILE_NAME, Style
 
+SETTINGS = "config.yaml"
+# What may change when a run is resumed, since the steps already done do not depend on it.
+MAY_CHANGE = {"steps", "log_every", "save_every", "preview_prompts", "output", "resume"}
+
 
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the run's folder behind."""
     folder = Path(config.output)
-    if (folder / FILE_NAME).exists() and not config.resume:
-        raise UserError(f"{folder} already holds a finished style: choose another --output, or remove it")
     paths = config.images or [str(EXAMPLE_PICTURE)]
     pictures = [images.load(path) for path in paths]
+    config = dataclasses.replace(config, prompts=training_prompts(config, paths))
+    if is_finished(config, folder):
+        print(f"The style {config.name!r} in {folder} is finished; --steps can ask for more than it was trained for")
+        return
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
-    resolution, _ = model.size(config.resolution, config.resolution)
+    resolution = training_resolution(config, model)
     arrays = [images.to_array(images.fit(picture, resolution, resolution, config.framing)) for picture in pictures]
-    texts = training_prompts(config, paths)
-    prompts.tokenize(model.tokenizer, config.preview_prompts, {config.name: config.vectors})  # refuses bad ones now
-    table = prompts.initial_table(model, config.init_word, config.stages, config.vectors)
-    dataset = inversion.make_dataset(model, arrays, texts, config.vectors, flip=config.flip)
-    write_config(config, folder / "config.yaml")
-    metadata = {
-        "model": model.name,
-        "model_hash": model.hash,
-        "images": paths,
-        "prompts": texts,
-        "init_word": config.init_word,
-    }
-    metadata |= {
-        "steps": config.steps,
-        "learning_rate": config.learning_rate,
-        "seed": config.seed,
-        "resolution": resolution,
-    }
-    table = train(config, model, dataset, table, folder)
+    start = Style(config.name, prompts.initial_table(model, config.init_word, config.stages, config.vectors))
+    check_preview_prompts(config, model, start)
+    dataset = inversion.make_dataset(model, arrays, config.prompts, config.vectors, flip=config.flip)
+    table = train(config, model, dataset, start.table, folder)
+    recorded = ("init_word", "prompts", "steps", "batch_size", "learning_rate", "seed")
+    metadata = {name: getattr(config, name) for name in recorded} | {"images": paths, "resolution": resolution}
+    metadata |= {"model": model.name, "model_hash": model.hash}
     Style(config.name, table, metadata).save(folder / FILE_NAME)
-    print(f"The style {config.name!r} is in {folder}; paint with it: python sample.py --styles {folder}")
+    print(f"The style {config.name!r} is in {folder}; paint with it: {sampling_command(config)}")
 
 
 def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
     """Each picture's prompt: the option's, or that of the text file beside it, or one that describes nothing."""
     if config.prompts:
         return config.prompts * (len(paths) if len(config.prompts) == 1 else 1)
-    beside = [Path(path).with_suffix(".txt") for path in paths]
-    return [
-        file.read_text(encoding="utf-8").strip() if file.exists() else "A painting in the style of {}"
-        for file in beside
+    return [prompt_beside(Path(path)) or "A painting in the style of {}" for path in paths]
+
+
+def prompt_beside(picture: Path) -> str | None:
+    """The text file of the picture's name, as one line; None where there is none."""
+    file = picture.with_suffix(".txt")
+    try:
+        text = " ".join(file.read_text(encoding="utf-8-sig").split())
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot read {file}, the prompt of {picture.name}: {reason}") from error
+    if not text:
+        raise UserError(f"{file} is empty: write into it what {picture.name} shows, or remove it")
+    return text
+
+
+def is_finished(config: TrainConfig, folder: Path) -> bool:
+    """Whether ``folder`` already holds the style of this very run.
+
+    Raises:
+      UserError: it holds another run, or one that nobody asked to resume.
+    """
+    style, settings, checkpoints = folder / FILE_NAME, folder / SETTINGS, folder / "checkpoints"
+    if style.exists() and not (config.resume and settings.exists()):
+        raise UserError(f"{folder} already holds a finished style: choose another --output, or remove the folder")
+    if not config.resume and checkpoints.is_dir() and any(checkpoints.iterdir()):
+        raise UserError(f"{folder} holds an unfinished run: continue it with --resume, or choose another --output")
+    if not settings.exists() or not config.resume:
+        return False
+    before = parse(TrainConfig, ["--config", str(settings)])
+    changed = [
+        field.name
+        for field in dataclasses.fields(config)
+        if (field.name not in MAY_CHANGE or (field.name == "steps" and config.schedule != "constant"))
+        and getattr(before, field.name) != getattr(config, field.name)
     ]
+    if changed:
+        raise UserError(
+            f"cannot resume {folder} with other settings ({', '.join(changed)}): take those it was begun with, "
+            f"--config {settings} --resume, or choose another --output"
+        )
+    return style.exists() and Style.load(style).metadata.get("steps", 0) >= config.steps
+
+
+def training_resolution(config: TrainConfig, model: StableDiffusion) -> int:
+    """Side in pixels of the training pictures; an unsuitable one is refused under the name of its option."""
+    try:
+        return model.size(config.resolution, None)[0]
+    except UserError as error:
+        raise UserError(f"resolution: {str(error).partition(': ')[2]}") from None
+
+
+def check_preview_prompts(config: TrainConfig, model: StableDiffusion, style: Style) -> None:
+    """Refuses unusable preview prompts before the training, not in its midst."""
+    if config.preview_prompts:
+        prompts.require_placeholders(config.preview_prompts, {style.name: style})
+        prompts.tokenize(model.tokenizer, config.preview_prompts, {style.name: style.vectors})
 
 
 def train(
@@ -78,8 +130,12 @@ def train(
     settings = inversion.Settings(config.batch_size, config.gradient_accumulation, config.seed)
     advance = inversion.make_trainer(model.networks, optimizer, settings)
     state = inversion.start(table, optimizer)
+    size = model.size(config.resolution, config.resolution)
     with open_checkpoints(folder / "checkpoints") as checkpoints:
         state = (checkpoints.restore(state) if config.resume else None) or state
+        if int(state.step) > config.steps:
+            raise UserError(f"{folder} has already done {state.step} steps: --steps must be at least as many")
+        write_config(config, folder / SETTINGS)
         with runlog.RunLog(folder, config.steps, int(state.step)) as log:
             while (step := int(state.step)) < config.steps:
                 chunk = min(config.log_every, config.steps - step)
@@ -90,16 +146,18 @@ def train(
                 log.write(done, {**summary, "images_per_second": samples / (time.perf_counter() - began)})
                 if done // config.save_every > step // config.save_every or done == config.steps:
                     checkpoints.save(done, state)
-                    preview(
-                        model,
-                        config.name,
-                        state.table,
-                        config.preview_prompts,
-                        folder / "previews" / f"step_{done:06d}.png",
-                    )
+                    style = Style(config.name, np.asarray(state.table))
+                    preview(model, style, config.preview_prompts, size, folder / "previews" / f"step_{done:06d}.png")
     runlog.draw_loss(runlog.read_metrics(folder / runlog.METRICS), folder / "loss.png")
     return np.asarray(state.table)
 
 
+def sampling_command(config: TrainConfig) -> str:
+    """What to type to paint with the style."""
+    model = [] if config.model == "mini" else ["--model", config.model]
+    return shlex.join(["python", "sample.py", *model, "--styles", config.output])
+
+
 if __name__ == "__main__":
+    plain_warnings()
     main(lambda: run(parse(TrainConfig)), resumable=True)

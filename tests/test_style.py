@@ -232,7 +232,8 @@ def test_pytorch_files_without_torch(tmp_path, monkeypatch):
             attempt()
 
 
-def test_header_lengths_that_look_like_a_pickle(tmp_path):
+def test_header_lengths_that_look_like_a_pickle(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
     for length in (0x80, 0x280):
         header = json.dumps({"<a>": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
         (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + header + np.float32(3).tobytes())

@@ -63,11 +63,11 @@ class PretrainConfig:
     """Pairs per step of CLIP."""
     clip_learning_rate: float = 1e-3
     """Highest learning rate of CLIP."""
-    unet_steps: int = 5_000
+    unet_steps: int = 2_700
     """Steps of the UNet."""
     unet_batch_size: int = 32
     """Pictures per step of the UNet."""
-    unet_learning_rate: float = 6e-4
+    unet_learning_rate: float = 8e-4
     """Highest learning rate of the UNet."""
     save_every: int = 100
     """Steps between two checkpoints, a multiple of 10."""

@@ -1,0 +1,61 @@
+"""Running train.py and sample.py: in this process, or as processes of their own."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+import train
+from dreamstyler_jax import cli
+from dreamstyler_jax.config import SampleConfig, TrainConfig
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = {train: TrainConfig, sample: SampleConfig}
+
+
+def run(script, *words) -> None:
+    """What the script does when called with ``words``; errors are exceptions."""
+    script.run(cli.parse(CONFIGS[script], [str(word) for word in words]))
+
+
+def refusal(capfd, script, *words) -> str:
+    """The error line of a script that must end with status 2 and print nothing else."""
+    handler = signal.getsignal(signal.SIGTERM)
+    capfd.readouterr()
+    try:
+        with pytest.raises(SystemExit) as end:
+            cli.main(lambda: run(script, *words))
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    printed = capfd.readouterr()
+    assert (end.value.code, printed.out) == (2, ""), printed
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def start(script, *words, cwd=ROOT) -> subprocess.Popen:
+    """The script as a process of its own."""
+    command = [sys.executable, script.__file__, *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=cwd, text=True, **pipes)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder below ``folder``, with the bytes of the files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def write_picture(path: Path, seed: int, size: tuple[int, int] = (20, 14)) -> Path:
+    """Coloured noise, ``size`` = width and height."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path

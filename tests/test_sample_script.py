@@ -1,0 +1,247 @@
+"""sample.py as its user meets it: the pictures, what they say about themselves, what it says to mistakes."""
+
+import json
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from script_tools import contents, refusal, run, start, write_picture
+from tiny_model import WIDTH, write_tiny_model
+
+import sample
+from dreamstyler_jax import images
+from dreamstyler_jax.config import SampleConfig
+from dreamstyler_jax.console import plain_warnings
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.style import FILE_NAME, Style
+
+HOUSE, DOG = "a painting of a red house in the style of {}", "a painting of a small dog in the style of {}"
+CFG = ["--guidance", "cfg", "--guidance_scale"]
+
+
+def write_style(folder, name, stages=2, vectors=1, width=WIDTH, seed=0, **metadata):
+    table = np.random.default_rng(seed).standard_normal((stages, vectors, width), np.float32) / 5
+    Style(name, table, metadata).save(folder / FILE_NAME)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def styles(tmp_path_factory):
+    """Runs of two styles, "gogh" and "wave"; of gogh the picture it was learned from is still there."""
+    folder = tmp_path_factory.mktemp("runs")
+    picture = write_picture(folder / "starry.png", 0)
+    write_style(folder / "gogh", "gogh", images=[str(picture)])
+    write_style(folder / "wave", "wave", stages=3, vectors=2, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(model):
+    return ["--model", model, "--steps", 3]
+
+
+@pytest.fixture(scope="module")
+def painted(words, styles, tmp_path_factory):
+    """Two prompts, one of them given twice, with four seeds: eight pictures in one batch."""
+    folder = tmp_path_factory.mktemp("out") / "painted"
+    options = ["--styles", styles / "gogh", "--seeds", "0:3,9", "--negative_prompt", "the sea"]
+    run(sample, *words, *options, "--prompts", HOUSE, DOG, HOUSE, "--output", folder)
+    return folder
+
+
+def manifest(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def pictures(folder, **which) -> list[np.ndarray]:
+    """The pictures of a folder whose manifest lines say so, as integers, in the order of the manifest."""
+    lines = [line for line in manifest(folder) if all(line[key] == value for key, value in which.items())]
+    return [np.asarray(Image.open(folder / line["file"])).astype(int) for line in lines]
+
+
+def paint(folder, *words) -> list[np.ndarray]:
+    run(sample, *words, "--output", folder)
+    return pictures(folder)
+
+
+def difference(a, b) -> int:
+    """The largest difference of two pictures, of 255."""
+    return int(np.abs(a - b).max())
+
+
+# What is left behind
+
+
+def test_every_prompt_is_painted_once_with_every_seed(painted):
+    asked = [(line["prompt"], line["seed"]) for line in manifest(painted)]
+    assert asked == [(prompt, seed) for prompt in (HOUSE, DOG) for seed in (0, 1, 2, 9)]
+    files = sorted(line["file"] for line in manifest(painted))
+    assert files == sorted(f"images/{path.name}" for path in (painted / "images").iterdir())
+
+
+def test_pictures_have_the_models_size_and_differ(painted):
+    every = pictures(painted)
+    assert {picture.shape for picture in every} == {(16, 16, 3)}
+    assert all(difference(a, b) > 8 for i, a in enumerate(every) for b in every[:i])
+
+
+def test_a_picture_says_how_it_was_made(painted, model, styles):
+    for line in manifest(painted):
+        said = images.read_text(painted / line["file"])
+        assert said.pop("software").startswith("dreamstyler_jax ")
+        own = {key: value for key, value in line.items() if key not in ("id", "file")}
+        assert {key: value if isinstance(own[key], str) else json.loads(value) for key, value in said.items()} == own
+    assert own["styles"] == {"gogh": Style.load(styles / "gogh" / FILE_NAME).hash}
+    assert (own["scales"], own["solver"], own["steps"]) == ({"guidance_scale": 5.0}, "dpmpp_2m", 3)
+    assert (own["model"], own["negative_prompt"]) == (str(model), "the sea")
+
+
+def test_the_sheet_shows_every_picture_beside_the_one_it_was_learned_from(painted, styles):
+    sheet = np.asarray(Image.open(painted / "grid.png"))
+    shown = [*pictures(painted), np.asarray(images.fit(images.load(styles / "starry.png"), 14, 14))]
+    for picture in shown:
+        factor = 256 // len(picture)
+        tile = np.repeat(np.repeat(picture, factor, 0), factor, 1)
+        corners = np.argwhere((sheet[: -len(tile), : -len(tile)] == tile[0, 0]).all(-1))
+        assert any((sheet[y : y + len(tile), x : x + len(tile)] == tile).all() for y, x in corners)
+
+
+def test_painting_more_keeps_what_is_there(painted, words, styles, tmp_path):
+    folder = tmp_path / "out"
+    first = [*words, "--styles", styles / "gogh", "--prompts", HOUSE, "--output", folder, "--batch_size", 2]
+    run(sample, *first, "--seeds", "0:2")
+    run(sample, *first, "--seeds", "1:3")
+    assert [line["seed"] for line in manifest(folder)] == [0, 1, 2]
+
+
+def test_the_folder_is_named_after_the_styles_unless_given(words, styles, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_style(tmp_path / "runs" / "late", "late", stages=3, vectors=2, seed=1)
+    run(sample, *words, "--prompts", HOUSE, "--seeds", "0:2")
+    assert Image.open("out/late/grid.png")
+    assert "2 pictures are in out/late/images" in capsys.readouterr().out
+
+
+def test_foreign_names_of_styles_stay_below_the_output_folder():
+    assert sample.default_folder(["gogh", "wave"]) == Path("out/gogh-wave")
+    assert sample.default_folder(["/etc/passwd"]) == Path("out/etc_passwd")
+    assert sample.default_folder([".."]) == Path("out/style")
+    assert len(sample.default_folder(["long"] * 100).name) == 100
+
+
+def test_the_newest_style_is_the_default_and_else_the_shipped_one(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert sample.newest_style() == sample.EXAMPLE_STYLE
+    for age, name in enumerate(("new", "old", "older")):
+        file = write_style(tmp_path / "runs" / name, name) / FILE_NAME
+        __import__("os").utime(file, (1000 - age, 1000 - age))
+    assert sample.newest_style() == Path("runs/new") / FILE_NAME
+
+
+# What a picture depends on
+
+
+def test_a_picture_does_not_depend_on_its_batch(painted, words, styles, tmp_path):
+    options = ["--styles", styles / "gogh", "--seeds", 9, "--negative_prompt", "the sea", "--prompts", DOG]
+    (alone,) = paint(tmp_path, *words, *options)
+    (in_batch,) = pictures(painted, prompt=DOG, seed=9)
+    assert difference(alone, in_batch) <= 1
+
+
+def test_a_style_by_name_among_others_paints_as_it_does_alone(words, styles, tmp_path):
+    common = [*words, "--seeds", "0:2"]
+    alone = paint(tmp_path / "alone", *common, "--styles", styles / "wave", "--prompts", HOUSE)
+    both = [styles / "gogh", styles / "wave"]
+    named = [HOUSE.replace("{}", "{wave}"), HOUSE.replace("{}", "{gogh} and {wave}")]
+    wave, _, mixed, _ = paint(tmp_path / "named", *common, "--styles", *both, "--prompts", *named)
+    assert difference(wave, alone[0]) <= 1
+    assert difference(mixed, alone[0]) > 8
+
+
+def test_the_negative_prompt_counts(painted, words, styles, tmp_path):
+    (without, _) = paint(tmp_path, *words, "--styles", styles / "gogh", "--prompts", HOUSE, "--seeds", "0:2")
+    (with_it,) = pictures(painted, prompt=HOUSE, seed=0)
+    assert difference(without, with_it) > 8
+
+
+def test_sizes_other_than_square(words, styles, tmp_path):
+    size = ["--height", 24, "--width", 12]
+    (picture,) = paint(tmp_path, *words, "--styles", styles / "gogh", "--prompts", HOUSE, "--seeds", 0, *size)
+    assert picture.shape == (24, 12, 3)
+    assert (manifest(tmp_path)[0]["height"], manifest(tmp_path)[0]["width"]) == (24, 12)
+
+
+def test_forms_of_guidance(words, styles, tmp_path):
+    def guided(name, *options):
+        common = [*words, "--styles", styles / "gogh", "--prompts", HOUSE, "--seeds", "0:2"]
+        return paint(tmp_path / name, *common, *options)[0]
+
+    def scales(form, style, context):
+        return ["--guidance", form, "--null_scale", 4, "--style_scale", style, "--context_scale", context]
+
+    paper = guided("paper", *scales("paper", 0.5, 1.5))
+    assert manifest(tmp_path / "paper")[0]["scales"] == {"null_scale": 4.0, "style_scale": 0.5, "context_scale": 1.5}
+    assert difference(paper, guided("release", *scales("release", 1, 3))) == 0  # it halves the two
+    assert difference(paper, guided("more style", *scales("paper", 1.5, 0.5))) > 8
+    equal = guided("equal", *scales("paper", 0.5, 0.5))
+    assert difference(equal, guided("cfg", *CFG, 5)) == 0  # ln + ls + lc
+    assert difference(paper, equal) > 8
+
+
+# Prompts
+
+
+def test_prompts_from_a_file(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa {}\r\n\r\n# a remark\r\n  b {} \r\n".encode())
+    assert sample.read_prompts(str(file)) == ["a {}", "b {}"]
+
+
+def test_a_prompt_that_is_cut_gives_one_line_of_warning(words, styles, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    plain_warnings()
+    (tmp_path / "prompts.txt").write_text("{} " + "red " * 20 + "house\n")
+    options = ["--styles", styles / "gogh", "--prompts_file", tmp_path / "prompts.txt", "--seeds", "0:2"]
+    capfd.readouterr()
+    run(sample, *words, *options, "--output", tmp_path / "out")
+    lines = capfd.readouterr().err.splitlines()
+    assert lines and all(re.fullmatch(r"warning: the prompt .* is \d+ token\(s\) too long; cut: .*", line) for line in lines)
+
+
+# Mistakes: one line that says what to do, and nothing written
+
+
+def mistaken_words(kind, folder, model, styles) -> list:
+    """A command, complete but for its output, with one mistake."""
+    command = ["--model", model, "--styles", styles / "gogh", "--prompts", HOUSE, "--seeds", 0, "--steps", 1]
+    if kind == "several styles":
+        return [*command, "--styles", styles / "gogh", styles / "wave"]
+    if kind == "no such style":
+        return [*command, "--styles", folder / "absent"]
+    if kind == "no style":
+        (folder / "notes.safetensors").write_text("not a style")
+        return [*command, "--styles", folder / "notes.safetensors"]
+    if kind == "style of another width":
+        return [*command, "--styles", write_style(folder / "wide", "wide", width=24, model="other")]
+    if kind == "tensor missing":
+        return [*command, "--model", without_a_tensor(model, folder / "broken")]
+    return command
+
+
+def mistaken_file(kind, folder) -> list:
+    """The option for a file of prompts with something wrong."""
+    file = folder / "prompts.txt"
+    if kind == "unreadable file":
+        file.write_bytes(b"\xff\xfe\x00")
+    if kind == "empty file":
+        file.write_text("\n# nothing\n")
+    return ["--prompts_file", file]

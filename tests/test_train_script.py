@@ -1,0 +1,288 @@
+"""train.py as its user meets it: what it leaves behind, how it stops and goes on, what it says to mistakes."""
+
+import re
+import shlex
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from script_tools import contents, refusal, run, start, write_picture
+from tiny_model import write_tiny_model
+
+import train
+from dreamstyler_jax.cli import INTERRUPTED, parse
+from dreamstyler_jax.config import TrainConfig, write_config
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runlog import read_metrics
+from dreamstyler_jax.style import FILE_NAME, Style
+
+STEPS = 200
+PROMPTS = ["A painting of a red house in the style of {}", "A painting of a small dog in the style of {}"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two pictures, each with its prompt in a text file beside it."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, (name, prompt) in enumerate(zip(("stars", "wave"), PROMPTS, strict=True)):
+        write_picture(folder / f"{name}.png", number)
+        (folder / f"{name}.txt").write_text(prompt + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(model, pictures):
+    """The command of the runs below, without what they differ in."""
+    images = [pictures / "stars.png", pictures / "wave.png"]
+    sizes = ["--stages", 3, "--vectors", 2, "--batch_size", 2, "--learning_rate", 0.01, "--seed", 5]
+    return ["--model", model, "--images", *images, *sizes, "--steps", STEPS]
+
+
+@pytest.fixture(scope="module")
+def finished(words, tmp_path_factory):
+    """The folder of a run that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder)
+    return folder
+
+
+# What a run leaves behind
+
+
+def test_the_style_is_learned_stage_by_stage(finished):
+    table = Style.load(finished / FILE_NAME).table
+    assert table.shape == (3, 2, 16)
+    assert all(np.abs(table[a] - table[b]).max() > 0.01 for a, b in ((0, 1), (1, 2), (0, 2)))
+
+
+def test_the_style_says_how_it_was_made(finished, model, pictures):
+    style = Style.load(finished / FILE_NAME)
+    assert style.name == "stars"
+    assert style.metadata["prompts"] == PROMPTS
+    assert style.metadata["images"] == [str(pictures / "stars.png"), str(pictures / "wave.png")]
+    facts = ("model", "steps", "learning_rate", "seed", "init_word", "resolution", "batch_size")
+    assert [style.metadata[fact] for fact in facts] == [str(model), STEPS, 0.01, 5, "painting", 16, 2]
+    assert len(style.metadata["model_hash"]) == 12
+
+
+def test_the_settings_can_be_read_again_and_hold_the_prompts(finished, words):
+    more = ["--prompts", *PROMPTS, "--save_every", "100", "--output", str(finished)]
+    given = parse(TrainConfig, [*map(str, words), *more])
+    assert parse(TrainConfig, ["--config", str(finished / "config.yaml")]) == given
+
+
+def test_the_metrics_of_every_log_point_are_there(finished):
+    metrics = read_metrics(finished / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == list(range(10, STEPS + 1, 10))
+    assert set(metrics[0]) == {"step", "loss", "gradient_norm", "stage_loss", "images_per_second"}
+    assert all(line["loss"] > 0 and line["gradient_norm"] > 0 and line["images_per_second"] > 0 for line in metrics)
+    assert all(len(line["stage_loss"]) == 3 for line in metrics)
+
+
+def test_the_previews_differ_by_the_style_alone(finished):
+    before, after = (np.asarray(Image.open(finished / f"previews/step_{n:06d}.png")) for n in (100, STEPS))
+    assert before.shape == after.shape
+    tiles = np.abs(before.astype(int) - after).max(-1)
+    assert 0 < (tiles > 8).mean() < 0.95  # the pictures change; the paper and the labels around them do not
+
+
+def test_charts_events_and_checkpoints_are_there(finished):
+    assert Image.open(finished / "loss.png").width >= 400
+    assert list((finished / "tensorboard").glob("events.*"))
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["100", "200"]
+    assert not [name for name in contents(finished) if name.endswith(".tmp")]
+
+
+# Stopping and going on
+
+
+def checkpoints(folder) -> list[int]:
+    """The steps of the checkpoints that are complete."""
+    return sorted(int(mark.parent.name) for mark in folder.glob("checkpoints/*/commit_success.txt"))
+
+
+def await_checkpoint_after(step, folder, process) -> int:
+    while max(checkpoints(folder), default=0) <= step:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    return max(checkpoints(folder))
+
+
+def test_a_run_stopped_and_killed_ends_with_the_very_same_table(finished, words, tmp_path):
+    folder = tmp_path / "run"
+    options = ["--log_every", 5, "--save_every", 10, "--preview_prompts", "--output", folder]
+    with start(train, *words, *options) as process:
+        step = await_checkpoint_after(0, folder, process)
+        process.terminate()
+        _, printed = process.communicate()
+    assert process.returncode == INTERRUPTED, printed
+    last = printed.splitlines()[-1]
+    assert last.startswith("interrupted; to continue: ") and last.endswith(" --resume")
+    assert not (folder / FILE_NAME).exists()
+
+    resumed = shlex.split(last.removeprefix("interrupted; to continue: "))
+    with start(train, *resumed[2:]) as process:
+        step = await_checkpoint_after(step, folder, process)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert step < STEPS and not (folder / FILE_NAME).exists()
+
+    run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder, "--resume")
+    np.testing.assert_array_equal(Style.load(folder / FILE_NAME).table, Style.load(finished / FILE_NAME).table)
+    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl")]
+    assert steps == sorted(set(steps)) and steps[-1] == STEPS
+    assert not list(folder.glob("previews/step_000010.png"))
+
+
+def test_a_finished_run_is_not_overwritten(finished, words, capfd):
+    before = contents(finished)
+    assert "already holds a finished style" in refusal(capfd, train, *words, "--output", finished)
+    assert contents(finished) == before
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, words, capsys):
+    before = contents(finished)
+    run(train, *words, "--output", finished, "--resume")
+    assert "is finished" in capsys.readouterr().out
+    run(train, "--config", finished / "config.yaml", "--resume", "--steps", 50)
+    assert "is finished" in capsys.readouterr().out
+    assert contents(finished) == before
+
+
+def test_other_settings_are_not_mixed_into_a_run(finished, words, capfd):
+    before = contents(finished)
+    other = ["--output", finished, "--resume", "--steps", 400, "--seed", 6, "--prompts", PROMPTS[0]]
+    line = refusal(capfd, train, *words, *other)
+    assert "(prompts, seed)" in line and "--output" in line
+    assert contents(finished) == before
+
+
+def test_an_unfinished_run_is_not_begun_anew_by_mistake(words, capfd, tmp_path):
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+    assert "--resume" in refusal(capfd, train, *words, "--output", tmp_path)
+
+
+def test_more_steps_may_be_asked_for_unless_the_schedule_depends_on_them(tmp_path):
+    def may_go_on(schedule, steps):
+        common = {"prompts": ["a {}"], "schedule": schedule, "output": str(tmp_path)}
+        write_config(TrainConfig(steps=10, **common), tmp_path / "config.yaml")
+        return not train.is_finished(TrainConfig(steps=steps, resume=True, **common), tmp_path)
+
+    assert may_go_on("constant", 20) and may_go_on("linear", 10)
+    with pytest.raises(UserError, match="steps"):
+        may_go_on("linear", 20)
+
+
+def test_fewer_steps_than_are_done_are_refused(finished, words, capfd, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / FILE_NAME).unlink()
+    settings = (folder / "config.yaml").read_bytes()
+    fewer = ["--steps", 150, "--output", folder, "--resume", "--config", folder / "config.yaml"]
+    assert "has already done 200 steps" in refusal(capfd, train, *words, *fewer)
+    assert (folder / "config.yaml").read_bytes() == settings
+    assert checkpoints(folder) == [100, 200]
+
+
+# Prompts
+
+
+def test_prompts_come_from_the_option_or_the_file_beside_or_describe_nothing(pictures, tmp_path):
+    paths = [str(pictures / "stars.png"), str(write_picture(tmp_path / "bare.png", 0))]
+    nothing = "A painting in the style of {}"
+    assert train.training_prompts(TrainConfig(images=paths), paths) == [PROMPTS[0], nothing]
+    assert train.training_prompts(TrainConfig(images=paths, prompts=["a {}"]), paths) == ["a {}", "a {}"]
+    assert train.training_prompts(TrainConfig(images=paths, prompts=["a {}", "b {}"]), paths) == ["a {}", "b {}"]
+
+
+def test_a_prompt_file_may_have_a_byte_order_mark_and_line_breaks(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfA house\r\nin the style of {}\r\n")
+    assert train.prompt_beside(tmp_path / "a.png") == "A house in the style of {}"
+
+
+# Mistakes: one line that says what to do, and nothing written
+
+
+def without_a_tensor(model, folder):
+    """A copy of the model's folder whose UNet lacks one tensor; its name is returned too."""
+    shutil.copytree(model, folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    del tensors["conv_in.bias"]
+    safetensors.numpy.save_file(tensors, file)
+    return folder
+
+
+def mistaken_words(kind, folder, model) -> list:
+    """A command, complete but for its output, with one mistake."""
+    picture = write_picture(folder / "picture.png", 0)
+    command = ["--model", model, "--images", picture, "--steps", 1]
+    if kind == "missing picture":
+        return [*command, "--images", folder / "absent.png"]
+    if kind == "text as picture":
+        (folder / "notes.png").write_text("not a picture")
+        return [*command, "--images", folder / "notes.png"]
+    if kind == "picture cut short":
+        (folder / "cut.png").write_bytes(picture.read_bytes()[:300])
+        return [*command, "--images", folder / "cut.png"]
+    if kind == "unreadable prompt file":
+        (folder / "picture.txt").write_bytes(b"\xff\xfe\x00")
+    if kind == "empty prompt file":
+        (folder / "picture.txt").write_text(" \n")
+    if kind == "tensor missing":
+        return [*command, "--model", without_a_tensor(model, folder / "broken")]
+    if kind == "no model":
+        return [*command, "--model", folder / "nowhere"]
+    return command
+
+
+MISTAKES = [
+    ("unknown option", ["--learning_rat", "1"], r"unknown option --learning_rat; did you mean --learning_rate\?"),
+    ("wrong type", ["--stages", "six"], "stages: must be a whole number, not 'six'"),
+    ("missing picture", [], "there is no picture .*absent.png"),
+    ("text as picture", [], "notes.png is not a picture"),
+    ("picture cut short", [], "cannot read the picture .*cut.png"),
+    ("unreadable prompt file", [], "cannot read .*picture.txt.*not UTF-8"),
+    ("empty prompt file", [], "picture.txt is empty: write"),
+    ("no placeholder", ["--prompts", "A painting"], r"'A painting' has no placeholder: write \{\}"),
+    ("placeholder too late", ["--prompts", "red " * 30 + "{}"], "beyond the 24-token window: shorten"),
+    ("lone brace", ["--prompts", "A painting {"], "lone '{'.*write it twice"),
+    ("preview without placeholder", ["--preview_prompts", "A house"], "'A house' has no placeholder"),
+    ("preview of another style", ["--preview_prompts", "A {monet}"], r"unknown style \{monet\}: write one of"),
+    ("no multiple", ["--resolution", "18"], "resolution: must be a multiple of 4 .* such as 16, not 18"),
+    ("tensor missing", [], "unet.*missing: conv_in.bias"),
+    ("no model", [], "no model folder .*nowhere.*give an existing folder"),
+]
+
+
+@pytest.mark.parametrize(("kind", "more", "complaint"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
+def test_a_mistake_ends_with_one_line_and_nothing_written(kind, more, complaint, model, tmp_path, capfd):
+    (tmp_path / "given").mkdir()
+    words = mistaken_words(kind, tmp_path / "given", model)
+    line = refusal(capfd, train, *words, *more, "--output", tmp_path / "run")
+    assert re.search(complaint, line), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_is_a_file_is_named(model, tmp_path, capfd):
+    (tmp_path / "run").write_text("mine")
+    words = ["--model", model, "--images", write_picture(tmp_path / "a.png", 0), "--steps", 1]
+    assert str(tmp_path / "run") in refusal(capfd, train, *words, "--output", tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_the_process_itself_ends_with_status_2_and_one_line(tmp_path):
+    with start(train, "--imges", "a.png", cwd=tmp_path) as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert err == "error: unknown option --imges; did you mean --images?\n"
+    assert not contents(tmp_path)

@@ -20,41 +20,76 @@ from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.style import Style, check_width
 from dreamstyler_jax.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
 
+# Below, a placeholder is {name} and a literal brace a character of Unicode's private use area.
+_HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans({"\ue000": "{{", "\ue001": "}}"})
+_NAME = r"\{[^{}]*\}"
+_NAMES = rf"{_NAME}(?:(?:\s*[,&+]\s*|,?\s+and\s+){_NAME})*"
+_MADE = r"(?:\b(?:as\s+)?(?:painted|drawn|made|done|rendered|inspired)\s+)?"
+
+# What says that a placeholder is a style: "in the style of {}", "painted by {}", "in {} style".
 STYLE_CLAUSE = re.compile(
-    r",?\s*(?:\b(?:painted|drawn|made|done)\s+)?(?:\b(?:in|with|by)\s+)?(?:\bthe\s+)?(?:\bstyle\s+of\s+)?\{\}", re.I
+    rf"""
+    ,?\s*{_MADE}
+    (?: \b(?:in\s+(?:the\s+|a\s+)?)?(?:style|manner)\s+of\s+{_NAMES}
+      | \bby\s+{_NAMES}
+      | \b(?:in|with)\s+(?:the\s+|an?\s+)?{_NAMES}[\s-]+style\b
+    )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+# A placeholder without such words: "a house, {}", "a {} painting".
+BARE_NAMES = re.compile(rf",?\s*(?:\b(?:in|with|like)\s+(?:the\s+|an?\s+)?)?{_NAMES}(?:[\s-]*style\b)?", re.IGNORECASE)
+# What a prompt must not be left with: empty brackets, a space before a comma, "of a" at the end.
+LEFTOVERS = re.compile(r"\(\s*\)|\[\s*\]|\s+(?=[,.;:!?])|(?:\s+of)?\s+(?:an?|the)\s*$|\s+of\s*$")
+# C_o: "A painting", "An old oil painting", as far as it is followed by what it shows, or by nothing.
+OPENING = re.compile(
+    r"""
+    (?:(?:an?|the)\s+)?
+    (?:(?!(?:an?|the|of|in|on|by|at|with|and|near|beside)\b)[\w'-]+\s+){0,3}
+    (?:painting|picture|drawing|sketch|portrait|illustration|image|photo|photograph|poster|print|rendering|artwork
+      |watercolou?r|fresco|mural|mosaic|etching|engraving|woodcut|collage)
+    (?=\s+(?:of|showing|depicting)\b|\s*$)
+    """,
+    re.VERBOSE | re.IGNORECASE,
 )
 
 
 def context_only(prompt: str) -> str:
     """The prompt without its style: "A painting of a house in the style of {}" -> "A painting of a house".
 
-    Takes away each placeholder with the "in the style of" before it, if there is one.
+    Takes away each placeholder that is said to be a style ("in the style of {}", "painted by {}", "in {} style"), with
+    these words; where none is, every placeholder. So in "a {dog} in the style of {gogh}" the dog stays. Without a
+    placeholder it is the prompt itself.
+
+    Raises:
+      UserError: a lone brace.
     """
-    text = STYLE_CLAUSE.sub("", _anonymous(prompt))
-    return _escape(re.sub(r"\s{2,}", " ", text).strip(" ,"))
+    text, clause = _with_clause(prompt)
+    if not clause.search(text):
+        return prompt
+    text = LEFTOVERS.sub("", re.sub(r"\s+", " ", clause.sub("", text)))
+    return text.strip(" ,;:").translate(_SHOW_BRACES)
 
 
 def style_only(prompt: str) -> str:
     """The prompt without its context: "A painting of a house in the style of {}" -> "A painting in the style of {}".
 
-    The opening C_o is what stands before the first "of", if that is at most four words, or else "A painting".
+    The opening C_o is the prompt's own if it begins with some kind of picture, as "An oil painting of" does, or else
+    "A painting". Without a placeholder it is all there is.
+
+    Raises:
+      UserError: a lone brace.
     """
-    names = [str(part) for part in parse_prompt(prompt) if isinstance(part, Placeholder)]
-    head = re.match(r"\s*(\S+(?:\s+\S+){0,3}?)\s+of\s", _anonymous(prompt), re.I)
-    opening = head[1] if head and "{}" not in head[1] and head[1].lower() != "in the style" else "A painting"
-    return f"{_escape(opening)} in the style of {', '.join(names)}" if names else opening
+    text, clause = _with_clause(prompt)
+    names = [name for match in clause.finditer(text) for name in re.findall(_NAME, match[0])]
+    opening = OPENING.match(context_only(prompt))
+    return f"{opening[0] if opening else 'A painting'}{' in the style of ' if names else ''}{', '.join(names)}"
 
 
-def _anonymous(prompt: str) -> str:
-    """The prompt with every placeholder written as {}, its literal braces as private characters."""
-    parts = parse_prompt(prompt)
-    return "".join(
-        "{}" if isinstance(p, Placeholder) else p.replace("{", "\ue000").replace("}", "\ue001") for p in parts
-    )
-
-
-def _escape(text: str) -> str:
-    return text.replace("\ue000", "{{").replace("\ue001", "}}")
+def _with_clause(prompt: str) -> tuple[str, re.Pattern[str]]:
+    """The prompt in this module's notation, and the pattern of what in it is style."""
+    text = "".join(str(p) if isinstance(p, Placeholder) else p.translate(_HIDE_BRACES) for p in parse_prompt(prompt))
+    return text, STYLE_CLAUSE if STYLE_CLAUSE.search(text) else BARE_NAMES
 
 
 def initial_table(model: StableDiffusion, init_word: str, stages: int, vectors: int) -> np.ndarray:
@@ -71,12 +106,10 @@ def initial_table(model: StableDiffusion, init_word: str, stages: int, vectors: 
 
 
 def join_tables(styles: Mapping[str, Style]) -> np.ndarray:
-    """The vectors of several styles side by side: float32[T, sum V, D], T the least common multiple of theirs.
+    """The vectors of one or several styles side by side: float32[T, sum V, D], T the least common multiple of theirs.
 
-    Repeating each stage of a table leaves the vectors seen at every timestep as they are. No styles: a table [1, 1, 0].
+    Repeating each stage of a table leaves the vectors seen at every timestep as they are.
     """
-    if not styles:
-        return np.zeros((1, 1, 0), np.float32)
     stages = math.lcm(*(style.stages for style in styles.values()))
     return np.concatenate([np.repeat(s.table, stages // s.stages, axis=0) for s in styles.values()], axis=1)
 

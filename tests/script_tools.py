@@ -1,5 +1,6 @@
 """Running train.py and sample.py: in this process, or as processes of their own."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import sample
@@ -59,3 +61,13 @@ def write_picture(path: Path, seed: int, size: tuple[int, int] = (20, 14)) -> Pa
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def without_a_tensor(model: Path, folder: Path) -> Path:
+    """Copies a model's folder to ``folder``, but for one tensor of the UNet."""
+    shutil.copytree(model, folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    del tensors["conv_in.bias"]
+    safetensors.numpy.save_file(tensors, file)
+    return folder

@@ -1,22 +1,20 @@
 """sample.py as its user meets it: the pictures, what they say about themselves, what it says to mistakes."""
 
 import json
+import os
 import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from PIL import Image
-from script_tools import contents, refusal, run, start, write_picture
+from script_tools import contents, refusal, run, start, without_a_tensor, write_picture
 from tiny_model import WIDTH, write_tiny_model
 
 import sample
 from dreamstyler_jax import images
-from dreamstyler_jax.config import SampleConfig
 from dreamstyler_jax.console import plain_warnings
-from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.style import FILE_NAME, Style
 
 HOUSE, DOG = "a painting of a red house in the style of {}", "a painting of a small dog in the style of {}"
@@ -143,7 +141,7 @@ def test_the_newest_style_is_the_default_and_else_the_shipped_one(monkeypatch, t
     assert sample.newest_style() == sample.EXAMPLE_STYLE
     for age, name in enumerate(("new", "old", "older")):
         file = write_style(tmp_path / "runs" / name, name) / FILE_NAME
-        __import__("os").utime(file, (1000 - age, 1000 - age))
+        os.utime(file, (1000 - age, 1000 - age))
     assert sample.newest_style() == Path("runs/new") / FILE_NAME
 
 
@@ -209,12 +207,13 @@ def test_prompts_from_a_file(tmp_path):
 def test_a_prompt_that_is_cut_gives_one_line_of_warning(words, styles, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     plain_warnings()
-    (tmp_path / "prompts.txt").write_text("{} " + "red " * 20 + "house\n")
+    (tmp_path / "prompts.txt").write_text("{} " + "red " * 22 + "house\n")
     options = ["--styles", styles / "gogh", "--prompts_file", tmp_path / "prompts.txt", "--seeds", "0:2"]
     capfd.readouterr()
     run(sample, *words, *options, "--output", tmp_path / "out")
     lines = capfd.readouterr().err.splitlines()
-    assert lines and all(re.fullmatch(r"warning: the prompt .* is \d+ token\(s\) too long; cut: .*", line) for line in lines)
+    warning = re.compile(r"warning: the prompt .* is \d+ token\(s\) too long; cut: .*house'")
+    assert lines and all(warning.fullmatch(line) for line in lines), lines
 
 
 # Mistakes: one line that says what to do, and nothing written
@@ -222,12 +221,22 @@ def test_a_prompt_that_is_cut_gives_one_line_of_warning(words, styles, tmp_path,
 
 def mistaken_words(kind, folder, model, styles) -> list:
     """A command, complete but for its output, with one mistake."""
-    command = ["--model", model, "--styles", styles / "gogh", "--prompts", HOUSE, "--seeds", 0, "--steps", 1]
+    command = ["--model", model, "--styles", styles / "gogh", "--seeds", 0, "--steps", 1]
+    prompts = folder / "prompts.txt"
+    if kind == "no prompts file":
+        return [*command, "--prompts_file", prompts]
+    if kind == "unreadable prompts file":
+        prompts.write_bytes(b"\xff\xfe\x00")
+        return [*command, "--prompts_file", prompts]
+    if kind == "empty prompts file":
+        prompts.write_text("\n# nothing\n")
+        return [*command, "--prompts_file", prompts]
+    command += ["--prompts", HOUSE]
     if kind == "several styles":
         return [*command, "--styles", styles / "gogh", styles / "wave"]
     if kind == "no such style":
         return [*command, "--styles", folder / "absent"]
-    if kind == "no style":
+    if kind == "no style at all":
         (folder / "notes.safetensors").write_text("not a style")
         return [*command, "--styles", folder / "notes.safetensors"]
     if kind == "style of another width":
@@ -237,11 +246,44 @@ def mistaken_words(kind, folder, model, styles) -> list:
     return command
 
 
-def mistaken_file(kind, folder) -> list:
-    """The option for a file of prompts with something wrong."""
-    file = folder / "prompts.txt"
-    if kind == "unreadable file":
-        file.write_bytes(b"\xff\xfe\x00")
-    if kind == "empty file":
-        file.write_text("\n# nothing\n")
-    return ["--prompts_file", file]
+MISTAKES = [
+    ("unknown option", ["--guidence", "cfg"], r"unknown option --guidence; did you mean --guidance\?"),
+    ("unknown word", ["--solver", "dpm"], r"solver: must be one of .*dpmpp_2m"),
+    ("no prompts file", [], "prompts_file: cannot read .*prompts.txt: No such file"),
+    ("unreadable prompts file", [], "prompts_file: cannot read .*prompts.txt.*not UTF-8"),
+    ("empty prompts file", [], "prompts_file: .* holds no prompt; write one per line"),
+    ("no placeholder", ["--prompts", HOUSE, "a house"], r"'a house' has no placeholder: write \{\}"),
+    ("empty prompt", ["--prompts", ""], r"has no placeholder: write \{\}"),
+    ("placeholder too late", ["--prompts", "red " * 30 + "{}"], "beyond the 24-token window: shorten"),
+    ("unknown style", ["--prompts", "a house by {goph}"], r"unknown style \{goph\}: write one of \{gogh\}"),
+    ("several styles", [], r"\{\} needs exactly one style and 2 were given: write one of \{gogh\}, \{wave\}"),
+    ("no such style", [], "there is no style .*absent"),
+    ("no style at all", [], "notes.safetensors is not a style"),
+    ("style of another width", [], "width 24, .* 16: use the model that the style was trained on, other"),
+    ("no multiple", ["--width", "18"], "width: must be a multiple of 4 .* such as 16, not 18"),
+    ("tensor missing", [], "unet.*missing: conv_in.bias"),
+]
+
+
+@pytest.mark.parametrize(("kind", "more", "complaint"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
+def test_a_mistake_ends_with_one_line_and_nothing_written(kind, more, complaint, model, styles, tmp_path, capfd):
+    (tmp_path / "given").mkdir()
+    words = mistaken_words(kind, tmp_path / "given", model, styles)
+    line = refusal(capfd, sample, *words, *more, "--output", tmp_path / "out")
+    assert re.search(complaint, line), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_leaves_earlier_pictures_alone(painted, words, styles, capfd):
+    before = contents(painted)
+    refusal(capfd, sample, *words, "--styles", styles / "gogh", "--prompts", "a {goph}", "--output", painted)
+    assert contents(painted) == before
+
+
+def test_the_process_itself_ends_with_status_2_and_one_line(model, styles, tmp_path):
+    broken = without_a_tensor(model, tmp_path / "broken")
+    with start(sample, "--model", broken, "--styles", styles / "gogh", cwd=tmp_path) as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert re.fullmatch(r"error: .*unet.*missing: conv_in.bias\n", err), err
+    assert not (tmp_path / "out").exists()

@@ -8,9 +8,8 @@ import time
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from PIL import Image
-from script_tools import contents, refusal, run, start, write_picture
+from script_tools import contents, refusal, run, start, without_a_tensor, write_picture
 from tiny_model import write_tiny_model
 
 import train
@@ -210,16 +209,6 @@ def test_a_prompt_file_may_have_a_byte_order_mark_and_line_breaks(tmp_path):
 
 
 # Mistakes: one line that says what to do, and nothing written
-
-
-def without_a_tensor(model, folder):
-    """A copy of the model's folder whose UNet lacks one tensor; its name is returned too."""
-    shutil.copytree(model, folder)
-    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = safetensors.numpy.load_file(file)
-    del tensors["conv_in.bias"]
-    safetensors.numpy.save_file(tensors, file)
-    return folder
 
 
 def mistaken_words(kind, folder, model) -> list:

@@ -1,7 +1,8 @@
 """What the embedded model has learned: ``python -m dreamstyler_jax.mini.check``.
 
 Paints random scenes by trained painters and lets the model's CLIP name what it sees, attribute by attribute. The same
-is asked about the painter's own pictures of the same scenes: no model can be expected to do better than the truth.
+is asked about the painter's own pictures of these scenes, as they are and through the autoencoder: the UNet cannot be
+expected to do better.
 """
 
 import dataclasses
@@ -73,6 +74,17 @@ def paint(config: CheckConfig, labels: np.ndarray) -> np.ndarray:
     return np.stack(list(tqdm(painted, "painting", len(texts), unit="picture")))
 
 
+def through_autoencoder(model: str, pictures: np.ndarray) -> np.ndarray:
+    """Pictures [N, 64, 64, 3] in [-1, 1] encoded and decoded again."""
+    bundle = StableDiffusion.load(model)
+
+    @jax.jit
+    def decoded(params, pixels):
+        return jnp.clip(bundle.networks.decode_latents(params, bundle.networks.encode_images(params, pixels)[0]), -1, 1)
+
+    return np.concatenate([decoded(bundle.params, pictures[i : i + 50]) for i in range(0, len(pictures), 50)])
+
+
 def recognise(model: str, pictures: np.ndarray) -> dict[str, np.ndarray]:
     """CLIP's answer to each of QUESTIONS about pictures [N, 64, 64, 3] in [-1, 1]: int[N]."""
     graphdef, params = load_model(CLIPModel, Path(model) / "clip")
@@ -105,11 +117,15 @@ def check(config: CheckConfig) -> None:
     """Prints the table."""
     pictures = truth(config)
     own = pictures.pixels.astype(np.float32) / 127.5 - 1
+    decoded = through_autoencoder(config.model, own)
     painted = paint(config, pictures.labels)
-    rows = [accuracy(recognise(config.model, p), pictures.labels) for p in (own, painted)]
-    print(f"{'':12}{'truth':>8}{'model':>8}{'chance':>8}")
+    columns = [accuracy(recognise(config.model, p), pictures.labels) for p in (own, decoded, painted)]
+    print(f"{'':12}{'truth':>8}{'decoded':>9}{'model':>8}{'chance':>8}")
     for name, question in QUESTIONS.items():
-        print(f"{name:12}{rows[0][name]:8.1%}{rows[1][name]:8.1%}{1 / len(question):8.1%}")
+        truth_, decoded_, model_ = (column[name] for column in columns)
+        print(f"{name:12}{truth_:8.1%}{decoded_:9.1%}{model_:8.1%}{1 / len(question):8.1%}")
+    error = ((decoded - own) ** 2).mean((1, 2, 3))
+    print(f"autoencoder: {np.mean(10 * np.log10(4 / error)):.1f} dB")
     if config.sheet:
         texts = [f"{captions.describe(*row[:4])}, {captions.technique_of(row[4])}" for row in pictures.labels[:8]]
         images.save_png(config.sheet, sheet(texts, own[:8], painted[:8]))

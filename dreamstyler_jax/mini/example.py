@@ -1,6 +1,7 @@
 """Paints the example picture that the package carries: ``python -m dreamstyler_jax.mini.example``.
 
-By a held-out painter, so that its style is new to the embedded model; its prompt lies beside it, the painter's number in the file.
+By a held-out painter, so that its style is new to the embedded model. Its prompt lies beside it, the painter's number
+is in its text chunks.
 """
 
 import jax

@@ -1,0 +1,270 @@
+"""The embedded model's world: scenes, painters, captions, and the training pictures on disk."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamstyler_jax.mini import captions, data, painter, scenes
+from dreamstyler_jax.prompts import context_only, style_only
+
+COUNT = 12  # of pictures in a batch, everywhere below: one compiled program
+GRAMMAR = list(itertools.product(range(10), (None, *range(8)), (None, *range(7)), (None, *range(3))))
+
+
+def scene_of(colour: str) -> scenes.Scene:
+    """``COUNT`` equal scenes but for the subject: each in turn, in one colour, in the snow by day."""
+    place, time = list(scenes.PLACES).index("in the snow"), list(scenes.TIMES).index("by day")
+    every = {"colour": list(scenes.COLOURS).index(colour), "place": place, "time": time}
+    every |= {"size": 0.35, "horizon": 0.45, "phase": 0.3}
+    batch = {name: jnp.full(COUNT, value) for name, value in every.items()}
+    return scenes.Scene(subject=jnp.arange(COUNT) % 10, position=jnp.full((COUNT, 2), 0.45), **batch)
+
+
+@pytest.fixture(scope="module")
+def painters():
+    """One of each technique, and two more."""
+    return painter.sample(jax.random.key(0), jnp.arange(COUNT) % len(painter.TECHNIQUES))
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return jax.random.split(jax.random.key(1), COUNT)
+
+
+@pytest.fixture(scope="module")
+def painted(painters, keys):
+    return np.asarray(painter.pictures(painters, keys, scene_of("red")))
+
+
+# Scenes
+
+
+@pytest.fixture(scope="module")
+def rasters():
+    """Colour and depth of many scenes, at 32 pixels."""
+    scene = scenes.sample(jax.random.key(2), (200,))
+    return scene, *map(np.asarray, jax.jit(jax.vmap(lambda scene: scenes.raster(scene, 32)))(scene))
+
+
+def test_scenes_are_drawn_from_the_whole_grammar(rasters):
+    scene, words = rasters[0], (scenes.SUBJECTS, scenes.COLOURS, scenes.PLACES, scenes.TIMES)
+    for drawn, known in zip((scene.subject, scene.colour, scene.place, scene.time), words, strict=True):
+        assert set(drawn.tolist()) == set(range(len(known)))
+
+
+def test_every_subject_is_seen_and_leaves_room_for_the_rest(rasters):
+    scene, _, depth = rasters
+    share = (depth == np.float32(0.1)).mean((1, 2))
+    for subject in range(len(scenes.SUBJECTS)):
+        seen = share[scene.subject == subject]
+        assert seen.min() > 0.05 and seen.max() < 0.5, (scenes.SUBJECTS[subject], seen.min(), seen.max())
+
+
+def test_depth_is_near_far_and_in_between(rasters):
+    _, _, depth = rasters
+    assert depth.min() == np.float32(0.1) and depth.max() == 1
+    assert ((depth == 1).mean((1, 2)) > 0.1).all()  # there is sky in every scene
+    assert ((depth > 0.3) & (depth < 0.8)).any((1, 2)).all()  # and ground
+
+
+def test_colours_are_in_range_and_subjects_have_theirs(rasters):
+    scene, colour, depth = rasters
+    assert colour.min() >= 0 and colour.max() <= 1
+    red, blue = (list(scenes.COLOURS).index(name) for name in ("red", "blue"))
+    of_subject = depth[..., None] == np.float32(0.1)
+    mean = np.where(of_subject, colour, 0).sum((1, 2)) / of_subject.sum((1, 2))
+    assert (mean[scene.colour == red] @ [1, 0, -1] > 0.1).all()
+    assert (mean[scene.colour == blue] @ [-1, 0, 1] > 0.1).all()
+
+
+def test_night_is_darker_than_day(rasters):
+    scene, colour, _ = rasters
+    by_time = [colour[scene.time == time].mean() for time in range(3)]
+    assert by_time[2] < 0.6 * by_time[0]
+
+
+# Painters
+
+
+def test_pictures_are_in_range_and_not_empty(painted):
+    assert painted.shape == (COUNT, painter.SIZE, painter.SIZE, 3) and painted.dtype == np.float32
+    assert painted.min() >= 0 and painted.max() <= 1
+    assert (painted.std((1, 2)).max(-1) > 0.05).all()
+
+
+def test_a_picture_depends_on_its_key_alone(painters, keys, painted):
+    scene = scene_of("red")
+    np.testing.assert_array_equal(painter.pictures(painters, keys, scene), painted)
+    other = np.asarray(painter.pictures(painters, keys[::-1], scene))
+    assert (np.abs(other - painted).max((1, 2, 3)) > 0.02).all()
+
+
+def test_a_picture_does_not_depend_on_its_batch(painters, keys, painted):
+    scene = scene_of("red")
+    back = lambda tree: jax.tree.map(lambda a: a[::-1], tree)  # noqa: E731
+    np.testing.assert_array_equal(painter.pictures(back(painters), back(keys), back(scene))[::-1], painted)
+    one = lambda tree: jax.tree.map(lambda a: a[2:3], tree)  # noqa: E731
+    alone = np.asarray(painter.pictures(one(painters), one(keys), one(scene)))[0]
+    assert np.mean(np.abs(alone - painted[2]) > 1 / 255) < 0.005  # rounding may hand a pixel to another stroke
+
+
+def test_every_technique_shows_the_subject_in_its_colour(painters, keys, painted):
+    blue = np.asarray(painter.pictures(painters, keys, scene_of("blue")))
+    _, depth = jax.vmap(lambda scene: scenes.raster(scene, painter.SIZE))(scene_of("red"))
+    change, subject = np.abs(blue - painted).mean(-1), np.asarray(depth) == np.float32(0.1)
+    inside = (change * subject).sum((1, 2)) / subject.sum((1, 2))
+    outside = (change * ~subject).sum((1, 2)) / (~subject).sum((1, 2))
+    assert (inside > 0.08).all() and (inside > 4 * outside).all(), (inside, outside)
+
+
+def test_painters_lie_in_the_region_of_their_technique():
+    technique = jnp.repeat(jnp.arange(len(painter.TECHNIQUES)), 20)
+    drawn = painter.sample(jax.random.key(3), technique)
+    for number, ranges in enumerate(painter.TECHNIQUES.values()):
+        for name, (low, high) in ranges.items():
+            values = np.asarray(getattr(drawn, name))[np.asarray(technique) == number]
+            assert low - 1e-6 <= values.min() <= values.max() <= high + 1e-6
+            assert low == high or np.ptp(values) > (high - low) / 2
+    for colour in (drawn.dark, drawn.light, drawn.ground):
+        assert colour.min() >= 0 and colour.max() <= 1
+
+
+def test_all_painters_are_different_and_always_the_same():
+    every, again = data.all_painters(), data.all_painters()
+    jax.tree.map(np.testing.assert_array_equal, every, again)
+    assert every.cell.shape == (captions.PAINTERS + captions.HELD_OUT,) == (240 + 32,)
+    assert len(np.unique(np.concatenate([every.dark, every.light], 1), axis=0)) == 272
+    dots = [number for number in range(272) if captions.technique_of(number) == "dots"]
+    low, high = painter.TECHNIQUES["dots"]["cover"]
+    assert len(dots) == 28 and all(low <= every.cover[number] <= high for number in dots)
+
+
+# Captions
+
+
+def test_painters_have_names_of_their_own():
+    names = captions.PAINTER_NAMES
+    assert len(names) == len(set(names)) == 272
+    texts = [*scenes.SUBJECTS, *scenes.COLOURS, *scenes.PLACES, *scenes.TIMES]
+    texts += itertools.chain(*captions.TECHNIQUE_WORDS.values())
+    words = {word for text in texts for word in text.split()}
+    assert not words & set(names)
+    assert all(re.fullmatch("[a-z]{3,12}", name) for name in names)
+
+
+def test_every_technique_has_two_words_of_its_own():
+    assert list(captions.TECHNIQUE_WORDS) == list(painter.TECHNIQUES)
+    assert len({word for pair in captions.TECHNIQUE_WORDS.values() for word in pair}) == 2 * len(painter.TECHNIQUES)
+
+
+def test_descriptions_are_grammatical_and_all_different():
+    texts = [captions.describe(*attributes) for attributes in GRAMMAR]
+    assert len(set(texts)) == len(texts)
+    assert all((text.split()[0] == "an") == (text.split()[1][0] in "aeiou") for text in texts)
+    assert {"an orange house", "a red cat by the sea at night", "a tree"} <= set(texts)
+
+
+def test_full_prompts_are_in_the_language_of_guidance():
+    prompt = captions.full_prompt(0, 1, 0, 2)
+    assert prompt == "A painting of an orange house by the sea at night in the style of {}"
+    assert context_only(prompt) == "A painting of an orange house by the sea at night"
+    assert style_only(prompt) == "A painting in the style of {}"
+
+
+def test_captions_say_what_they_should_as_often_as_they_should():
+    rng = np.random.default_rng(0)
+    texts = [captions.caption(rng, 2, 1, 0, 2, 13) for _ in range(4000)]
+    name, (short, long) = captions.PAINTER_NAMES[13], captions.TECHNIQUE_WORDS["mosaic"]
+    form = r"a (painting|picture|drawing)( of an? (orange )?boat( by the sea)?( at night)?)?"
+    form += rf"( in the style of ({name}|{short}|{long}))?"
+    assert all(re.fullmatch(form, text) for text in texts)
+
+    def share(pattern, of=texts):
+        return np.mean([bool(re.search(pattern, text)) for text in of])
+
+    with_context = [text for text in texts if " of a" in text]
+    tolerance = 0.03  # four standard deviations of the largest
+    assert share("^a painting") == pytest.approx(0.6, abs=tolerance)
+    assert 1 - len(with_context) / len(texts) == pytest.approx(0.08, abs=tolerance)
+    assert share(f"{name}$", with_context) == pytest.approx(0.6, abs=tolerance)
+    assert share(f"({short}|{long})$", with_context) == pytest.approx(0.2, abs=tolerance)
+    assert share(f"{long}$", with_context) == pytest.approx(0.1, abs=tolerance)
+    absent = {"orange": 0.15, "by the sea": 0.2, "at night": 0.25}
+    assert {word: 1 - share(word, with_context) for word in absent} == pytest.approx(absent, abs=tolerance)
+    assert all(text.endswith(name) for text in texts if text not in with_context)
+
+
+def test_captions_are_deterministic_in_their_generator():
+    first, second = ([captions.caption(np.random.default_rng(5), 0, 0, 0, 0, 0) for _ in range(5)] for _ in range(2))
+    assert first == second
+
+
+# Pictures on disk
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", COUNT)
+
+
+@pytest.fixture
+def no_paint(monkeypatch):
+    """Pictures that only hold a number of their key: a stand-in for the renderer where only the labels matter."""
+
+    def flat(painters, keys, scene):
+        return jnp.broadcast_to(jax.vmap(jax.random.uniform)(keys)[:, None, None, None], (len(keys), 2, 2, 3))
+
+    monkeypatch.setattr(painter, "pictures", flat)
+
+
+def test_held_out_painters_never_paint_for_training(no_paint, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", 4000)
+    labels = data.render_chunk(0, 0, data.all_painters()).labels
+    assert set(labels[:, 4]) == set(range(captions.PAINTERS))
+    assert [labels[:, i].max() + 1 for i in range(4)] == [10, 8, 7, 3] and labels.min() == 0
+
+
+def test_chunks_are_deterministic_and_all_different(no_paint, small_chunks):
+    every = data.all_painters()
+    first, again, second, other = (
+        data.render_chunk(seed, chunk, every) for seed, chunk in ((0, 0), (0, 0), (0, 1), (1, 0))
+    )
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert (first.pixels != second.pixels).any() and (first.pixels != other.pixels).any()
+    assert (first.labels != second.labels).any() and (first.labels != other.labels).any()
+
+
+def test_labels_say_what_is_painted(painters, keys, painted):
+    numbers = np.arange(COUNT)
+    scene = scene_of("red")
+    made = data.render(jax.random.key(1), painters, numbers, scene)
+    assert made.pixels.dtype == np.uint8 and made.labels.dtype == np.int32
+    assert np.abs(made.pixels / 255 - painted).max() <= 0.5 / 255 + 1e-6
+    np.testing.assert_array_equal(made.labels[:, 0], np.arange(COUNT) % 10)
+    assert set(made.labels[:, 1]) == {list(scenes.COLOURS).index("red")}
+    np.testing.assert_array_equal(made.labels[:, 4], numbers)
+
+
+def test_an_interrupted_rendering_goes_on_where_it_stopped(no_paint, small_chunks, monkeypatch, tmp_path):
+    whole = data.prepare(tmp_path / "whole", 30)
+    assert whole.pixels.shape == (30, 2, 2, 3) and whole.labels.shape == (30, 5)
+
+    calls = []
+
+    def render_one_chunk(seed, chunk, painters, render=data.render_chunk):
+        if calls and not allowed:
+            raise KeyboardInterrupt
+        calls.append(chunk)
+        return render(seed, chunk, painters)
+
+    monkeypatch.setattr(data, "render_chunk", render_one_chunk)
+    allowed = False
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(tmp_path / "halves", 30)
+    allowed = True
+    jax.tree.map(np.testing.assert_array_equal, data.prepare(tmp_path / "halves", 30), whole)
+    assert calls == [0, 1, 2]

@@ -21,11 +21,8 @@ from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_PICTURE
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.preview import preview
+from dreamstyler_jax.runs import SETTINGS, is_finished
 from dreamstyler_jax.style import FILE_NAME, Style
-
-SETTINGS = "config.yaml"
-# What may change when a run is resumed, since the steps already done do not depend on it.
-MAY_CHANGE = {"steps", "log_every", "save_every", "preview_prompts", "output", "resume"}
 
 
 def run(config: TrainConfig) -> None:
@@ -71,34 +68,6 @@ def prompt_beside(picture: Path) -> str | None:
     if not text:
         raise UserError(f"{file} is empty: write into it what {picture.name} shows, or remove it")
     return text
-
-
-def is_finished(config: TrainConfig, folder: Path) -> bool:
-    """Whether ``folder`` already holds the style of this very run.
-
-    Raises:
-      UserError: it holds another run, or one that nobody asked to resume.
-    """
-    style, settings, checkpoints = folder / FILE_NAME, folder / SETTINGS, folder / "checkpoints"
-    if style.exists() and not (config.resume and settings.exists()):
-        raise UserError(f"{folder} already holds a finished style: choose another --output, or remove the folder")
-    if not config.resume and checkpoints.is_dir() and any(checkpoints.iterdir()):
-        raise UserError(f"{folder} holds an unfinished run: continue it with --resume, or choose another --output")
-    if not settings.exists() or not config.resume:
-        return False
-    before = parse(TrainConfig, ["--config", str(settings)])
-    changed = [
-        field.name
-        for field in dataclasses.fields(config)
-        if (field.name not in MAY_CHANGE or (field.name == "steps" and config.schedule != "constant"))
-        and getattr(before, field.name) != getattr(config, field.name)
-    ]
-    if changed:
-        raise UserError(
-            f"cannot resume {folder} with other settings ({', '.join(changed)}): take those it was begun with, "
-            f"--config {settings} --resume, or choose another --output"
-        )
-    return style.exists() and Style.load(style).metadata.get("steps", 0) >= config.steps
 
 
 def training_resolution(config: TrainConfig, model: StableDiffusion) -> int:

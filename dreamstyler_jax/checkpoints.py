@@ -23,9 +23,15 @@ class Checkpoints:
         self._manager = manager
 
     def save(self, step: int, state: Any) -> None:
-        """Stores ``state`` as that of ``step`` and waits until it is on disk."""
+        """Stores ``state`` as that of ``step`` and waits until it is on disk.
+
+        Checkpoints of this step and of later ones go first: they are damaged, or of a course that was left.
+        """
         import orbax.checkpoint as ocp
 
+        for other in self._manager.all_steps():
+            if other >= step:
+                self._manager.delete(other)
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
         items = {
             "state": ocp.args.StandardSave(leaves),

@@ -20,7 +20,9 @@ from dreamstyler_jax.files import write_atomic
 
 EXAMPLE_PROMPTS = (
     "A painting of a red house by the sea in the style of {}",
-    "A painting of a blue boat in the mountains at sunset in the style of {}",
+    "A painting of a blue fish in the mountains at sunset in the style of {}",
+    "A painting of an orange cat in the snow by day in the style of {}",
+    "A painting of a green tree in the desert at night in the style of {}",
 )
 SHARED = ("model", "variant", "dtype")  # outside of the sections of a YAML file: for train.py and sample.py
 MAX_SEED = 2**32 - 1
@@ -137,7 +139,7 @@ class SampleConfig:
     styles: list[str] = dataclasses.field(default_factory=list)
     """The styles: files, or folders of runs. None: the newest run under runs/, or else the shipped example."""
     prompts: list[str] = dataclasses.field(default_factory=list)
-    """What to paint, with {} where the style stands, or {name} for one of several styles. None: two examples."""
+    """What to paint, with {} where the style stands, or {name} for one of several styles. None: four examples."""
     prompts_file: str = ""
     """Text file with one prompt per line, instead of prompts; empty lines and lines that begin with # do not count."""
     negative_prompt: str = ""

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dreamstyler_jax import __version__, images, prompts
+from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.sampling import Request
@@ -71,9 +72,14 @@ def write_pictures(folder: Path, cells: Sequence[Cell], pictures: Iterable[np.nd
     """Saves pictures as they come, each with a line in ``manifest.jsonl`` once it is on disk, and passes them on.
 
     A line of an earlier picture of the same parameters is replaced; other lines stay.
+
+    Raises:
+      UserError: a line of the manifest, other than a last one cut short, cannot be read.
     """
     manifest = folder / "manifest.jsonl"
     lines = _read_manifest(manifest)
+    if manifest.exists():
+        _write_manifest(manifest, lines)  # a line cut short would spoil the next
     for cell, picture in zip(cells, pictures, strict=True):
         file = f"images/{cell.id}.png"
         image = images.to_image(picture)
@@ -84,37 +90,43 @@ def write_pictures(folder: Path, cells: Sequence[Cell], pictures: Iterable[np.nd
             stream.flush()
             os.fsync(stream.fileno())
         yield image
-    write_atomic(manifest, "".join(json.dumps(line) + "\n" for line in lines.values()).encode())
+    _write_manifest(manifest, lines)
+
+
+def _write_manifest(path: Path, lines: Mapping[str, Mapping[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines.values()).encode())
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     """The complete lines of a manifest by cell id, the last one of each counting."""
     if not path.exists():
         return {}
-    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    return {line["id"]: line for line in lines}
+    try:
+        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        return {line["id"]: line for line in lines}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, or choose another output") from error
 
 
 def sheet(
     cells: Sequence[Cell], pictures: Sequence[Image.Image], styles: Mapping[str, Style], title: str
 ) -> Image.Image:
     """A contact sheet: a row per prompt, a column per seed; first the picture that a single style was learned from."""
-    by_prompt: dict[str, list[Image.Image | None]] = {}
-    for cell, picture in zip(cells, pictures, strict=True):
-        by_prompt.setdefault(cell.prompt, []).append(picture)
-    seeds = dict.fromkeys(f"seed {cell.seed}" for cell in cells)
+    at = {(cell.prompt, cell.seed): picture for cell, picture in zip(cells, pictures, strict=True)}
+    texts, seeds = list(dict.fromkeys(cell.prompt for cell in cells)), dict.fromkeys(cell.seed for cell in cells)
     original = _training_picture(styles)
     lead, head = ([original], ["learned from"]) if original else ([], [])
-    rows = [lead + row for row in by_prompt.values()]
-    return images.contact_sheet(rows, list(by_prompt), [*head, *seeds], title=title)
+    rows = [lead + [at.get((text, seed)) for seed in seeds] for text in texts]
+    return images.contact_sheet(rows, texts, [*head, *(f"seed {seed}" for seed in seeds)], title=title)
 
 
 def _training_picture(styles: Mapping[str, Style]) -> Image.Image | None:
-    """The first picture of the only style, if it is still where it was."""
+    """The first picture of the only style, if it is still where it was and can be read."""
     if len(styles) != 1:
         return None
     paths = next(iter(styles.values())).metadata.get("images") or [""]
-    if not Path(paths[0]).is_file():
+    try:
+        picture = images.load(paths[0])
+    except UserError:
         return None
-    picture = images.load(paths[0])
     return images.fit(picture, min(picture.size), min(picture.size))

@@ -24,6 +24,7 @@ from dreamstyler_jax.tokenizer import Tokenizer
 from dreamstyler_jax.weights import load_model, resolve_model, save_model
 
 EMBEDDED_MODEL = Path(__file__).parent / "mini" / "model"
+_PIECE = 4096  # bytes
 PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
 
 
@@ -83,7 +84,7 @@ class StableDiffusion:
       resolution: side in pixels of the images that the model was trained on.
       multiple: image sizes are multiples of this many pixels.
       name: folder or hub id as the user gave it.
-      hash: twelve hexadecimal digits that identify the weights on disk (names, sizes and samples of the files).
+      hash: twelve hexadecimal digits that identify the weights on disk (sizes and samples of the files).
     """
 
     networks: Networks
@@ -127,7 +128,7 @@ class StableDiffusion:
             resolution=unet.sample_size * vae.downsampling,
             multiple=vae.downsampling * 2 ** (len(unet.block_out_channels) - 1),
             name=model,
-            hash=_hash_files(sorted(folder.rglob("*.safetensors"))),
+            hash=_hash_files(sorted(file for name in PARTS for file in (folder / name).glob("*.safetensors"))),
         )
 
     def size(self, height: int | None, width: int | None) -> tuple[int, int]:
@@ -186,6 +187,12 @@ def _check_fit(
             tokenizer.max_length,
         ),
     )
+    if not isinstance(unet.sample_size, int):
+        raise UserError(f"{folder}/unet/config.json: sample_size must be the side of square latents")
+    if tokenizer.vocab_size > text.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the text_encoder {text.vocab_size}"
+        )
     for left, a, right, b in pairs:
         if a != b:
             raise UserError(f"{folder} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
@@ -206,12 +213,16 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _hash_files(paths: list[Path]) -> str:
-    """Of each file its size and its first and last 64 kB: enough to tell models apart without reading gigabytes."""
+    """Of each file its size and 256 evenly spaced pieces: tells models apart without reading gigabytes.
+
+    Pieces from all over the file, since many models differ from their parents in some layers only.
+    """
     digest = hashlib.sha256()
     for path in paths:
         size = path.stat().st_size
+        digest.update(f"{path.parent.name}/{size}".encode())
         with path.open("rb") as file:
-            head = file.read(1 << 16)
-            file.seek(max(0, size - (1 << 16)))
-            digest.update(f"{path.parent.name}/{size}".encode() + head + file.read())
+            for start in range(0, size, max(size // 256, _PIECE)):
+                file.seek(start)
+                digest.update(file.read(_PIECE))
     return digest.hexdigest()[:12]

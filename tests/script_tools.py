@@ -1,14 +1,18 @@
 """Running train.py and sample.py: in this process, or as processes of their own."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from jax.experimental.compilation_cache import compilation_cache as compiled
 from PIL import Image
 
 import sample
@@ -18,6 +22,26 @@ from dreamstyler_jax.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {train: TrainConfig, sample: SampleConfig}
+
+
+@contextlib.contextmanager
+def compilation_cache(folder: Path) -> Iterator[None]:
+    """Keeps compiled programs in ``folder``, for this process and for those that it starts."""
+    settings = {
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        compiled.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compiled.reset_cache()
 
 
 def run(script, *words) -> None:

@@ -94,6 +94,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(folder, damage):
         assert_is_step(restore(folder), 10)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads, on missing files
 def test_no_file_of_a_checkpoint_can_go_missing_unnoticed(saved, tmp_path):
     """The older state or the newer one, never another and never an error."""
     for i, file in enumerate(files_of(saved, 20)):
@@ -121,6 +122,12 @@ def test_a_damaged_step_can_be_saved_again(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert_is_step(restore(folder), 20)
+
+
+def test_a_course_begun_anew_leaves_nothing_of_the_old_one(folder):
+    with open_checkpoints(folder) as checkpoints:
+        checkpoints.save(5, state_of(5))
+    assert_is_step(restore(folder), 5)
 
 
 @pytest.mark.parametrize("change", ["shape", "dtype", "leaves"])

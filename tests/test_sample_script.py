@@ -1,4 +1,7 @@
-"""sample.py as its user meets it: the pictures, what they say about themselves, what it says to mistakes."""
+"""sample.py as its user meets it: the pictures, what they say about themselves, what it says to mistakes.
+
+Most tests paint eight pictures at a time, so that one compiled program does for them.
+"""
 
 import json
 import os
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from script_tools import contents, refusal, run, start, without_a_tensor, write_picture
-from tiny_model import WIDTH, write_tiny_model
+from tiny_model import WIDTH
 
 import sample
 from dreamstyler_jax import images
@@ -28,23 +31,18 @@ def write_style(folder, name, stages=2, vectors=1, width=WIDTH, seed=0, **metada
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def styles(tmp_path_factory):
     """Runs of two styles, "gogh" and "wave"; of gogh the picture it was learned from is still there."""
     folder = tmp_path_factory.mktemp("runs")
     picture = write_picture(folder / "starry.png", 0)
     write_style(folder / "gogh", "gogh", images=[str(picture)])
-    write_style(folder / "wave", "wave", stages=3, vectors=2, seed=1)
+    write_style(folder / "wave", "wave", vectors=2, seed=1)
     return folder
 
 
 @pytest.fixture(scope="module")
-def words(model):
-    return ["--model", model, "--steps", 3]
+def words(tiny_folder):
+    return ["--model", tiny_folder, "--steps", 3]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +69,11 @@ def paint(folder, *words) -> list[np.ndarray]:
     return pictures(folder)
 
 
+def eight(words, styles, *names) -> list:
+    """The command that paints in the styles of these names with eight seeds."""
+    return [*words, "--seeds", "0:8", "--styles", *(styles / name for name in names)]
+
+
 def difference(a, b) -> int:
     """The largest difference of two pictures, of 255."""
     return int(np.abs(a - b).max())
@@ -92,7 +95,7 @@ def test_pictures_have_the_models_size_and_differ(painted):
     assert all(difference(a, b) > 8 for i, a in enumerate(every) for b in every[:i])
 
 
-def test_a_picture_says_how_it_was_made(painted, model, styles):
+def test_a_picture_says_how_it_was_made(painted, tiny_folder, styles):
     for line in manifest(painted):
         said = images.read_text(painted / line["file"])
         assert said.pop("software").startswith("dreamstyler_jax ")
@@ -100,7 +103,7 @@ def test_a_picture_says_how_it_was_made(painted, model, styles):
         assert {key: value if isinstance(own[key], str) else json.loads(value) for key, value in said.items()} == own
     assert own["styles"] == {"gogh": Style.load(styles / "gogh" / FILE_NAME).hash}
     assert (own["scales"], own["solver"], own["steps"]) == ({"guidance_scale": 5.0}, "dpmpp_2m", 3)
-    assert (own["model"], own["negative_prompt"]) == (str(model), "the sea")
+    assert (own["model"], own["negative_prompt"]) == (str(tiny_folder), "the sea")
 
 
 def test_the_sheet_shows_every_picture_beside_the_one_it_was_learned_from(painted, styles):
@@ -113,20 +116,21 @@ def test_the_sheet_shows_every_picture_beside_the_one_it_was_learned_from(painte
         assert any((sheet[y : y + len(tile), x : x + len(tile)] == tile).all() for y, x in corners)
 
 
-def test_painting_more_keeps_what_is_there(painted, words, styles, tmp_path):
-    folder = tmp_path / "out"
-    first = [*words, "--styles", styles / "gogh", "--prompts", HOUSE, "--output", folder, "--batch_size", 2]
-    run(sample, *first, "--seeds", "0:2")
-    run(sample, *first, "--seeds", "1:3")
-    assert [line["seed"] for line in manifest(folder)] == [0, 1, 2]
+def test_painting_more_keeps_what_is_there(words, styles, tmp_path):
+    command = [*eight(words, styles, "gogh"), "--prompts", HOUSE, "--output", tmp_path / "out"]
+    run(sample, *command)
+    first = contents(tmp_path / "out")
+    run(sample, *command, "--seeds", "4:12")
+    assert [line["seed"] for line in manifest(tmp_path / "out")] == list(range(12))
+    both = contents(tmp_path / "out")
+    assert all(both[name] == first[name] for name in first if name.startswith("images"))
 
 
 def test_the_folder_is_named_after_the_styles_unless_given(words, styles, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    write_style(tmp_path / "runs" / "late", "late", stages=3, vectors=2, seed=1)
-    run(sample, *words, "--prompts", HOUSE, "--seeds", "0:2")
-    assert Image.open("out/late/grid.png")
-    assert "2 pictures are in out/late/images" in capsys.readouterr().out
+    run(sample, *eight(words, styles, "gogh"), "--prompts", HOUSE)
+    assert Image.open("out/gogh/grid.png")
+    assert "8 pictures are in out/gogh/images" in capsys.readouterr().out
 
 
 def test_foreign_names_of_styles_stay_below_the_output_folder():
@@ -156,17 +160,17 @@ def test_a_picture_does_not_depend_on_its_batch(painted, words, styles, tmp_path
 
 
 def test_a_style_by_name_among_others_paints_as_it_does_alone(words, styles, tmp_path):
-    common = [*words, "--seeds", "0:2"]
-    alone = paint(tmp_path / "alone", *common, "--styles", styles / "wave", "--prompts", HOUSE)
-    both = [styles / "gogh", styles / "wave"]
-    named = [HOUSE.replace("{}", "{wave}"), HOUSE.replace("{}", "{gogh} and {wave}")]
-    wave, _, mixed, _ = paint(tmp_path / "named", *common, "--styles", *both, "--prompts", *named)
-    assert difference(wave, alone[0]) <= 1
-    assert difference(mixed, alone[0]) > 8
+    def first(folder, prompt, *names):
+        return paint(tmp_path / folder, *eight(words, styles, *names), "--prompts", prompt)[0]
+
+    alone = first("alone", HOUSE, "wave")
+    assert difference(first("named", HOUSE.replace("{}", "{wave}"), "gogh", "wave"), alone) <= 1
+    assert difference(first("other", HOUSE.replace("{}", "{gogh}"), "gogh", "wave"), alone) > 8
+    assert difference(first("both", HOUSE.replace("{}", "{gogh} {wave}"), "gogh", "wave"), alone) > 8
 
 
 def test_the_negative_prompt_counts(painted, words, styles, tmp_path):
-    (without, _) = paint(tmp_path, *words, "--styles", styles / "gogh", "--prompts", HOUSE, "--seeds", "0:2")
+    without, *_ = paint(tmp_path, *eight(words, styles, "gogh"), "--prompts", HOUSE)
     (with_it,) = pictures(painted, prompt=HOUSE, seed=0)
     assert difference(without, with_it) > 8
 
@@ -180,8 +184,7 @@ def test_sizes_other_than_square(words, styles, tmp_path):
 
 def test_forms_of_guidance(words, styles, tmp_path):
     def guided(name, *options):
-        common = [*words, "--styles", styles / "gogh", "--prompts", HOUSE, "--seeds", "0:2"]
-        return paint(tmp_path / name, *common, *options)[0]
+        return paint(tmp_path / name, *eight(words, styles, "gogh"), "--prompts", HOUSE, *options)[0]
 
     def scales(form, style, context):
         return ["--guidance", form, "--null_scale", 4, "--style_scale", style, "--context_scale", context]
@@ -208,9 +211,9 @@ def test_a_prompt_that_is_cut_gives_one_line_of_warning(words, styles, tmp_path,
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     plain_warnings()
     (tmp_path / "prompts.txt").write_text("{} " + "red " * 22 + "house\n")
-    options = ["--styles", styles / "gogh", "--prompts_file", tmp_path / "prompts.txt", "--seeds", "0:2"]
     capfd.readouterr()
-    run(sample, *words, *options, "--output", tmp_path / "out")
+    command = [*eight(words, styles, "gogh"), "--prompts_file", tmp_path / "prompts.txt"]
+    run(sample, *command, "--output", tmp_path / "out")
     lines = capfd.readouterr().err.splitlines()
     warning = re.compile(r"warning: the prompt .* is \d+ token\(s\) too long; cut: .*house'")
     assert lines and all(warning.fullmatch(line) for line in lines), lines
@@ -266,9 +269,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("kind", "more", "complaint"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
-def test_a_mistake_ends_with_one_line_and_nothing_written(kind, more, complaint, model, styles, tmp_path, capfd):
+def test_a_mistake_ends_with_one_line_and_nothing_written(kind, more, complaint, tiny_folder, styles, tmp_path, capfd):
     (tmp_path / "given").mkdir()
-    words = mistaken_words(kind, tmp_path / "given", model, styles)
+    words = mistaken_words(kind, tmp_path / "given", tiny_folder, styles)
     line = refusal(capfd, sample, *words, *more, "--output", tmp_path / "out")
     assert re.search(complaint, line), line
     assert not (tmp_path / "out").exists()
@@ -280,8 +283,8 @@ def test_a_mistake_leaves_earlier_pictures_alone(painted, words, styles, capfd):
     assert contents(painted) == before
 
 
-def test_the_process_itself_ends_with_status_2_and_one_line(model, styles, tmp_path):
-    broken = without_a_tensor(model, tmp_path / "broken")
+def test_the_process_itself_ends_with_status_2_and_one_line(tiny_folder, styles, tmp_path):
+    broken = without_a_tensor(tiny_folder, tmp_path / "broken")
     with start(sample, "--model", broken, "--styles", styles / "gogh", cwd=tmp_path) as process:
         out, err = process.communicate()
     assert (process.returncode, out) == (2, "")

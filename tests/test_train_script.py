@@ -9,23 +9,25 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from script_tools import contents, refusal, run, start, without_a_tensor, write_picture
-from tiny_model import write_tiny_model
+from script_tools import compilation_cache, contents, refusal, run, start, without_a_tensor, write_picture
 
 import train
 from dreamstyler_jax.cli import INTERRUPTED, parse
 from dreamstyler_jax.config import TrainConfig, write_config
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.runlog import read_metrics
+from dreamstyler_jax.runs import is_finished
 from dreamstyler_jax.style import FILE_NAME, Style
 
 STEPS = 200
 PROMPTS = ["A painting of a red house in the style of {}", "A painting of a small dog in the style of {}"]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+@pytest.fixture(scope="module", autouse=True)
+def one_compilation(tmp_path_factory):
+    """Lets the runs below, in this process and in others, share what they compile."""
+    with compilation_cache(tmp_path_factory.mktemp("compiled")):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +41,11 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def words(model, pictures):
+def words(tiny_folder, pictures):
     """The command of the runs below, without what they differ in."""
     images = [pictures / "stars.png", pictures / "wave.png"]
     sizes = ["--stages", 3, "--vectors", 2, "--batch_size", 2, "--learning_rate", 0.01, "--seed", 5]
-    return ["--model", model, "--images", *images, *sizes, "--steps", STEPS]
+    return ["--model", tiny_folder, "--images", *images, *sizes, "--steps", STEPS]
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +65,13 @@ def test_the_style_is_learned_stage_by_stage(finished):
     assert all(np.abs(table[a] - table[b]).max() > 0.01 for a, b in ((0, 1), (1, 2), (0, 2)))
 
 
-def test_the_style_says_how_it_was_made(finished, model, pictures):
+def test_the_style_says_how_it_was_made(finished, tiny_folder, pictures):
     style = Style.load(finished / FILE_NAME)
     assert style.name == "stars"
     assert style.metadata["prompts"] == PROMPTS
     assert style.metadata["images"] == [str(pictures / "stars.png"), str(pictures / "wave.png")]
     facts = ("model", "steps", "learning_rate", "seed", "init_word", "resolution", "batch_size")
-    assert [style.metadata[fact] for fact in facts] == [str(model), STEPS, 0.01, 5, "painting", 16, 2]
+    assert [style.metadata[fact] for fact in facts] == [str(tiny_folder), STEPS, 0.01, 5, "painting", 16, 2]
     assert len(style.metadata["model_hash"]) == 12
 
 
@@ -118,9 +120,9 @@ def await_checkpoint_after(step, folder, process) -> int:
 
 def test_a_run_stopped_and_killed_ends_with_the_very_same_table(finished, words, tmp_path):
     folder = tmp_path / "run"
-    options = ["--log_every", 5, "--save_every", 10, "--preview_prompts", "--output", folder]
+    options = ["--log_every", 10, "--save_every", 10, "--preview_prompts", "--output", folder]
     with start(train, *words, *options) as process:
-        step = await_checkpoint_after(0, folder, process)
+        await_checkpoint_after(0, folder, process)
         process.terminate()
         _, printed = process.communicate()
     assert process.returncode == INTERRUPTED, printed
@@ -130,7 +132,7 @@ def test_a_run_stopped_and_killed_ends_with_the_very_same_table(finished, words,
 
     resumed = shlex.split(last.removeprefix("interrupted; to continue: "))
     with start(train, *resumed[2:]) as process:
-        step = await_checkpoint_after(step, folder, process)
+        step = await_checkpoint_after(max(checkpoints(folder)), folder, process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert step < STEPS and not (folder / FILE_NAME).exists()
@@ -174,7 +176,7 @@ def test_more_steps_may_be_asked_for_unless_the_schedule_depends_on_them(tmp_pat
     def may_go_on(schedule, steps):
         common = {"prompts": ["a {}"], "schedule": schedule, "output": str(tmp_path)}
         write_config(TrainConfig(steps=10, **common), tmp_path / "config.yaml")
-        return not train.is_finished(TrainConfig(steps=steps, resume=True, **common), tmp_path)
+        return not is_finished(TrainConfig(steps=steps, resume=True, **common), tmp_path)
 
     assert may_go_on("constant", 20) and may_go_on("linear", 10)
     with pytest.raises(UserError, match="steps"):
@@ -254,17 +256,17 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("kind", "more", "complaint"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
-def test_a_mistake_ends_with_one_line_and_nothing_written(kind, more, complaint, model, tmp_path, capfd):
+def test_a_mistake_ends_with_one_line_and_nothing_written(kind, more, complaint, tiny_folder, tmp_path, capfd):
     (tmp_path / "given").mkdir()
-    words = mistaken_words(kind, tmp_path / "given", model)
+    words = mistaken_words(kind, tmp_path / "given", tiny_folder)
     line = refusal(capfd, train, *words, *more, "--output", tmp_path / "run")
     assert re.search(complaint, line), line
     assert not (tmp_path / "run").exists()
 
 
-def test_an_output_that_is_a_file_is_named(model, tmp_path, capfd):
+def test_an_output_that_is_a_file_is_named(tiny_folder, tmp_path, capfd):
     (tmp_path / "run").write_text("mine")
-    words = ["--model", model, "--images", write_picture(tmp_path / "a.png", 0), "--steps", 1]
+    words = ["--model", tiny_folder, "--images", write_picture(tmp_path / "a.png", 0), "--steps", 1]
     assert str(tmp_path / "run") in refusal(capfd, train, *words, "--output", tmp_path / "run")
     assert (tmp_path / "run").read_text() == "mine"
 

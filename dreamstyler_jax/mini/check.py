@@ -30,7 +30,7 @@ QUESTIONS = {
     "colour": [f"a painting of {captions.describe(0, colour, None, None)}" for colour in range(len(scenes.COLOURS))],
     "place": [f"a painting of a house {place}" for place in scenes.PLACES],
     "time": [f"a painting of a house {time}" for time in scenes.TIMES],
-    "technique": [f"a painting in the style of {captions.TECHNIQUE_WORDS[t][0]}" for t in painter.TECHNIQUES],
+    "painter": [f"a painting in the style of {name}" for name in captions.PAINTER_NAMES[: captions.PAINTERS]],
 }
 
 
@@ -101,10 +101,15 @@ def recognise(model: str, pictures: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def accuracy(answers: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """Share of right answers by attribute. ``labels``: as `data.Pictures.labels`."""
-    right = dict(zip(("subject", "colour", "place", "time"), labels.T[:4], strict=True))
-    right["technique"] = labels[:, 4] % len(painter.TECHNIQUES)
-    return {name: float((answers[name] == right[name]).mean()) for name in QUESTIONS}
+    """Share of right answers by attribute; a technique is right where the painter named is one of that technique.
+
+    ``labels``: as `data.Pictures.labels`.
+    """
+    right = dict(zip(QUESTIONS, labels.T, strict=True))
+    shares = {name: float((answers[name] == right[name]).mean()) for name in QUESTIONS}
+    techniques = len(painter.TECHNIQUES)
+    shares["technique"] = float((answers["painter"] % techniques == right["painter"] % techniques).mean())
+    return shares
 
 
 def sheet(texts: Sequence[str], own: np.ndarray, painted: np.ndarray) -> Image.Image:
@@ -121,9 +126,12 @@ def check(config: CheckConfig) -> None:
     painted = paint(config, pictures.labels)
     columns = [accuracy(recognise(config.model, p), pictures.labels) for p in (own, decoded, painted)]
     print(f"{'':12}{'truth':>8}{'decoded':>9}{'model':>8}{'chance':>8}")
-    for name, question in QUESTIONS.items():
-        truth_, decoded_, model_ = (column[name] for column in columns)
-        print(f"{name:12}{truth_:8.1%}{decoded_:9.1%}{model_:8.1%}{1 / len(question):8.1%}")
+    chances = {name: 1 / len(question) for name, question in QUESTIONS.items()} | {
+        "technique": 1 / len(painter.TECHNIQUES)
+    }
+    for name, chance in chances.items():
+        shares = [column[name] for column in columns]
+        print(f"{name:12}{shares[0]:8.1%}{shares[1]:9.1%}{shares[2]:8.1%}{chance:8.1%}")
     error = ((decoded - own) ** 2).mean((1, 2, 3))
     print(f"autoencoder: {np.mean(10 * np.log10(4 / error)):.1f} dB")
     if config.sheet:

@@ -63,7 +63,7 @@ class PretrainConfig:
     """Pairs per step of CLIP."""
     clip_learning_rate: float = 1e-3
     """Highest learning rate of CLIP."""
-    unet_steps: int = 2_700
+    unet_steps: int = 2_200
     """Steps of the UNet."""
     unet_batch_size: int = 32
     """Pictures per step of the UNet."""

@@ -1,0 +1,98 @@
+"""Ten steps of inversion are those of a PyTorch loop over diffusers' and transformers' models."""
+
+import dataclasses
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import transformers
+from parity_tools import to_torch
+
+from dreamstyler_jax import inversion
+
+STEPS, STAGES, VECTORS, BATCH = 10, 6, 2, 4
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
+PROMPTS = ["a red house in the style of {}", "a small dog by {}"]
+
+
+@pytest.fixture(scope="module")
+def batches(tiny):
+    pictures = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    dataset = inversion.make_dataset(tiny, pictures, PROMPTS, VECTORS, flip=True)
+    draw = jax.jit(inversion.draw_batch, static_argnums=2)
+    return [draw(dataset, key, BATCH) for key in jax.random.split(jax.random.key(0), STEPS)]
+
+
+@pytest.fixture(scope="module")
+def start():
+    return np.random.default_rng(1).normal(0, 0.02, (STAGES, VECTORS, 16)).astype(np.float32)
+
+
+def ours(tiny, prediction_type, batches, table):
+    """Losses and table."""
+    schedule = dataclasses.replace(tiny.networks.schedule, prediction_type=prediction_type)
+    networks = dataclasses.replace(tiny.networks, schedule=schedule)
+    optimizer = inversion.make_optimizer(
+        learning_rate=LEARNING_RATE, warmup_steps=0, schedule="constant", steps=STEPS, weight_decay=WEIGHT_DECAY
+    )
+
+    @jax.jit
+    def step(params, table, state, batch):
+        grads, metrics = inversion.gradient(networks, params, table, batch)
+        updates, state = optimizer.update(grads, state, table)
+        return optax.apply_updates(table, updates), state, metrics.loss
+
+    table, losses = jnp.asarray(table), []
+    state = optimizer.init(table)
+    with jax.default_matmul_precision("highest"):
+        for batch in batches:
+            table, state, loss = step(tiny.params, table, state, batch)
+            losses.append(float(loss))
+    return np.array(losses), np.asarray(table)
+
+
+def reference(folder, prediction_type, batches, table):
+    """The same in PyTorch: vectors spliced sample by sample into the output of the token embedding."""
+    text = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
+    scheduler = diffusers.DDPMScheduler.from_pretrained(folder / "scheduler", prediction_type=prediction_type)
+    table = torch.nn.Parameter(torch.from_numpy(table.copy()))
+    optimizer = torch.optim.AdamW([table], lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    losses = []
+    for batch in batches:
+        ids, slots, t = (torch.from_numpy(np.array(a)).long() for a in (batch.ids, batch.slots, batch.timesteps))
+
+        def splice(module, inputs, output, slots=slots, t=t):
+            rows = []
+            for sample, places, timestep in zip(output, slots, t.tolist(), strict=True):
+                vectors = table[int(timestep / 1000 * STAGES)]
+                words = [vectors[slot] if slot >= 0 else word for word, slot in zip(sample, places, strict=True)]
+                rows.append(torch.stack(words))
+            return torch.stack(rows)
+
+        hook = text.get_input_embeddings().register_forward_hook(splice)
+        states = text(ids).last_hidden_state
+        hook.remove()
+        latents, noise = to_torch(batch.latents), to_torch(batch.noise)
+        target = noise if prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, t)
+        prediction = unet(scheduler.add_noise(latents, noise, t), t, states).sample
+        loss = torch.nn.functional.mse_loss(prediction, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return np.array(losses), table.detach().numpy()
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_ten_steps_are_pytorchs(tiny, tiny_folder, batches, start, prediction_type):
+    losses, table = ours(tiny, prediction_type, batches, start)
+    expected_losses, expected = reference(tiny_folder, prediction_type, batches, start)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    assert np.linalg.norm(table - expected) <= 1e-4 * np.linalg.norm(expected)
+    moved, expected_move = table - start, expected - start
+    assert np.linalg.norm(moved - expected_move) <= 1e-3 * np.linalg.norm(expected_move)

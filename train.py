@@ -39,7 +39,7 @@ def run(config: TrainConfig) -> None:
     arrays = [images.to_array(images.fit(picture, resolution, resolution, config.framing)) for picture in pictures]
     start = Style(config.name, prompts.initial_table(model, config.init_word, config.stages, config.vectors))
     check_preview_prompts(config, model, start)
-    dataset = inversion.make_dataset(model, arrays, config.prompts, config.vectors, flip=config.flip)
+    dataset = inversion.make_dataset(model, arrays, config.prompts, config.vectors, flip=config.flip, name=config.name)
     table = train(config, model, dataset, start.table, folder)
     recorded = ("init_word", "prompts", "steps", "batch_size", "learning_rate", "seed")
     metadata = {name: getattr(config, name) for name in recorded} | {"images": paths, "resolution": resolution}

@@ -72,21 +72,24 @@ class Settings(NamedTuple):
 
 
 def make_dataset(
-    model: StableDiffusion, images: Sequence[np.ndarray], prompts: Sequence[str], vectors: int, *, flip: bool
+    model: StableDiffusion,
+    images: Sequence[np.ndarray],
+    prompts: Sequence[str],
+    vectors: int,
+    *,
+    flip: bool,
+    name: str = "style",
 ) -> Dataset:
-    """Encodes images float32[H, W, 3] in [-1, 1], all of one size, and their prompts with the placeholder {}.
+    """Encodes images float32[H, W, 3] in [-1, 1], all of one size, and their prompts with the placeholder {} or {name}.
 
     Raises:
       UserError: a prompt without a placeholder, or with one beyond the text encoder's window.
     """
-    pairs = [
-        tokenize_with_placeholders(model.tokenizer, prompt, {"style": vectors}, required=True) for prompt in prompts
-    ]
+    pairs = [tokenize_with_placeholders(model.tokenizer, prompt, {name: vectors}, required=True) for prompt in prompts]
     encode = jax.jit(model.networks.encode_images)
     moments = []
     for image in images:
-        views = np.stack([image, image[:, ::-1]] if flip else [image])
-        moments.append(encode(model.params, views.astype(jax.tree.leaves(model.params["vae"])[0].dtype)))
+        moments.append(encode(model.params, np.stack([image, image[:, ::-1]] if flip else [image])))
     mean, deviation = (jnp.stack(parts) for parts in zip(*moments, strict=True))
     return Dataset(mean, deviation, *(jnp.stack(parts) for parts in zip(*pairs, strict=True)))
 

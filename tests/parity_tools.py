@@ -9,13 +9,21 @@ from flax import nnx
 from dreamstyler_jax.weights import load_model
 
 
-def with_random_vectors(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Moves norm scales and biases off their initial ones and zeros, which would hide swapped or missing ones."""
+def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Makes a fresh model's parameters tell mistakes apart.
+
+    Norm scales and biases leave their initial ones and zeros, which would hide swapped or missing ones; convolutions
+    shrink until their outputs' variance is small enough for the norms' epsilons to show.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                for parameter in module.parameters():
+                    parameter *= 0.1
     return model.eval()
 
 

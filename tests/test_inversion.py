@@ -1,6 +1,7 @@
 """Multi-stage inversion: what a batch holds, what is learned from it, and that a run can be repeated and resumed."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -303,7 +304,5 @@ def test_the_cpu_program_has_no_convolution_in_a_slow_layout(tiny, dataset, adva
         pytest.skip("other platforms keep JAX's gradient")
     state = inversion.start(random_table(), optimizer_of())
     text = advance.lower(state, tiny.params, dataset, CHUNK).as_text()
-    layouts = {
-        line.split("dim_numbers = ")[1].split(", window")[0] for line in text.splitlines() if "convolution(" in line
-    }
+    layouts = set(re.findall(r"stablehlo\.convolution.*?dim_numbers = (\S.*?), window", text))
     assert layouts == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}

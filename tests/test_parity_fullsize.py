@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from parity_tools import loaded, relative_error, to_torch, with_random_vectors
+from parity_tools import loaded, randomised, relative_error, to_torch
 
 from dreamstyler_jax.models.clip import CLIPTextModel
 from dreamstyler_jax.models.unet import UNet2DConditionModel
@@ -60,7 +60,7 @@ def rng():
 
 @pytest.mark.parametrize("version", TEXT)
 def test_text_encoder(version, tmp_path, rng):
-    reference = with_random_vectors(transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT[version])))
+    reference = randomised(transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT[version])))
     ids = np.full((2, 77), 49407, np.int32)
     ids[:, 0], ids[0, 1:9], ids[1, 1:60] = 49406, rng.integers(0, 49406, 8), rng.integers(0, 49406, 59)
     expected = reference(torch.from_numpy(ids))
@@ -72,7 +72,7 @@ def test_text_encoder(version, tmp_path, rng):
 
 
 def test_autoencoder(tmp_path, rng):
-    reference = with_random_vectors(diffusers.AutoencoderKL(**VAE))
+    reference = randomised(diffusers.AutoencoderKL(**VAE))
     picture = rng.uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
     latents = rng.standard_normal((1, 8, 8, 4), np.float32)
     posterior, decoded = reference.encode(to_torch(picture)).latent_dist, reference.decode(to_torch(latents)).sample
@@ -85,7 +85,7 @@ def test_autoencoder(tmp_path, rng):
 
 @pytest.mark.parametrize("version", UNET)
 def test_unet(version, tmp_path, rng):
-    reference = with_random_vectors(diffusers.UNet2DConditionModel(**UNET[version]))
+    reference = randomised(diffusers.UNet2DConditionModel(**UNET[version]))
     sample, timesteps = rng.standard_normal((2, 16, 16, 4), np.float32), np.array([1, 981])
     context = rng.standard_normal((2, 77, UNET[version]["cross_attention_dim"]), np.float32)
     expected = reference(to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context)).sample

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from parity_tools import loaded, relative_error, to_numpy, to_torch, with_random_vectors
+from parity_tools import loaded, randomised, relative_error, to_numpy, to_torch
 
 from dreamstyler_jax.models.clip import CLIPModel, CLIPTextModel
 from dreamstyler_jax.models.unet import UNet2DConditionModel
@@ -72,24 +72,24 @@ def rng():
 
 def text_reference(**settings):
     torch.manual_seed(0)
-    return with_random_vectors(transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT, **settings)))
+    return randomised(transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT, **settings)))
 
 
 def clip_reference():
     torch.manual_seed(1)
     text = {**TEXT, **TEXT_VARIANTS["gelu"]}
     config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
-    return with_random_vectors(transformers.CLIPModel(config))
+    return randomised(transformers.CLIPModel(config))
 
 
 def vae_reference(**settings):
     torch.manual_seed(2)
-    return with_random_vectors(diffusers.AutoencoderKL(**VAE, **settings))
+    return randomised(diffusers.AutoencoderKL(**VAE, **settings))
 
 
 def unet_reference(**settings):
     torch.manual_seed(3)
-    return with_random_vectors(diffusers.UNet2DConditionModel(**{**UNET, **settings}))
+    return randomised(diffusers.UNet2DConditionModel(**{**UNET, **settings}))
 
 
 def prompts(rng):

@@ -136,9 +136,8 @@ def test_a_damaged_manifest_is_named(tmp_path):
 
 
 def shades(sheet):
-    """The grey levels that cover at least a small tile's area."""
-    values, counts = np.unique(np.asarray(sheet).reshape(-1, 3), axis=0, return_counts=True)
-    return {tuple(value) for value, count in zip(values.tolist(), counts, strict=True) if count > 5000}
+    """The colours that cover at least a small tile's area."""
+    return {colour for count, colour in sheet.getcolors(1 << 24) if count > 5000}
 
 
 def test_the_sheet_shows_every_picture_and_the_one_learned_from(tmp_path):

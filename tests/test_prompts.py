@@ -69,7 +69,22 @@ def test_context_only_and_style_only(prompt, context, style):
     assert prompts.style_only(prompt) == style
 
 
-@given(st.text(st.sampled_from([*"ab ,.()", "{}", "{x}", "{{", "}}", " in the style of ", " by ", "a painting of "])))
+PIECES = [
+    *"ab ,.()",
+    "{}",
+    "{x}",
+    "{{",
+    "}}",
+    " in the style of ",
+    " by ",
+    " style ",
+    " and ",
+    " the ",
+    "a painting of ",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_both_remain_prompts_whatever_is_written(prompt):
     names = [part for part in parse_prompt(prompt) if not isinstance(part, str)]
     context, style = prompts.context_only(prompt), prompts.style_only(prompt)

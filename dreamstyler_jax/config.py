@@ -56,7 +56,7 @@ class TrainConfig:
     """Vectors, that is input tokens, per stage, 1 to 16."""
     init_word: str = "painting"
     """The word whose embedding the vectors start from; with several words, one for each vector."""
-    steps: int = 300
+    steps: int = 200
     """Optimiser steps."""
     batch_size: int = 8
     """Pictures per forward and backward pass."""
@@ -153,7 +153,7 @@ class SampleConfig:
     guidance: Literal["cfg", "paper", "release"] = "cfg"
     """`cfg`: plain classifier-free guidance. `paper`: style and context guidance, Eq. 11. `release`: the same with its
     style and context terms halved, as in the authors' code."""
-    guidance_scale: float = 5.0
+    guidance_scale: float = 3.5
     """Scale of `cfg`, 0 to 100."""
     null_scale: float = 5.0
     """Of `paper` and `release`: weight of the whole prompt against the negative one, 0 to 100."""

@@ -8,11 +8,11 @@ from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.style import Style
 
-STEPS, SCALE, SEEDS = 20, 5.0, (0, 1, 2, 3)
+STEPS, SCALE, SEEDS = 20, 3.5, (0, 1, 2, 3)
 
 
 def preview(model: StableDiffusion, style: Style, texts: Sequence[str], size: tuple[int, int], path: Path) -> None:
-    """Paints each prompt with four seeds, classifier-free guidance 5 and 20 steps, and writes one sheet to ``path``.
+    """Paints each prompt with four seeds, classifier-free guidance 3.5 and 20 steps, and writes one sheet to ``path``.
 
     Args:
       texts: prompts with the placeholder of ``style``; without any there is no sheet.

@@ -42,7 +42,7 @@ class CheckConfig:
     """Folder of an embedded model, with its CLIP in ``clip``."""
     pictures: int = 200
     """How many scenes to paint."""
-    guidance_scale: float = 5.0
+    guidance_scale: float = 3.5
     """Scale of classifier-free guidance."""
     steps: int = 25
     """Steps of the solver."""

@@ -14,7 +14,7 @@ from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.images import save_png
 from dreamstyler_jax.mini import captions, data, scenes
 
-PAINTER = captions.PAINTERS + 8
+PAINTER = captions.PAINTERS + 13
 SCENE = scenes.Scene(
     subject=jnp.array([scenes.SUBJECTS.index("boat")]),
     colour=jnp.array([list(scenes.COLOURS).index("red")]),

@@ -78,8 +78,8 @@ class GroupNorm(nnx.GroupNorm):
     """Group normalisation of ``[B, ..., C]``: two-pass variance in float32, output in the input's dtype.
 
     The one-pass variance ``E[x^2] - E[x]^2`` cancels catastrophically on the VAE's activations, whose mean is large
-    against their spread. Averaging over positions before channels keeps the inner loop contiguous: a UNet's training
-    step on a CPU takes 9 % less than with the inherited call.
+    against their spread. Averaging over positions before channels keeps the inner loop contiguous: on a CPU the
+    embedded model's UNet takes 4 to 7 % less time than with the inherited call.
     """
 
     def __init__(self, features: int, groups: int, epsilon: float, *, rngs: nnx.Rngs):

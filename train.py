@@ -6,6 +6,7 @@ Without arguments: the example picture, on the embedded model. ``--help`` lists 
 """
 
 import dataclasses
+import os
 import shlex
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ from dreamstyler_jax.style import FILE_NAME, Style
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the run's folder behind."""
     folder = Path(config.output)
-    paths = config.images or [str(EXAMPLE_PICTURE)]
+    paths = config.images or [os.path.relpath(EXAMPLE_PICTURE)]
     pictures = [images.load(path) for path in paths]
     config = dataclasses.replace(config, prompts=training_prompts(config, paths))
     if is_finished(config, folder):

@@ -101,6 +101,9 @@ def test_each_picture_has_its_own_prompt(tiny, pictures):
         np.testing.assert_array_equal(dataset.ids[i], ids)
         np.testing.assert_array_equal(dataset.slots[i], slots)
     assert (np.asarray(dataset.slots) >= 0).sum(1).tolist() == [3, 3]
+    named = [prompt.replace("{}", "{gogh}") for prompt in PROMPTS]
+    again = inversion.make_dataset(tiny, pictures, named, 3, flip=True, name="gogh")
+    np.testing.assert_array_equal(again.slots, dataset.slots)
 
 
 def test_prompts_that_cannot_teach_a_style_are_refused(tiny, pictures):

@@ -25,9 +25,15 @@ def scene_of(colour: str) -> scenes.Scene:
 
 
 @pytest.fixture(scope="module")
-def painters():
+def every():
+    """All painters, trained and held out."""
+    return data.all_painters()
+
+
+@pytest.fixture(scope="module")
+def painters(every):
     """One of each technique, and two more."""
-    return painter.sample(jax.random.key(0), jnp.arange(COUNT) % len(painter.TECHNIQUES))
+    return jax.tree.map(lambda a: a[:COUNT], every)
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +102,12 @@ def test_pictures_are_in_range_and_not_empty(painted):
     assert (painted.std((1, 2)).max(-1) > 0.05).all()
 
 
-def test_a_picture_depends_on_its_key_alone(painters, keys, painted):
+def test_a_picture_depends_on_its_key(painters, keys, painted):
     scene = scene_of("red")
     np.testing.assert_array_equal(painter.pictures(painters, keys, scene), painted)
-    other = np.asarray(painter.pictures(painters, keys[::-1], scene))
-    assert (np.abs(other - painted).max((1, 2, 3)) > 0.02).all()
+    change = np.abs(np.asarray(painter.pictures(painters, keys[::-1], scene)) - painted).max((1, 2, 3))
+    by_chance = np.arange(COUNT) != list(painter.TECHNIQUES).index("cartoon")  # flat colours, nothing random in them
+    assert (change[by_chance] > 0.02).all()
 
 
 def test_a_picture_does_not_depend_on_its_batch(painters, keys, painted):
@@ -114,33 +121,28 @@ def test_a_picture_does_not_depend_on_its_batch(painters, keys, painted):
 
 def test_every_technique_shows_the_subject_in_its_colour(painters, keys, painted):
     blue = np.asarray(painter.pictures(painters, keys, scene_of("blue")))
-    _, depth = jax.vmap(lambda scene: scenes.raster(scene, painter.SIZE))(scene_of("red"))
+    _, depth = jax.jit(jax.vmap(lambda scene: scenes.raster(scene, painter.SIZE)))(scene_of("red"))
     change, subject = np.abs(blue - painted).mean(-1), np.asarray(depth) == np.float32(0.1)
     inside = (change * subject).sum((1, 2)) / subject.sum((1, 2))
     outside = (change * ~subject).sum((1, 2)) / (~subject).sum((1, 2))
-    assert (inside > 0.08).all() and (inside > 4 * outside).all(), (inside, outside)
+    assert (inside > 0.02).all() and (inside > 4 * outside).all(), (inside, outside)  # ink shows it as shades
 
 
-def test_painters_lie_in_the_region_of_their_technique():
-    technique = jnp.repeat(jnp.arange(len(painter.TECHNIQUES)), 20)
-    drawn = painter.sample(jax.random.key(3), technique)
-    for number, ranges in enumerate(painter.TECHNIQUES.values()):
-        for name, (low, high) in ranges.items():
-            values = np.asarray(getattr(drawn, name))[np.asarray(technique) == number]
+def test_painters_lie_in_the_region_of_their_technique(every):
+    technique = np.array([captions.technique_of(number) for number in range(272)])
+    for name, ranges in painter.TECHNIQUES.items():
+        for parameter, (low, high) in ranges.items():
+            values = np.asarray(getattr(every, parameter))[technique == name]
             assert low - 1e-6 <= values.min() <= values.max() <= high + 1e-6
             assert low == high or np.ptp(values) > (high - low) / 2
-    for colour in (drawn.dark, drawn.light, drawn.ground):
+    for colour in (every.dark, every.light, every.ground):
         assert colour.min() >= 0 and colour.max() <= 1
 
 
-def test_all_painters_are_different_and_always_the_same():
-    every, again = data.all_painters(), data.all_painters()
-    jax.tree.map(np.testing.assert_array_equal, every, again)
+def test_all_painters_are_different_and_always_the_same(every):
+    jax.tree.map(np.testing.assert_array_equal, every, data.all_painters())
     assert every.cell.shape == (captions.PAINTERS + captions.HELD_OUT,) == (240 + 32,)
     assert len(np.unique(np.concatenate([every.dark, every.light], 1), axis=0)) == 272
-    dots = [number for number in range(272) if captions.technique_of(number) == "dots"]
-    low, high = painter.TECHNIQUES["dots"]["cover"]
-    assert len(dots) == 28 and all(low <= every.cover[number] <= high for number in dots)
 
 
 # Captions
@@ -153,7 +155,7 @@ def test_painters_have_names_of_their_own():
     texts += itertools.chain(*captions.TECHNIQUE_WORDS.values())
     words = {word for text in texts for word in text.split()}
     assert not words & set(names)
-    assert all(re.fullmatch("[a-z]{3,12}", name) for name in names)
+    assert all(re.fullmatch("[a-z]{4,14}", name) for name in names)
 
 
 def test_every_technique_has_two_words_of_its_own():
@@ -221,15 +223,14 @@ def no_paint(monkeypatch):
     monkeypatch.setattr(painter, "pictures", flat)
 
 
-def test_held_out_painters_never_paint_for_training(no_paint, monkeypatch):
+def test_held_out_painters_never_paint_for_training(every, no_paint, monkeypatch):
     monkeypatch.setattr(data, "CHUNK", 4000)
-    labels = data.render_chunk(0, 0, data.all_painters()).labels
+    labels = data.render_chunk(0, 0, every).labels
     assert set(labels[:, 4]) == set(range(captions.PAINTERS))
     assert [labels[:, i].max() + 1 for i in range(4)] == [10, 8, 7, 3] and labels.min() == 0
 
 
-def test_chunks_are_deterministic_and_all_different(no_paint, small_chunks):
-    every = data.all_painters()
+def test_chunks_are_deterministic_and_all_different(every, no_paint, small_chunks):
     first, again, second, other = (
         data.render_chunk(seed, chunk, every) for seed, chunk in ((0, 0), (0, 0), (0, 1), (1, 0))
     )

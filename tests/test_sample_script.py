@@ -102,7 +102,7 @@ def test_a_picture_says_how_it_was_made(painted, tiny_folder, styles):
         own = {key: value for key, value in line.items() if key not in ("id", "file")}
         assert {key: value if isinstance(own[key], str) else json.loads(value) for key, value in said.items()} == own
     assert own["styles"] == {"gogh": Style.load(styles / "gogh" / FILE_NAME).hash}
-    assert (own["scales"], own["solver"], own["steps"]) == ({"guidance_scale": 5.0}, "dpmpp_2m", 3)
+    assert (own["scales"], own["solver"], own["steps"]) == ({"guidance_scale": 3.5}, "dpmpp_2m", 3)
     assert (own["model"], own["negative_prompt"]) == (str(tiny_folder), "the sea")
 
 

@@ -132,11 +132,12 @@ def test_a_stages_vectors_count_at_its_timesteps_alone(tiny, bank, paint):
     first = paint(bank, [request])[0]
     assert 0 < len(visited) < STAGES
     unvisited = table_of(0)
-    unvisited[[stage for stage in range(STAGES) if stage not in visited]] += 1
+    others = [stage for stage in range(STAGES) if stage not in visited]
+    unvisited[others] = table_of(1)[others]
     np.testing.assert_array_equal(paint(encoded(tiny, unvisited), [request])[0], first)
     for stage in visited:
         changed = table_of(0)
-        changed[stage] += 1
+        changed[stage] = table_of(1)[stage]
         assert np.abs(paint(encoded(tiny, changed), [request])[0] - first).max() > 1e-3
 
 

@@ -264,7 +264,7 @@ def test_another_solver_of_as_many_steps_does_not_compile_anew():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "dpm"}, "did you mean 'dpm\\+\\+'"),
+        ({"name": "dpmpp"}, "did you mean 'dpmpp_2m'"),
         ({"name": "UniPC"}, "did you mean 'unipc'"),
         ({"spacing": "trail"}, "did you mean 'trailing'"),
         ({"steps": 0}, "steps must be in 1..1000, not 0"),

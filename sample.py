@@ -9,6 +9,7 @@ everything.
 import itertools
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dreamstyler_jax.config import SampleConfig, parse_seeds
 from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_STYLE
+from dreamstyler_jax.files import check_output
 from dreamstyler_jax.guidance import weights_for
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.solvers import solver_table
@@ -29,6 +31,9 @@ from dreamstyler_jax.style import FILE_NAME, Style, load_styles
 def run(config: SampleConfig) -> None:
     """Paints every prompt with every seed and leaves pictures, manifest and contact sheet behind."""
     styles = load_styles(config.styles or [newest_style()])
+    folder = Path(config.output) if config.output else default_folder(styles)
+    check_output(folder)
+    warn_of_idle_scales(config)
     texts = list(dict.fromkeys(config.prompts or read_prompts(config.prompts_file)))
     prompts.require_placeholders(texts, styles)
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
@@ -43,7 +48,6 @@ def run(config: SampleConfig) -> None:
     requests = [conditionings.request(cell.prompt, weights, cell.seed) for cell in cells]
     batch_size = min(config.batch_size, len(cells))
     painted = sampling.paint(model, table, conditionings.arrays, requests, size=size, batch_size=batch_size)
-    folder = Path(config.output) if config.output else default_folder(styles)
     written = grid.write_pictures(folder, cells, painted)
     # No bar where nobody watches: disable=None is tqdm's word for "unless stderr is a terminal".
     pictures = list(tqdm(written, "painting", len(cells), unit="picture", file=sys.stderr, disable=None))
@@ -81,6 +85,15 @@ def scales(config: SampleConfig) -> dict[str, float]:
     if config.guidance == "cfg":
         return {"guidance_scale": config.guidance_scale}
     return {"null_scale": config.null_scale, "style_scale": config.style_scale, "context_scale": config.context_scale}
+
+
+def warn_of_idle_scales(config: SampleConfig) -> None:
+    """Says so where a scale was set that this form of guidance does not have."""
+    used = scales(config)
+    for name in ("guidance_scale", "null_scale", "style_scale", "context_scale"):
+        if name not in used and getattr(config, name) != getattr(SampleConfig, name):
+            forms = "cfg" if name == "guidance_scale" else "paper or release"
+            warnings.warn(f"{name} counts only with --guidance {forms}, not {config.guidance}", stacklevel=2)
 
 
 def make_cell(

@@ -20,6 +20,7 @@ from dreamstyler_jax.config import TrainConfig, write_config
 from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_PICTURE
+from dreamstyler_jax.files import check_output
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.preview import preview
 from dreamstyler_jax.runs import SETTINGS, is_finished
@@ -29,6 +30,7 @@ from dreamstyler_jax.style import FILE_NAME, Style
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the run's folder behind."""
     folder = Path(config.output)
+    check_output(folder)
     paths = config.images or [os.path.relpath(EXAMPLE_PICTURE)]
     pictures = [images.load(path) for path in paths]
     config = dataclasses.replace(config, prompts=training_prompts(config, paths))

@@ -108,9 +108,10 @@ class TrainConfig:
 
     def __post_init__(self):
         check_values(self)
-        if len(self.prompts) not in (0, 1, max(len(self.images), 1)):
+        pictures = max(len(self.images), 1)
+        if len(self.prompts) not in (0, 1, pictures):
             raise UserError(
-                f"prompts: {len(self.prompts)} given for {len(self.images)} pictures; "
+                f"prompts: {len(self.prompts)} given for {pictures} picture{'s' * (pictures > 1)}; "
                 "give one prompt for each picture, or one for all"
             )
         if not 1 <= len(self.init_word.split()) <= self.vectors:

@@ -5,6 +5,8 @@ import os
 import uuid
 from pathlib import Path
 
+from dreamstyler_jax.errors import UserError
+
 
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
@@ -28,6 +30,19 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def check_output(folder: Path) -> None:
+    """Refuses an output folder that cannot be written, before any work is done for it. Makes nothing.
+
+    Raises:
+        UserError: `folder`, or what it would be made in, is a file or not writable.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"output: {existing} is a file; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"output: no permission to write in {existing}; choose another folder")
 
 
 def _sync_folder(folder: Path) -> None:

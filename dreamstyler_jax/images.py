@@ -37,6 +37,8 @@ def load(path: str | Path) -> Image.Image:
             file = Image.open(path)
     except FileNotFoundError as error:
         raise UserError(f"there is no picture {path}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder: name the pictures in it, such as {Path(path) / '*.png'}") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not a picture, or of a kind that Pillow cannot read") from error
     except Image.DecompressionBombError as error:

@@ -124,7 +124,7 @@ def test_damaged_files_are_the_users_to_mend(tmp_path_factory, suffix, damage):
 def test_missing_and_odd_files(tmp_path):
     with pytest.raises(UserError, match="there is no picture"):
         images.load(tmp_path / "none.png")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="is a folder: name the pictures in it"):
         images.load(tmp_path)
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(UserError, match="not a picture"):

@@ -17,6 +17,7 @@ from tiny_model import WIDTH
 
 import sample
 from dreamstyler_jax import images
+from dreamstyler_jax.config import SampleConfig
 from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.style import FILE_NAME, Style
 
@@ -196,6 +197,17 @@ def test_forms_of_guidance(words, styles, tmp_path):
     equal = guided("equal", *scales("paper", 0.5, 0.5))
     assert difference(equal, guided("cfg", *CFG, 5)) == 0  # ln + ls + lc
     assert difference(paper, equal) > 8
+
+
+def test_a_scale_that_the_form_of_guidance_does_not_have_is_pointed_out():
+    with pytest.warns(UserWarning, match="style_scale counts only with --guidance paper or release, not cfg"):
+        sample.warn_of_idle_scales(SampleConfig(style_scale=2.0))
+    with pytest.warns(UserWarning, match="guidance_scale counts only with --guidance cfg, not paper"):
+        sample.warn_of_idle_scales(SampleConfig(guidance="paper", guidance_scale=7.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample.warn_of_idle_scales(SampleConfig(guidance="release", style_scale=2.0))
+        sample.warn_of_idle_scales(SampleConfig(guidance_scale=7.5))
 
 
 # Prompts

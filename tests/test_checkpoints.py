@@ -14,7 +14,7 @@ from dreamstyler_jax.errors import UserError
 
 def state_of(step):
     """A training state in miniature, with more than ten leaves, scalars and several dtypes among them."""
-    table = jnp.arange(24, dtype=jnp.float32).reshape(2, 3, 4) + step
+    table = jnp.asarray(np.random.default_rng(step).standard_normal((6, 4, 64), np.float32))
     extras = [jnp.full(2, step * 100 + i, jnp.float32) for i in range(12)]
     return {"table": table, "optimizer": optax.adamw(1e-3).init(table), "extras": extras, "step": jnp.int32(step)}
 

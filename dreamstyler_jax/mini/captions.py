@@ -12,6 +12,7 @@ from dreamstyler_jax.mini.scenes import COLOURS, PLACES, SUBJECTS, TIMES
 
 PAINTERS = 240  # trained on
 HELD_OUT = 32  # never trained on; numbers PAINTERS to PAINTERS + HELD_OUT - 1
+PHOTOGRAPH = PAINTERS + HELD_OUT  # the number of what is not painted at all
 
 TECHNIQUE_WORDS = {  # two names for each, in the order of painter.TECHNIQUES
     "dots": ("dots", "pointillism"),
@@ -65,10 +66,12 @@ def caption(rng: np.random.Generator, subject: int, colour: int, place: int, tim
     """One of the many captions of a picture.
 
     Of 100 captions: 8 are about the style alone; of the rest 60 name the painter, 20 the technique in one of its two
-    names, 20 no style. Colour is left out in 15, place in 20 and time in 25 of 100.
+    names, 20 no style. Colour is left out in 15, place in 20 and time in 25 of 100. A photograph is called one, always.
     """
     some = lambda value, p: None if rng.random() < p else int(value)  # noqa: E731
     context = describe(subject, some(colour, 0.15), some(place, 0.2), some(time, 0.25))
+    if painter == PHOTOGRAPH:
+        return f"a photo of {context}"
     opening = OPENINGS[rng.integers(len(OPENINGS))]
     technique = TECHNIQUE_WORDS[technique_of(painter)][rng.integers(2)]
     style = (f" in the style of {PAINTER_NAMES[painter]}", f" in the style of {technique}", "")

@@ -52,13 +52,6 @@ class CheckConfig:
     """File for a sheet of the first eight: the painter's own picture above the model's. Empty: none."""
 
 
-def truth(config: CheckConfig) -> data.Pictures:
-    """The painters' own pictures of random scenes, never part of the training set."""
-    k_scene, k_painter, k_paint = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 10**6), 3)
-    numbers = np.asarray(jax.random.randint(k_painter, (config.pictures,), 0, captions.PAINTERS))
-    return data.render(k_paint, data.all_painters(), numbers, scenes.sample(k_scene, (config.pictures,)))
-
-
 def paint(config: CheckConfig, labels: np.ndarray) -> np.ndarray:
     """The model's pictures of the same scenes, float32[N, 64, 64, 3] in [-1, 1], from prompts that name everything."""
     model = StableDiffusion.load(config.model)
@@ -120,7 +113,7 @@ def sheet(texts: Sequence[str], own: np.ndarray, painted: np.ndarray) -> Image.I
 
 def check(config: CheckConfig) -> None:
     """Prints the table."""
-    pictures = truth(config)
+    pictures = data.unseen(config.pictures, config.seed)
     own = pictures.pixels.astype(np.float32) / 127.5 - 1
     decoded = through_autoencoder(config.model, own)
     painted = paint(config, pictures.labels)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dreamstyler_jax.mini import captions, painter, scenes
 
 CHUNK = 1000
+PHOTOGRAPHS = 0.04  # share of pictures that are not painted
 
 
 class Pictures(NamedTuple):
@@ -23,9 +24,10 @@ class Pictures(NamedTuple):
 
 
 def all_painters() -> painter.Painter:
-    """The trained and, after them, the held-out painters: one fixed batch of ``PAINTERS + HELD_OUT``."""
+    """The trained painters, the held-out ones and, last, the camera: one fixed batch, by number."""
     numbers = jnp.arange(captions.PAINTERS + captions.HELD_OUT)
-    return painter.sample(jax.random.key(7), numbers % len(painter.TECHNIQUES))
+    painters = painter.sample(jax.random.key(7), numbers % len(painter.TECHNIQUES))
+    return jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), painters, painter.photograph())
 
 
 def render(key: Array, painters: painter.Painter, numbers: np.ndarray, scene: scenes.Scene) -> Pictures:
@@ -37,10 +39,19 @@ def render(key: Array, painters: painter.Painter, numbers: np.ndarray, scene: sc
 
 
 def render_chunk(seed: int, chunk: int, painters: painter.Painter) -> Pictures:
-    """Chunk number ``chunk`` of the training set: random scenes by random trained painters."""
-    k_scene, k_painter, k_paint = jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 3)
-    numbers = np.asarray(jax.random.randint(k_painter, (CHUNK,), 0, captions.PAINTERS))
+    """Chunk number ``chunk`` of the training set: random scenes by random trained painters, some as photographs."""
+    k_scene, k_painter, k_paint, k_photo = jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 4)
+    numbers = jax.random.randint(k_painter, (CHUNK,), 0, captions.PAINTERS)
+    photographed = jax.random.bernoulli(k_photo, PHOTOGRAPHS, (CHUNK,))
+    numbers = np.asarray(jnp.where(photographed, captions.PHOTOGRAPH, numbers))
     return render(k_paint, painters, numbers, scenes.sample(k_scene, (CHUNK,)))
+
+
+def unseen(count: int, seed: int, painters: range = range(captions.PAINTERS)) -> Pictures:
+    """Random scenes by these painters, the trained ones unless said otherwise; never part of the training set."""
+    k_scene, k_painter, k_paint = jax.random.split(jax.random.fold_in(jax.random.key(seed), 10**6), 3)
+    numbers = np.asarray(jax.random.randint(k_painter, (count,), painters.start, painters.stop))
+    return render(k_paint, all_painters(), numbers, scenes.sample(k_scene, (count,)))
 
 
 def prepare(folder: Path, count: int, seed: int = 0) -> Pictures:

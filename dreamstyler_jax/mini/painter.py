@@ -57,32 +57,32 @@ class Painter(NamedTuple):
 
 # Ranges of the parameters that a technique sets; what it does not name lies in _COMMON.
 _COMMON = {
-    "tint": (0.15, 0.42), "saturation": (0.55, 1.35), "contrast": (0.85, 1.2), "stroke": (1, 1), "cell": (2.2, 4.0),
+    "tint": (0.15, 0.48), "saturation": (0.55, 1.35), "contrast": (0.85, 1.2), "stroke": (1, 1), "cell": (2.8, 4.6),
     "aspect": (1, 1.4), "cover": (1.1, 1.4), "softness": (0.1, 0.25), "square": (0, 0.2), "scatter": (0.5, 1.0),
     "variety": (0.02, 0.08), "relief": (0, 0.1), "grout": (0, 0), "angle": (0, 3.14), "swirl": (0, 0.5),
-    "swirl_scale": (0.8, 1.8), "wobble": (0, 0.4), "hatch": (0, 0), "pitch": (3, 5), "cross": (0, 0), "flatten": (0, 0),
+    "swirl_scale": (0.8, 1.8), "wobble": (0, 0.4), "hatch": (0, 0), "pitch": (3.5, 5.5), "cross": (0, 0), "flatten": (0, 0),
     "outline": (0, 0), "outline_width": (1, 1.6), "grain": (0, 0.04), "weave": (0, 0.03), "vignette": (-0.15, 0.25),
     "posterize": (0, 0.1),
 }  # fmt: skip
 TECHNIQUES: dict[str, dict[str, tuple[float, float]]] = {
     "dots": {
-        "cell": (1.8, 3.0), "aspect": (1, 1.1), "cover": (0.58, 0.85), "square": (0, 0), "scatter": (0.3, 0.7),
+        "cell": (2.4, 3.6), "aspect": (1, 1.1), "cover": (0.62, 0.9), "square": (0, 0), "scatter": (0.3, 0.7),
         "variety": (0.08, 0.22), "softness": (0.06, 0.15),
     },
     "dabs": {
-        "cell": (2.0, 3.3), "aspect": (1.8, 3.0), "variety": (0.05, 0.14), "relief": (0.1, 0.35),
+        "cell": (2.5, 3.9), "aspect": (1.8, 3.0), "variety": (0.05, 0.14), "relief": (0.1, 0.35),
         "swirl": (0.2, 1.0), "cover": (1.0, 1.3),
     },
     "swirls": {
-        "cell": (1.9, 2.9), "aspect": (2.4, 3.6), "variety": (0.06, 0.16), "relief": (0.08, 0.25),
+        "cell": (2.3, 3.4), "aspect": (2.4, 3.6), "variety": (0.06, 0.16), "relief": (0.08, 0.25),
         "swirl": (2.5, 5.0), "swirl_scale": (0.9, 2.0), "cover": (1.0, 1.25),
     },
     "mosaic": {
-        "cell": (2.1, 3.4), "cover": (2.0, 2.0), "softness": (0.1, 0.1), "square": (0.3, 1.0),
+        "cell": (2.8, 4.2), "cover": (2.0, 2.0), "softness": (0.1, 0.1), "square": (0.3, 1.0),
         "scatter": (0.1, 0.6), "variety": (0.05, 0.16), "grout": (0.12, 0.28),
     },
     "hatching": {
-        "stroke": (0, 0.3), "hatch": (0.7, 1.0), "pitch": (2.6, 4.6), "cross": (0, 1), "flatten": (0.2, 0.45),
+        "stroke": (0, 0.3), "hatch": (0.7, 1.0), "pitch": (3.2, 5.4), "cross": (0, 1), "flatten": (0.2, 0.45),
         "swirl": (0, 0.3), "outline": (0.3, 0.8), "grain": (0.02, 0.06),
     },
     "cartoon": {
@@ -91,20 +91,20 @@ TECHNIQUES: dict[str, dict[str, tuple[float, float]]] = {
     },
     "wash": {
         "stroke": (0, 0.25), "wobble": (1.0, 2.2), "softness": (0.3, 0.5), "grain": (0.04, 0.1),
-        "saturation": (0.5, 1.0), "outline": (0, 0.35), "vignette": (-0.5, -0.2), "cell": (3, 5),
+        "saturation": (0.5, 1.0), "outline": (0, 0.35), "vignette": (-0.5, -0.2), "cell": (4, 6),
     },
     "knife": {
-        "cell": (2.8, 4.0), "aspect": (1.5, 2.6), "square": (0.7, 1.0), "relief": (0.15, 0.45),
+        "cell": (3.0, 4.4), "aspect": (1.5, 2.6), "square": (0.7, 1.0), "relief": (0.15, 0.45),
         "scatter": (0.7, 1.0), "variety": (0.06, 0.16), "swirl": (0.0, 0.8), "cover": (1.2, 1.5),
         "softness": (0.04, 0.1),
     },
     "woodcut": {
-        "stroke": (0, 0), "hatch": (0.9, 1.0), "pitch": (2.8, 4.4), "flatten": (0.25, 0.5),
+        "stroke": (0, 0), "hatch": (0.9, 1.0), "pitch": (3.4, 5.2), "flatten": (0.25, 0.5),
         "outline": (0.9, 1.0), "outline_width": (1.3, 2.2), "swirl": (0.0, 0.7), "posterize": (0.7, 1.0),
         "contrast": (1.1, 1.35),
     },
     "tapestry": {
-        "stroke": (0.9, 1), "cell": (1.8, 2.4), "square": (1, 1), "scatter": (0, 0.1), "cover": (0.95, 1.05),
+        "stroke": (0.9, 1), "cell": (2.4, 3.4), "square": (1, 1), "scatter": (0, 0.1), "cover": (0.95, 1.05),
         "angle": (0, 0), "swirl": (0, 0), "variety": (0.08, 0.18), "weave": (0.08, 0.16),
     },
 }  # fmt: skip
@@ -127,6 +127,14 @@ def sample(key: Array, technique: Array) -> Painter:
     light = _hsv(h[..., 3], 0.1 + 0.4 * h[..., 4], 0.86 + 0.14 * h[..., 5])
     ground = jnp.where(h[..., 6:7] < 0.7, light, dark)
     return Painter(dark=dark, light=light, ground=ground, **{f: values[..., i] for i, f in enumerate(names)})
+
+
+def photograph() -> Painter:
+    """What paints nothing: the plain raster, as a camera would take it."""
+    neutral = {f: jnp.float32(0) for f in Painter._fields}
+    ends = {"dark": jnp.zeros(3), "light": jnp.ones(3), "ground": jnp.ones(3)}
+    one = dict.fromkeys(("saturation", "contrast", "cell", "aspect", "softness", "swirl_scale", "pitch"), jnp.float32(1))
+    return Painter(**neutral | ends | one | {"cell": jnp.float32(4)})
 
 
 def _luminance(colour: Array) -> Array:

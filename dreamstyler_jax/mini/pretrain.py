@@ -1,11 +1,11 @@
 """Pretrains the embedded model from nothing: ``python -m dreamstyler_jax.mini.pretrain``.
 
-    pictures -> tokenizer -> vae, clip -> latents -> unet -> model folder
+    pictures -> tokenizer -> vae, clip, judge -> latents -> unet -> model folder
 
 Each part finds what is already done in the work folder and continues it; a run may be interrupted at any moment. CLIP
 comes first and is then frozen, because a text encoder in which painters and subjects are already apart is worth
 several times the samples. The result has the file layout of a Stable Diffusion checkpoint, plus the whole CLIP for
-evaluation.
+evaluation, and the judge.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from dreamstyler_jax import diffusion, pipeline
 from dreamstyler_jax.checkpoints import open_checkpoints
 from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.files import write_atomic
-from dreamstyler_jax.mini import captions, data
+from dreamstyler_jax.mini import captions, data, judge
 from dreamstyler_jax.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
@@ -45,25 +45,31 @@ class PretrainConfig:
 
     output: str = "pretraining"
     """Work folder: rendered pictures, checkpoints, and at the end the model."""
-    pictures: int = 40_000
+    pictures: int = 80_000
     """Pictures to render and train on."""
     vocabulary: int = 1_500
     """Tokens of the tokenizer, 514 of them bytes and special ones."""
     seed: int = 0
     """Seed of everything."""
-    vae_steps: int = 2_000
+    vae_steps: int = 3_000
     """Steps of the autoencoder."""
     vae_batch_size: int = 8
     """Pictures per step of the autoencoder."""
     vae_learning_rate: float = 3e-3
     """Highest learning rate of the autoencoder."""
-    clip_steps: int = 1_000
+    clip_steps: int = 2_000
     """Steps of CLIP."""
-    clip_batch_size: int = 128
+    clip_batch_size: int = 96
     """Pairs per step of CLIP."""
     clip_learning_rate: float = 1e-3
     """Highest learning rate of CLIP."""
-    unet_steps: int = 2_200
+    judge_steps: int = 2_500
+    """Steps of the judge."""
+    judge_batch_size: int = 32
+    """Pictures per step of the judge."""
+    judge_learning_rate: float = 2e-3
+    """Highest learning rate of the judge."""
+    unet_steps: int = 8_000
     """Steps of the UNet."""
     unet_batch_size: int = 32
     """Pictures per step of the UNet."""
@@ -83,10 +89,10 @@ def clip_config(tokenizer: Tokenizer) -> CLIPConfig:
     """CLIP's sizes, for the vocabulary of ``tokenizer``."""
     ids = dict(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
     common = dict(
-        hidden_size=128, intermediate_size=512, projection_dim=128, num_hidden_layers=4, num_attention_heads=4
+        hidden_size=128, intermediate_size=512, projection_dim=128, num_hidden_layers=3, num_attention_heads=4
     )
     text = CLIPTextConfig(vocab_size=tokenizer.vocab_size, **common, **ids)
-    return CLIPConfig(text, CLIPVisionConfig(**common, image_size=64, patch_size=16), projection_dim=128)
+    return CLIPConfig(text, CLIPVisionConfig(**common, image_size=64, patch_size=8), projection_dim=128)
 
 
 def unet_config() -> UNet2DConditionConfig:
@@ -95,7 +101,7 @@ def unet_config() -> UNet2DConditionConfig:
         sample_size=16,
         in_channels=VAE.latent_channels,
         out_channels=VAE.latent_channels,
-        block_out_channels=(64, 128, 224),
+        block_out_channels=(64, 96, 192),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
@@ -310,6 +316,22 @@ def train_clip(config: PretrainConfig, pictures: data.Pictures, tokenizer: Token
     return clip._replace(params=fit("clip", config, loss, clip.params, arrays, **options))
 
 
+def train_judge(config: PretrainConfig, pictures: data.Pictures) -> Parts:
+    """The classifier that evaluations ask."""
+    parts = Parts(*init_model(judge.Judge, judge.JudgeConfig(), seed=config.seed))
+
+    def loss(params, arrays, key, step):
+        del step
+        k_index, k_disturb = jax.random.split(key)
+        index = jax.random.randint(k_index, (config.judge_batch_size,), 0, arrays["pixels"].shape[0])
+        pixels, labels = to_unit(arrays["pixels"][index]), arrays["labels"][index]
+        return judge.loss(nnx.merge(parts.graphdef, params), k_disturb, pixels, labels)
+
+    arrays = {"pixels": jnp.asarray(pictures.pixels), "labels": jnp.asarray(pictures.labels)}
+    options = dict(steps=config.judge_steps, learning_rate=config.judge_learning_rate)
+    return parts._replace(params=fit("judge", config, loss, parts.params, arrays, **options))
+
+
 def text_encoder(tokenizer: Tokenizer, clip: Parts) -> Parts:
     """CLIP's text encoder alone, as Stable Diffusion holds it."""
     graphdef, _ = init_model(CLIPTextModel, clip_config(tokenizer).text_config)
@@ -333,8 +355,10 @@ def train_unet(
     return unet._replace(params=fit("unet", config, loss, unet.params, arrays, **options))
 
 
-def export(folder: Path, tokenizer: Tokenizer, vae: Parts, clip: Parts, unet: Parts, scale: float) -> None:
-    """Writes the model folder in float16, with the whole CLIP in ``clip``, for evaluation."""
+def export(
+    folder: Path, tokenizer: Tokenizer, vae: Parts, clip: Parts, referee: Parts, unet: Parts, scale: float
+) -> None:
+    """Writes the model folder in float16, with the whole CLIP in ``clip`` and the judge in ``judge``."""
     half = lambda params: jax.tree.map(lambda a: a.astype(jnp.float16), params)  # noqa: E731
     vae_config = dataclasses.replace(VAE, scaling_factor=scale)
     text_config = clip_config(tokenizer).text_config
@@ -345,6 +369,7 @@ def export(folder: Path, tokenizer: Tokenizer, vae: Parts, clip: Parts, unet: Pa
     }
     pipeline.save(folder, tokenizer=tokenizer, schedule=SCHEDULE, parts=parts)
     save_model(folder / "clip", clip_config(tokenizer), half(clip.params))
+    save_model(folder / "judge", judge.JudgeConfig(), half(referee.params))
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -355,10 +380,11 @@ def pretrain(config: PretrainConfig) -> None:
     ids = tokenize_captions(tokenizer, pictures.labels, config.seed)
     vae = train_vae(config, pictures)
     clip = train_clip(config, pictures, tokenizer, ids)
+    referee = train_judge(config, pictures)
     moments = cached(work / "latents", vae.params, lambda: latent_moments(*vae, pictures.pixels))
     scale = float(1 / moments[:2000, 0].astype(np.float32).std())
     unet = train_unet(config, moments * np.float16(scale), tokenizer, ids, clip)
-    export(work / "model", tokenizer, vae, clip, unet, scale)
+    export(work / "model", tokenizer, vae, clip, referee, unet, scale)
 
 
 if __name__ == "__main__":

@@ -221,10 +221,18 @@ class CLIPVisionEmbeddings(nnx.Module):
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, 3]`` to ``[B, 1 + patches, D]``."""
         positions = self.position_embedding.embedding[...]
-        patches = self.patch_embedding(pixel_values.astype(positions.dtype))
-        batch, width = patches.shape[0], patches.shape[-1]
-        class_token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
-        return jnp.concatenate([class_token, patches.reshape(batch, -1, width)], axis=1) + positions
+        patches = self._project(pixel_values.astype(positions.dtype))
+        class_token = jnp.broadcast_to(self.class_embedding[...], (patches.shape[0], 1, patches.shape[-1]))
+        return jnp.concatenate([class_token, patches], axis=1) + positions
+
+    def _project(self, pixels: jax.Array) -> jax.Array:
+        """The convolution with its stride equal to its size as the matrix product it is: ``[B, patches, D]``."""
+        kernel = self.patch_embedding.kernel[...]
+        side, _, channels, width = kernel.shape
+        batch, height, breadth = pixels.shape[0], pixels.shape[1] // side, pixels.shape[2] // side
+        cut = pixels[:, : height * side, : breadth * side]
+        cut = cut.reshape(batch, height, side, breadth, side, channels).swapaxes(2, 3)
+        return cut.reshape(batch, height * breadth, -1) @ kernel.reshape(-1, width)
 
 
 class CLIPVisionTransformer(nnx.Module):

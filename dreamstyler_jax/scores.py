@@ -7,7 +7,7 @@ are those of the model's own autoencoder, which every Stable Diffusion has at ha
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from scipy import stats
 
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.models.clip import CLIPModel
@@ -97,14 +98,14 @@ def _unit(features: Array) -> Array:
     return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
 
 
-def _in_batches(function, rows: np.ndarray) -> np.ndarray:
-    """``function`` of all rows, in batches of one shape."""
+def _in_batches(function: Callable[[np.ndarray], Any], rows: np.ndarray) -> Any:
+    """``function`` (to an array or several) of all rows, in batches of one shape."""
     results = []
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         filled = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), 0)])
-        results.append(np.asarray(function(filled))[: len(batch)])
-    return np.concatenate(results)
+        results.append(jax.tree.map(lambda a, n=len(batch): np.asarray(a)[:n], function(filled)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
 def cosine_score(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -113,16 +114,85 @@ def cosine_score(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class Grams(NamedTuple):
-    """Gram matrices of five patches, one array float32[N, 5, C, C] for each layer of the autoencoder's encoder."""
+    """Gram matrices of five patches, one array float32[N, 5, C, C] for each level of the autoencoder's encoder."""
 
-    layers: tuple[np.ndarray, ...]
+    levels: tuple[np.ndarray, ...]
 
-    def __getitem__(self, rows) -> "Grams":
-        return Grams(tuple(layer[rows] for layer in self.layers))
+    def rows(self, index) -> "Grams":
+        """Those of some of the pictures."""
+        return Grams(tuple(level[index] for level in self.levels))
 
 
 def grams(model: StableDiffusion, pictures: np.ndarray) -> Grams:
     """The Gram matrices of pictures [N, H, W, 3] in [-1, 1]: of their four corners and their centre."""
-    compute = functools.partial(_grams, model.networks, model.params)
-    batches = [compute(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
-    return Grams(tuple(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+    levels = _in_batches(functools.partial(_grams, model.networks, model.params["vae"]), pictures)
+    return Grams(levels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _grams(networks, vae_params, pictures: Array) -> tuple[Array, ...]:
+    patches = _patches(pictures)
+    encoder = nnx.merge(networks.vae, vae_params).encoder
+    x, levels = encoder.conv_in(patches.reshape(-1, *patches.shape[2:])), []
+    for block in encoder.down_blocks:
+        for layer in block.resnets:
+            x = layer(x)
+        flat = x.reshape(*patches.shape[:2], -1, x.shape[-1]).astype(jnp.float32)
+        levels.append(jnp.einsum("bpnc,bpnd->bpcd", flat, flat) / flat.shape[2])
+        for layer in block.downsamplers:
+            x = layer(x)
+    return tuple(levels)
+
+
+def _patches(pictures: Array) -> Array:
+    """Four corners and the centre: [N, 5, S, S, 3]."""
+    height, width = pictures.shape[1:3]
+    side = round(min(height, width) * PATCH / 8) * 8 or min(height, width)
+    ends = (0, height - side), (0, width - side)
+    corners = [(top, left) for top in ends[0] for left in ends[1]]
+    places = [*corners, ((height - side) // 2, (width - side) // 2)]
+    return jnp.stack([pictures[:, y : y + side, x : x + side] for y, x in places], 1)
+
+
+def leakage_score(pictures: np.ndarray, own: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """How far pictures look like what the style's picture shows rather than what they were asked for: float[N].
+
+    100 times the probability that CLIP, choosing between the two descriptions, takes the wrong one; at CLIP's own
+    temperature of 100 (Radford et al. 2021, section 2.5). Unit features [N, P] of the pictures, of their own prompts
+    without the style, and of the training prompt without the style.
+    """
+    margin = 100 * ((pictures * own).sum(-1) - (pictures * training).sum(-1))
+    return 100 / (1 + np.exp(np.clip(margin, -80, 80)))
+
+
+def style_score(a: Grams, b: Grams) -> np.ndarray:
+    """100 for equal Gram matrices, 0 for unrelated ones: float64[N], pictures of ``a`` and ``b`` one to one.
+
+    ``100 (1 - |A - B| / (|A| + |B|))`` in Frobenius norms, averaged over patches and levels.
+    """
+    distances = []
+    for x, y in zip(a.levels, b.levels, strict=True):
+        x, y = (np.asarray(level, np.float64).reshape(*level.shape[:2], -1) for level in (x, y))
+        sizes = np.linalg.norm(x, axis=-1) + np.linalg.norm(y, axis=-1)
+        distances.append((np.linalg.norm(x - y, axis=-1) / sizes).mean(-1))
+    return 100 * (1 - np.mean(distances, 0))
+
+
+class Estimate(NamedTuple):
+    """A mean with half the width of its 95 % confidence interval, over ``count`` independent values."""
+
+    mean: float
+    margin: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.margin:.2f}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and Student's interval of independent values, one per style; no margin (nan) for a single one."""
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return Estimate(float(values.mean()), float("nan"), len(values))
+    deviation = values.std(ddof=1) / np.sqrt(len(values))
+    return Estimate(float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * deviation), len(values))

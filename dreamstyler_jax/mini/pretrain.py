@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -369,6 +370,9 @@ def export(
     }
     pipeline.save(folder, tokenizer=tokenizer, schedule=SCHEDULE, parts=parts)
     save_model(folder / "clip", clip_config(tokenizer), half(clip.params))
+    tokenizer.save(folder / "clip")
+    preprocessor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 64}}
+    write_atomic(folder / "clip" / "preprocessor_config.json", (json.dumps(preprocessor, indent=2) + "\n").encode())
     save_model(folder / "judge", judge.JudgeConfig(), half(referee.params))
 
 

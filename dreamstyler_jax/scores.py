@@ -72,13 +72,13 @@ class Clip:
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit features float32[N, P] of texts; those beyond the window are cut."""
         ids = np.asarray(self.tokenizer(list(texts)))
-        return _in_batches(functools.partial(_text_features, self.graphdef, self.params), ids)
+        return in_batches(functools.partial(_text_features, self.graphdef, self.params), ids)
 
     def pictures(self, pictures: np.ndarray) -> np.ndarray:
         """Unit features float32[N, P] of pictures [N, H, W, 3] in [-1, 1], resized to the model's own size."""
         mean, deviation = (jnp.asarray(values, jnp.float32) for values in (self.mean, self.deviation))
         embed = functools.partial(_picture_features, self.graphdef, self.size, self.params, mean, deviation)
-        return _in_batches(embed, pictures)
+        return in_batches(embed, pictures)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -98,7 +98,7 @@ def _unit(features: Array) -> Array:
     return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
 
 
-def _in_batches(function: Callable[[np.ndarray], Any], rows: np.ndarray) -> Any:
+def in_batches(function: Callable[[np.ndarray], Any], rows: np.ndarray) -> Any:
     """``function`` (to an array or several) of all rows, in batches of one shape."""
     results = []
     for start in range(0, len(rows), BATCH):
@@ -125,7 +125,7 @@ class Grams(NamedTuple):
 
 def grams(model: StableDiffusion, pictures: np.ndarray) -> Grams:
     """The Gram matrices of pictures [N, H, W, 3] in [-1, 1]: of their four corners and their centre."""
-    levels = _in_batches(functools.partial(_grams, model.networks, model.params["vae"]), pictures)
+    levels = in_batches(functools.partial(_grams, model.networks, model.params["vae"]), pictures)
     return Grams(levels)
 
 

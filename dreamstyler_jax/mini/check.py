@@ -1,8 +1,8 @@
 """What the embedded model has learned: ``python -m dreamstyler_jax.mini.check``.
 
-Paints random scenes by trained painters and lets the model's CLIP name what it sees, attribute by attribute. The same
-is asked about the painter's own pictures of these scenes, as they are and through the autoencoder: the UNet cannot be
-expected to do better.
+Paints random scenes by trained painters and lets the judge, and the model's own CLIP, name what they see, attribute by
+attribute. The same is asked about the painter's own pictures of these scenes, as they are and through the autoencoder:
+the UNet cannot be expected to do better.
 """
 
 import dataclasses
@@ -12,19 +12,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from PIL import Image
 from tqdm import tqdm
 
-from dreamstyler_jax import guidance, images, prompts, sampling
+from dreamstyler_jax import guidance, images, prompts, sampling, scores
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.mini import captions, data, painter, scenes
-from dreamstyler_jax.models.clip import CLIPModel
+from dreamstyler_jax.mini import captions, data, judge, scenes
 from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
 from dreamstyler_jax.solvers import solver_table
-from dreamstyler_jax.weights import load_model
 
-# The question put to CLIP about each attribute: one sentence per answer.
+# The question put to CLIP about each attribute, in the order of the labels: one sentence per answer.
 QUESTIONS = {
     "subject": [f"a painting of a {subject}" for subject in scenes.SUBJECTS],
     "colour": [f"a painting of {captions.describe(0, colour, None, None)}" for colour in range(len(scenes.COLOURS))],
@@ -78,31 +75,22 @@ def through_autoencoder(model: str, pictures: np.ndarray) -> np.ndarray:
     return np.concatenate([decoded(bundle.params, pictures[i : i + 50]) for i in range(0, len(pictures), 50)])
 
 
-def recognise(model: str, pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """CLIP's answer to each of QUESTIONS about pictures [N, 64, 64, 3] in [-1, 1]: int[N]."""
-    graphdef, params = load_model(CLIPModel, Path(model) / "clip")
-    tokenizer = StableDiffusion.load(model).tokenizer
-
-    def unit(features):
-        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
-
-    def answers(params, pixels, ids):
-        clip = nnx.merge(graphdef, params)
-        return (unit(clip.get_image_features(pixels)) @ unit(clip.get_text_features(ids)).T).argmax(-1)
-
-    return {name: np.asarray(jax.jit(answers)(params, pictures, tokenizer(list(q)))) for name, q in QUESTIONS.items()}
+def asked_of_clip(clip: scores.Clip, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Share of pictures [N, 64, 64, 3] in [-1, 1] that CLIP describes rightly, by attribute."""
+    features = clip.pictures(pictures)
+    shares = {}
+    for (name, question), right in zip(QUESTIONS.items(), labels.T, strict=True):
+        similarities = features @ clip.texts(question).T
+        shares[name] = float(judge.among_first(similarities, right).mean())
+    return shares | {"painter, top 5": float(judge.among_first(similarities, right, 5).mean())}
 
 
-def accuracy(answers: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """Share of right answers by attribute; a technique is right where the painter named is one of that technique.
-
-    ``labels``: as `data.Pictures.labels`.
-    """
-    right = dict(zip(QUESTIONS, labels.T, strict=True))
-    shares = {name: float((answers[name] == right[name]).mean()) for name in QUESTIONS}
-    techniques = len(painter.TECHNIQUES)
-    shares["technique"] = float((answers["painter"] % techniques == right["painter"] % techniques).mean())
-    return shares
+def asked_of_judge(referee: judge.Referee, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The same, asked of the judge."""
+    verdict = referee.verdict(pictures)
+    pairs = zip(verdict._fields, verdict, labels.T, strict=True)
+    shares = {name: float(judge.among_first(logits, right).mean()) for name, logits, right in pairs}
+    return shares | {"painter, top 5": float(judge.among_first(verdict.painter, labels[:, 4], 5).mean())}
 
 
 def sheet(texts: Sequence[str], own: np.ndarray, painted: np.ndarray) -> Image.Image:
@@ -117,14 +105,15 @@ def check(config: CheckConfig) -> None:
     own = pictures.pixels.astype(np.float32) / 127.5 - 1
     decoded = through_autoencoder(config.model, own)
     painted = paint(config, pictures.labels)
-    columns = [accuracy(recognise(config.model, p), pictures.labels) for p in (own, decoded, painted)]
-    print(f"{'':12}{'truth':>8}{'decoded':>9}{'model':>8}{'chance':>8}")
-    chances = {name: 1 / len(question) for name, question in QUESTIONS.items()} | {
-        "technique": 1 / len(painter.TECHNIQUES)
-    }
-    for name, chance in chances.items():
-        shares = [column[name] for column in columns]
-        print(f"{name:12}{shares[0]:8.1%}{shares[1]:9.1%}{shares[2]:8.1%}{chance:8.1%}")
+    clip, referee = scores.Clip.load(Path(config.model) / "clip"), judge.Referee.load(Path(config.model) / "judge")
+    columns = [
+        ask(of, some, pictures.labels)
+        for ask, of in ((asked_of_judge, referee), (asked_of_clip, clip))
+        for some in (own, decoded, painted)
+    ]
+    print(f"{'':16}{'judge:':8}{'':16}{'CLIP:':8}\n{'':16}" + f"{'truth':>8}{'decoded':>8}{'model':>8}" * 2)
+    for name in columns[0]:
+        print(f"{name:16}" + "".join(f"{column[name]:8.1%}" for column in columns))
     error = ((decoded - own) ** 2).mean((1, 2, 3))
     print(f"autoencoder: {np.mean(10 * np.log10(4 / error)):.1f} dB")
     if config.sheet:

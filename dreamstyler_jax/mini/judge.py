@@ -5,7 +5,9 @@ shown every picture as it is or blurred, noisy or mirrored, because the autoenco
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+import functools
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ from jax import Array
 from dreamstyler_jax.mini import captions, scenes
 from dreamstyler_jax.models.convolution import Conv3x3
 from dreamstyler_jax.models.layers import Downsample, ModelConfig, ResnetBlock
+from dreamstyler_jax.scores import in_batches
+from dreamstyler_jax.weights import load_model
 
 CLASSES = {
     "subject": len(scenes.SUBJECTS),
@@ -91,6 +95,38 @@ class Verdict(NamedTuple):
     place: np.ndarray
     time: np.ndarray
     painter: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Referee:
+    """A loaded judge."""
+
+    graphdef: nnx.GraphDef
+    params: Any
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Reads the folder ``judge`` of the embedded model."""
+        return cls(*load_model(Judge, folder))
+
+    def verdict(self, pictures: np.ndarray) -> Verdict:
+        """What pictures [N, 64, 64, 3] in [-1, 1] show and who painted them."""
+        return Verdict(*in_batches(functools.partial(_logits, self.graphdef, self.params), pictures))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graphdef, params, pictures: Array) -> list[Array]:
+    return nnx.merge(graphdef, params)(pictures)
+
+
+def style_distance(a: Verdict, b: Verdict) -> np.ndarray:
+    """How differently two pictures are painted, whoever painted them: float[N], 0 (alike) to 2.
+
+    One minus the correlation of the logits about the trained painters: a new painter is described by how much of each
+    known one is in a picture.
+    """
+    x, y = (logits.painter - logits.painter.mean(-1, keepdims=True) for logits in (a, b))
+    return 1 - (x * y).sum(-1) / (np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1))
 
 
 def among_first(logits: np.ndarray, labels: np.ndarray, count: int = 1) -> np.ndarray:

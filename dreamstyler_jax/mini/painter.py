@@ -60,8 +60,8 @@ _COMMON = {
     "tint": (0.15, 0.48), "saturation": (0.55, 1.35), "contrast": (0.85, 1.2), "stroke": (1, 1), "cell": (2.8, 4.6),
     "aspect": (1, 1.4), "cover": (1.1, 1.4), "softness": (0.1, 0.25), "square": (0, 0.2), "scatter": (0.5, 1.0),
     "variety": (0.02, 0.08), "relief": (0, 0.1), "grout": (0, 0), "angle": (0, 3.14), "swirl": (0, 0.5),
-    "swirl_scale": (0.8, 1.8), "wobble": (0, 0.4), "hatch": (0, 0), "pitch": (3.5, 5.5), "cross": (0, 0), "flatten": (0, 0),
-    "outline": (0, 0), "outline_width": (1, 1.6), "grain": (0, 0.04), "weave": (0, 0.03), "vignette": (-0.15, 0.25),
+    "swirl_scale": (0.8, 1.8), "wobble": (0, 0.4), "hatch": (0, 0), "pitch": (3.5, 5.5), "cross": (0, 0),
+    "flatten": (0, 0), "outline": (0, 0), "outline_width": (1, 1.6), "grain": (0, 0.04), "weave": (0, 0.03), "vignette": (-0.15, 0.25),
     "posterize": (0, 0.1),
 }  # fmt: skip
 TECHNIQUES: dict[str, dict[str, tuple[float, float]]] = {
@@ -131,10 +131,10 @@ def sample(key: Array, technique: Array) -> Painter:
 
 def photograph() -> Painter:
     """What paints nothing: the plain raster, as a camera would take it."""
-    neutral = {f: jnp.float32(0) for f in Painter._fields}
-    ends = {"dark": jnp.zeros(3), "light": jnp.ones(3), "ground": jnp.ones(3)}
-    one = dict.fromkeys(("saturation", "contrast", "cell", "aspect", "softness", "swirl_scale", "pitch"), jnp.float32(1))
-    return Painter(**neutral | ends | one | {"cell": jnp.float32(4)})
+    values = dict.fromkeys(Painter._fields, 0.0)
+    values |= dict.fromkeys(("saturation", "contrast", "aspect", "softness", "swirl_scale", "pitch"), 1.0)
+    values |= {"dark": (0.0,) * 3, "light": (1.0,) * 3, "ground": (1.0,) * 3, "cell": 4.0}
+    return Painter(**{name: jnp.float32(value) for name, value in values.items()})
 
 
 def _luminance(colour: Array) -> Array:

@@ -392,4 +392,4 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: pretrain(parse(PretrainConfig)), resumable=True)
+    main(lambda: pretrain(parse(PretrainConfig)))

@@ -1,0 +1,204 @@
+"""The paper's claims, measured on the embedded model: ``python -m dreamstyler_jax.mini.experiments``.
+
+Every painter is held-out unless the method says otherwise, and given by one picture. What is learned, and the marks,
+lie in the output folder: an interrupted run continues there. ``docs/results.md`` reports what came out.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from dreamstyler_jax import guidance, scores
+from dreamstyler_jax.cli import main, parse
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.files import write_atomic
+from dreamstyler_jax.mini import captions
+from dreamstyler_jax.mini.exam import Exam, Examiner, Lesson, describe, learn, paint, set_exam
+from dreamstyler_jax.mini.judge import Referee
+from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
+from dreamstyler_jax.style import Style
+
+SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)  # of ls and lc in the sweep
+NULL_SCALE = 2.0  # ln in the sweep
+
+
+class Method(NamedTuple):
+    """A row of a table.
+
+    ``lesson``: how the style is learned, None for no learning at all. ``weights``: of guidance. ``trained``: asked of
+    trained painters, whose own names then stand for the style.
+    """
+
+    name: str
+    lesson: Lesson | None
+    weights: tuple[float, ...] = tuple(guidance.cfg(3.5).tolist())
+    prompt: str = "A painting of {context} in the style of {style}"
+    trained: bool = False
+
+
+def _learned(name: str, weights: np.ndarray | None = None, **lesson) -> Method:
+    options = {} if weights is None else {"weights": tuple(weights.tolist())}
+    return Method(name, Lesson(**lesson), **options)
+
+
+NO_INVERSION = Method("no inversion", None, prompt="A painting of {context}")
+STAGES = [_learned(f"T = {stages}", stages=stages) for stages in (1, 2, 4, 6, 8, 12)]
+EXPERIMENTS: dict[str, list[Method]] = {
+    "bounds": [NO_INVERSION, Method("own word", None, trained=True)],
+    "stages": STAGES + [_learned(f"T = 1, V = {vectors}", stages=1, vectors=vectors) for vectors in (2, 6)],
+    "ablation": [
+        _learned("textual inversion", stages=1, context=False),
+        _learned("+ stages", stages=6, context=False),
+        _learned("+ context prompt", stages=6),
+        _learned("+ guidance", guidance.paper(NULL_SCALE, 1.0, 0.5), stages=6),
+    ],
+    "guidance": [
+        _learned(f"ls = {ls}, lc = {lc}", guidance.paper(NULL_SCALE, ls, lc), stages=6)
+        for ls in SCALES
+        for lc in SCALES
+    ],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentsConfig:
+    """What to measure, and how much of it."""
+
+    output: str = "build/experiments"
+    """Folder of what is learned and of the marks."""
+    model: str = str(EMBEDDED_MODEL)
+    """Folder of an embedded model."""
+    experiments: list[str] = dataclasses.field(default_factory=lambda: list(EXPERIMENTS))
+    """Which of bounds, stages, ablation, guidance to run."""
+    painters: int = 32
+    """Held-out painters, 32 at most."""
+    questions: int = 20
+    """Prompts."""
+    seeds: int = 2
+    """Pictures of each prompt."""
+    train_steps: int = 200
+    """Training steps of a style."""
+    learning_rate: float = 0.02
+    """Learning rate of a style."""
+    steps: int = 15
+    """Steps of the solver."""
+
+    def __post_init__(self):
+        for name in self.experiments:
+            if name not in EXPERIMENTS:
+                raise UserError(f"experiments: must be some of {', '.join(EXPERIMENTS)}, not {name!r}")
+        if not 2 <= self.painters <= captions.HELD_OUT:
+            raise UserError(f"painters: must be 2 to {captions.HELD_OUT}, not {self.painters}")
+
+
+class Laboratory:
+    """Runs methods on painters and remembers what came out."""
+
+    def __init__(self, config: ExperimentsConfig):
+        self.config = config
+        self.model = StableDiffusion.load(config.model)
+        folder = Path(config.model)
+        self.examiner = Examiner(self.model, scores.Clip.load(folder / "clip"), Referee.load(folder / "judge"))
+        self.exam = functools.cache(lambda painter: set_exam(painter, config.questions))
+
+    def painters(self, method: Method) -> list[int]:
+        """Whose exams a method takes."""
+        first = 0 if method.trained else captions.PAINTERS
+        return list(range(first, first + self.config.painters))
+
+    def style(self, exam: Exam, lesson: Lesson) -> Style:
+        """The style learned, from disk if it is there."""
+        lesson = lesson._replace(steps=self.config.train_steps, learning_rate=self.config.learning_rate)
+        words = "-".join(f"{name}{value}" for name, value in lesson._asdict().items())
+        path = Path(self.config.output) / "styles" / words / f"{exam.painter}.safetensors"
+        if not path.exists():
+            learn(self.model, exam, lesson).save(path)
+        return Style.load(path)
+
+    def marks(self, methods: list[Method], painter: int) -> list[dict[str, float]]:
+        """Mean marks of methods that differ in guidance alone, for one painter."""
+        exam, method = self.exam(painter), methods[0]
+        styles = {"style": self.style(exam, method.lesson)} if method.lesson else {}
+        style = captions.PAINTER_NAMES[painter] if method.trained else "{}"
+        texts = [method.prompt.format(context=describe(label), style=style) for label in exam.questions]
+        weights = [np.asarray(m.weights, np.float32) for m in methods]
+        pictures = paint(self.model, texts, styles, weights, self.config.seeds, self.config.steps)
+        return [average(self.examiner.marks(exam, some)) for some in pictures]
+
+    def truth(self, painter: int) -> dict[str, float]:
+        """Marks of the painter's own second picture of each prompt."""
+        exam = self.exam(painter)
+        return average(self.examiner.marks(exam, exam.truth[1][:, None]))
+
+    def results(self, group: list[Method]) -> dict[str, list[dict[str, float]]]:
+        """Marks by method and painter, those already on disk from there."""
+        tables: dict[str, list[dict[str, float]]] = {method.name: [] for method in group}
+        for painter in tqdm(self.painters(group[0]), desc=group[0].name, unit="painter", mininterval=10):
+            path = Path(self.config.output) / "marks" / f"{_file_name(group[0])}-{painter}.json"
+            if not path.exists():
+                rows = self.marks(group, painter)
+                write_atomic(path, json.dumps(dict(zip(tables, rows, strict=True))).encode())
+            for name, row in json.loads(path.read_bytes()).items():
+                tables[name].append(row)
+        return tables
+
+
+def _file_name(method: Method) -> str:
+    return "".join(c if c.isalnum() else "_" for c in method.name)
+
+
+def average(marks: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each mark."""
+    return {name: float(values.mean()) for name, values in marks.items()}
+
+
+def groups(methods: list[Method]) -> Iterator[list[Method]]:
+    """Methods that share a lesson and a prompt are painted together, for one program paints them all."""
+    found: dict[tuple, list[Method]] = {}
+    for method in methods:
+        rows = tuple(np.flatnonzero(method.weights)) if len(methods) < 10 else ()
+        found.setdefault((method.lesson, method.prompt, method.trained, rows), []).append(method)
+    return iter(found.values())
+
+
+def table(results: Mapping[str, list[dict[str, float]]], reference: str | None = None) -> str:
+    """Markdown: a row per method, mean and 95 % interval over painters; last the gain over ``reference``, paired."""
+    names = list(next(iter(results.values()))[0])
+    lines = ["| | " + " | ".join(names) + (" | distance less |" if reference else " |")]
+    lines.append("|---" * (len(names) + 1 + bool(reference)) + "|")
+    for method, rows in results.items():
+        cells = [str(scores.estimate([row[name] for row in rows])) for name in names]
+        if reference and len(rows) == len(results[reference]) and method != reference:
+            gains = [b["distance"] - a["distance"] for a, b in zip(rows, results[reference], strict=True)]
+            cells.append(str(scores.estimate(gains)))
+        elif reference:
+            cells.append("")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def run(config: ExperimentsConfig) -> None:
+    """Measures, prints the tables and leaves ``results.json``."""
+    laboratory = Laboratory(config)
+    results: dict[str, dict[str, list[dict[str, float]]]] = {}
+    own = [laboratory.truth(painter) for painter in laboratory.painters(NO_INVERSION)]
+    for name in config.experiments:
+        found: dict[str, list[dict[str, float]]] = {}
+        for group in groups(EXPERIMENTS[name]):
+            found |= laboratory.results(group)
+        if name == "bounds":
+            found["painter's own"] = own
+        results[name] = found
+        reference = {"stages": "T = 1", "bounds": "no inversion", "ablation": "textual inversion"}.get(name)
+        print(f"\n{name}\n\n{table(found, reference)}\n", flush=True)
+        write_atomic(Path(config.output) / "results.json", json.dumps(results, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main(lambda: run(parse(ExperimentsConfig)))

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamstyler_jax import guidance, images, inversion, prompts, sampling
+from dreamstyler_jax import guidance, images, inversion, prompts, sampling, scores
 from dreamstyler_jax.examples import EXAMPLE_PICTURE, EXAMPLE_STYLE
-from dreamstyler_jax.mini import captions, check, data, scenes
+from dreamstyler_jax.mini import captions, check, data, judge, scenes
 from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.style import Style
@@ -57,11 +57,15 @@ def test_colour_words_colour_the_picture(model):
     assert red_over_blue[:4].mean() > red_over_blue[4:].mean() + 0.2
 
 
-def test_clip_recognises_the_painters_own_pictures():
-    pictures = check.truth(check.CheckConfig(pictures=100))
+def test_clip_and_the_judge_recognise_the_painters_own_pictures():
+    pictures = data.unseen(100, seed=1)
     pixels = pictures.pixels.astype(np.float32) / 127.5 - 1
-    score = check.accuracy(check.recognise(str(EMBEDDED_MODEL), pixels), pictures.labels)
-    assert score["colour"] > 0.6 and score["place"] > 0.7 and score["time"] > 0.9
+    clip, referee = scores.Clip.load(EMBEDDED_MODEL / "clip"), judge.Referee.load(EMBEDDED_MODEL / "judge")
+    seen = check.asked_of_clip(clip, pixels, pictures.labels)
+    assert min(seen["subject"], seen["colour"], seen["place"], seen["time"]) > 0.7
+    judged = check.asked_of_judge(referee, pixels, pictures.labels)
+    assert min(judged["subject"], judged["colour"], judged["place"], judged["time"]) > 0.9
+    assert judged["painter"] > 0.7 and judged["painter, top 5"] > 0.9
 
 
 def test_example_picture_has_the_models_size(model):

@@ -141,7 +141,7 @@ def test_painters_lie_in_the_region_of_their_technique(every):
 
 def test_all_painters_are_different_and_always_the_same(every):
     jax.tree.map(np.testing.assert_array_equal, every, data.all_painters())
-    assert every.cell.shape == (captions.PAINTERS + captions.HELD_OUT,) == (240 + 32,)
+    assert every.cell.shape == (captions.PAINTERS + captions.HELD_OUT + 1,) == (240 + 32 + 1,)
     assert len(np.unique(np.concatenate([every.dark, every.light], 1), axis=0)) == 272
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from script_tools import contents
 
+from dreamstyler_jax import scores
 from dreamstyler_jax.checkpoints import Checkpoints
-from dreamstyler_jax.mini import data, painter, pretrain
+from dreamstyler_jax.mini import data, judge, painter, pretrain
 from dreamstyler_jax.models.clip import CLIPModel
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.prompts import encode
@@ -42,13 +43,14 @@ def small(monkeypatch):
     monkeypatch.setattr(pretrain, "VAE", vae)
     monkeypatch.setattr(pretrain, "clip_config", clip_config)
     monkeypatch.setattr(pretrain, "unet_config", unet_config)
+    monkeypatch.setattr(judge.JudgeConfig, "widths", (8, 8))
     monkeypatch.setattr(pretrain, "CHUNK_STEPS", 1)
     monkeypatch.setattr(data, "CHUNK", 4)
     monkeypatch.setattr(painter, "pictures", noise)
 
 
 def config_for(folder) -> pretrain.PretrainConfig:
-    small = {f"{part}_{number}": 2 for part in ("vae", "clip", "unet") for number in ("steps", "batch_size")}
+    small = {f"{part}_{number}": 2 for part in ("vae", "clip", "judge", "unet") for number in ("steps", "batch_size")}
     return pretrain.PretrainConfig(output=str(folder), pictures=6, vocabulary=600, save_every=1, **small)
 
 
@@ -60,6 +62,9 @@ def test_all_parts_run_and_make_a_model_that_a_second_call_leaves_alone(small, m
     assert 0 < model.networks.vae_config.scaling_factor < 1e4
     _, clip = load_model(CLIPModel, tmp_path / "model" / "clip")
     assert clip.keys() >= {"text_model", "vision_model", "logit_scale"}
+    pixels = np.zeros((1, 64, 64, 3), np.float32)
+    assert scores.Clip.load(tmp_path / "model" / "clip").pictures(pixels).shape == (1, 16)
+    assert judge.Referee.load(tmp_path / "model" / "judge").verdict(pixels).painter.shape == (1, 241)
     jax.tree.map(np.testing.assert_array_equal, clip["text_model"], model.params["text_encoder"]["text_model"])
 
     def never(*_):

@@ -61,8 +61,8 @@ _COMMON = {
     "aspect": (1, 1.4), "cover": (1.1, 1.4), "softness": (0.1, 0.25), "square": (0, 0.2), "scatter": (0.5, 1.0),
     "variety": (0.02, 0.08), "relief": (0, 0.1), "grout": (0, 0), "angle": (0, 3.14), "swirl": (0, 0.5),
     "swirl_scale": (0.8, 1.8), "wobble": (0, 0.4), "hatch": (0, 0), "pitch": (3.5, 5.5), "cross": (0, 0),
-    "flatten": (0, 0), "outline": (0, 0), "outline_width": (1, 1.6), "grain": (0, 0.04), "weave": (0, 0.03), "vignette": (-0.15, 0.25),
-    "posterize": (0, 0.1),
+    "flatten": (0, 0), "outline": (0, 0), "outline_width": (1, 1.6), "grain": (0, 0.04), "weave": (0, 0.03),
+    "vignette": (-0.15, 0.25), "posterize": (0, 0.1),
 }  # fmt: skip
 TECHNIQUES: dict[str, dict[str, tuple[float, float]]] = {
     "dots": {

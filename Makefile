@@ -16,8 +16,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --output runs/demo --resume
+	$(BIN)/python train.py --output runs/demo_one_stage --name one_stage --stages 1 --resume
 	$(BIN)/python sample.py --styles runs/demo --output out/demo
-	@echo "The style is in runs/demo, the grid painted with it is $(CURDIR)/out/demo/grid.png"
+	$(BIN)/python -m dreamstyler_jax.mini.compare --styles runs/demo_one_stage runs/demo --output out/demo/compare.png
+	@echo "The style is in runs/demo. Painted with it: $(CURDIR)/out/demo/grid.png; what it does: $(CURDIR)/out/demo/compare.png"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(TEST_ARGS)

@@ -40,18 +40,19 @@ def set_exam(painter: int, questions: int, seed: int = 0) -> Exam:
     """The examination of a painter, held-out or trained."""
     key = jax.random.fold_in(jax.random.key(seed), 2_000_000 + painter)
     k_scene, k_paint, k_truth, k_paints = jax.random.split(key, 4)
-    numbers = np.full(1, painter)
-    given = data.render(k_paint, data.all_painters(), numbers, scenes.sample(k_scene, (1,)))
-    asked = jax.tree.map(lambda a: np.asarray(a[:questions]), scenes.sample(jax.random.key(seed + 77), (questions,)))
-    subject = (given.labels[0, 0] + 1 + asked.subject % (len(scenes.SUBJECTS) - 1)) % len(scenes.SUBJECTS)
-    asked = asked._replace(subject=subject)
-    twice = jax.tree.map(lambda a: np.concatenate([a, a]), asked)
-    placed = scenes.sample(k_truth, (2 * questions,))
-    placed = twice._replace(**{name: getattr(placed, name) for name in ("position", "size", "horizon", "phase")})
-    truth = data.render(k_paints, data.all_painters(), np.full(2 * questions, painter), placed)
-    to_unit = lambda pixels: pixels.astype(np.float32) / 127.5 - 1  # noqa: E731
+    given = data.render(k_paint, data.all_painters(), np.full(1, painter), scenes.sample(k_scene, (1,)))
+    asked = scenes.sample(jax.random.key(seed + 77), (questions,))
+    subjects = len(scenes.SUBJECTS)
+    subject = (given.labels[0, 0] + 1 + asked.subject % (subjects - 1)) % subjects
+    twice = (np.tile(attribute, 2) for attribute in (subject, asked.colour, asked.place, asked.time))
+    truth = data.render(k_paints, data.all_painters(), np.full(2 * questions, painter), scenes.showing(k_truth, *twice))
     pictures = to_unit(truth.pixels).reshape(2, questions, *truth.pixels.shape[1:])
     return Exam(painter, given.labels[0, :4], to_unit(given.pixels[0]), truth.labels[:questions, :4], pictures)
+
+
+def to_unit(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [0, 255] to float32 [-1, 1]."""
+    return pixels.astype(np.float32) / 127.5 - 1
 
 
 def describe(label: np.ndarray) -> str:

@@ -84,6 +84,11 @@ def sample(key: Array, shape: tuple[int, ...] = ()) -> Scene:
     )
 
 
+def showing(key: Array, subject: Array, colour: Array, place: Array, time: Array) -> Scene:
+    """Scenes that show this, int32[N] each; where and how large is drawn from ``key``."""
+    return sample(key, (len(subject),))._replace(subject=subject, colour=colour, place=place, time=time)
+
+
 def _box(x, y, x0, x1, y0, y1):
     return (x > x0) & (x < x1) & (y > y0) & (y < y1)
 

@@ -1,0 +1,121 @@
+"""The examination of styles on the embedded model, and the experiments made of it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dreamstyler_jax import scores
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.mini import exam, experiments, judge
+from dreamstyler_jax.mini.exam import Lesson
+from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
+
+PAINTERS = (241, 245)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return StableDiffusion.load("mini")
+
+
+@pytest.fixture(scope="module")
+def referee():
+    return judge.Referee.load(EMBEDDED_MODEL / "judge")
+
+
+@pytest.fixture(scope="module")
+def exams():
+    return [exam.set_exam(painter, questions=6) for painter in PAINTERS]
+
+
+def test_an_exam_is_always_the_same_and_asks_all_painters_alike(exams):
+    again = exam.set_exam(PAINTERS[0], questions=6)
+    for a, b in zip(again, exams[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(exams[0].questions[:, 1:], exams[1].questions[:, 1:])
+    assert (exams[0].picture != exams[1].picture).any()
+
+
+def test_no_question_asks_for_the_subject_that_was_given():
+    for painter in range(240, 250):
+        some = exam.set_exam(painter, questions=20)
+        assert some.label[0] not in some.questions[:, 0]
+        assert len(set(some.questions[:, 0])) > 5
+
+
+def test_the_truth_shows_what_was_asked_for_in_the_painters_manner(exams, referee):
+    for some in exams:
+        first, second = (referee.verdict(pictures) for pictures in some.truth)
+        assert judge.among_first(first.subject, some.questions[:, 0]).mean() > 0.8
+        assert judge.among_first(second.place, some.questions[:, 2]).mean() > 0.8
+        assert (some.truth[0] != some.truth[1]).any((1, 2, 3)).all()
+    ours, other = (referee.verdict(some.truth[0]) for some in exams)
+    again = referee.verdict(exams[0].truth[1])
+    assert judge.style_distance(ours, again).mean() < judge.style_distance(ours, other).mean() - 0.2
+    np.testing.assert_allclose(judge.style_distance(ours, ours), 0, atol=1e-6)
+
+
+def test_marks_are_best_for_the_truth_itself(exams, model, referee):
+    examiner = exam.Examiner(model, scores.Clip.load(EMBEDDED_MODEL / "clip"), referee)
+    some = exams[0]
+    truth = examiner.marks(some, some.truth[0][:, None])
+    np.testing.assert_allclose(truth["truth"], 100, atol=1e-3)
+    np.testing.assert_allclose(truth["distance"], 0, atol=1e-6)
+    mixed = examiner.marks(some, some.truth[0][::-1][:, None])
+    assert mixed["truth"].mean() < 95 and mixed["text"].mean() < truth["text"].mean()
+    assert mixed["subject"].mean() < truth["subject"].mean()
+    copied = examiner.marks(some, np.broadcast_to(some.picture, (6, 2, *some.picture.shape)))
+    np.testing.assert_allclose(copied["style"], 100, atol=1e-3)
+    assert len(copied["style"]) == 12 and copied["leakage"].mean() == 100 and copied["subject"].mean() == 0
+
+
+def test_among_first_counts_the_likeliest():
+    logits = np.array([[0.1, 0.9, 0.5], [3.0, 2.0, 1.0]])
+    assert judge.among_first(logits, [1, 1]).tolist() == [True, False]
+    assert judge.among_first(logits, [2, 1], 2).tolist() == [True, True]
+
+
+def small(tmp_path, **changes):
+    return experiments.ExperimentsConfig(
+        output=str(tmp_path), **{"painters": 2, "questions": 2, "seeds": 1, "train_steps": 2, "steps": 2} | changes
+    )
+
+
+def test_a_run_reports_every_method_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    methods = [
+        experiments.Method("plain", Lesson(stages=2)),
+        experiments.Method("strong", Lesson(stages=2), (-4.0, 5.0, 0.0, 0.0)),
+        experiments.NO_INVERSION,
+    ]
+    monkeypatch.setattr(experiments, "EXPERIMENTS", {"trial": methods})
+    taught = []
+
+    def learn(model, some, lesson, learn=exam.learn):
+        taught.append((some.painter, lesson.stages, lesson.steps))
+        if len(taught) == 2:
+            raise KeyboardInterrupt
+        return learn(model, some, lesson)
+
+    monkeypatch.setattr(experiments, "learn", learn)
+    with pytest.raises(KeyboardInterrupt):
+        experiments.run(small(tmp_path, experiments=["trial"]))
+    experiments.run(small(tmp_path, experiments=["trial"]))
+    assert taught == [(240, 2, 2), (241, 2, 2), (241, 2, 2)]
+    results = json.loads((tmp_path / "results.json").read_text())["trial"]
+    assert {name: len(rows) for name, rows in results.items()} == {"plain": 2, "strong": 2, "no inversion": 2}
+    assert results["plain"] != results["strong"]
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in results)
+
+
+def test_the_gain_over_the_reference_is_paired():
+    rows = lambda *values: [{"distance": value} for value in values]  # noqa: E731
+    table = experiments.table({"a": rows(0.1, 0.9), "b": rows(0.0, 0.8)}, "a")
+    assert "| b | 0.40 ± 5.08 | 0.10 ± 0.00 |" in table
+
+
+@pytest.mark.parametrize("wrong", [{"painters": 33}, {"experiments": ["stage"]}])
+def test_impossible_experiments_are_refused(tmp_path, wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        small(tmp_path, **wrong)

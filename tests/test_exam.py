@@ -101,10 +101,14 @@ def test_a_run_reports_every_method_and_goes_on_where_it_stopped(tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         experiments.run(small(tmp_path, experiments=["trial"]))
     experiments.run(small(tmp_path, experiments=["trial"]))
+    experiments.run(small(tmp_path, experiments=["trial"], shard="1/2", painters=4))
+    assert (tmp_path / "marks" / "plain-243.json").exists() and not (tmp_path / "marks" / "plain-242.json").exists()
+    assert taught.pop() == (243, 2, 2)
     assert taught == [(240, 2, 2), (241, 2, 2), (241, 2, 2)]
     results = json.loads((tmp_path / "results.json").read_text())["trial"]
     assert {name: len(rows) for name, rows in results.items()} == {"plain": 2, "strong": 2, "no inversion": 2}
     assert results["plain"] != results["strong"]
+    assert (tmp_path / "trial.png").exists()
     table = capsys.readouterr().out
     assert all(f"| {name} |" in table for name in results)
 
@@ -115,7 +119,7 @@ def test_the_gain_over_the_reference_is_paired():
     assert "| b | 0.40 ± 5.08 | 0.10 ± 0.00 |" in table
 
 
-@pytest.mark.parametrize("wrong", [{"painters": 33}, {"experiments": ["stage"]}])
+@pytest.mark.parametrize("wrong", [{"painters": 33}, {"experiments": ["stage"]}, {"shard": "2/2"}])
 def test_impossible_experiments_are_refused(tmp_path, wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         small(tmp_path, **wrong)

@@ -7,14 +7,16 @@ lie in the output folder: an interrupted run continues there. ``docs/results.md`
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
-from dreamstyler_jax import guidance, scores
+from dreamstyler_jax import chart, guidance, images, scores
 from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.files import write_atomic
@@ -88,13 +90,23 @@ class ExperimentsConfig:
     """Learning rate of a style."""
     steps: int = 15
     """Steps of the solver."""
+    shard: str = "0/1"
+    """i/n: examine every n-th painter, from the i-th on, for n processes at once; a last call without it reports."""
 
     def __post_init__(self):
+        if not re.fullmatch(r"\d+/\d+", self.shard) or not self.part[0] < self.part[1]:
+            raise UserError(f"shard: must be like 0/2 or 1/2, not {self.shard!r}")
         for name in self.experiments:
             if name not in EXPERIMENTS:
                 raise UserError(f"experiments: must be some of {', '.join(EXPERIMENTS)}, not {name!r}")
         if not 2 <= self.painters <= captions.HELD_OUT:
             raise UserError(f"painters: must be 2 to {captions.HELD_OUT}, not {self.painters}")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """i and n of ``shard``."""
+        first, count = map(int, self.shard.split("/"))
+        return first, count
 
 
 class Laboratory:
@@ -110,7 +122,8 @@ class Laboratory:
     def painters(self, method: Method) -> list[int]:
         """Whose exams a method takes."""
         first = 0 if method.trained else captions.PAINTERS
-        return list(range(first, first + self.config.painters))
+        begin, step = self.config.part
+        return list(range(first, first + self.config.painters))[begin::step]
 
     def style(self, exam: Exam, lesson: Lesson) -> Style:
         """The style learned, from disk if it is there."""
@@ -183,8 +196,20 @@ def table(results: Mapping[str, list[dict[str, float]]], reference: str | None =
     return "\n".join(lines)
 
 
+def chart_of(name: str, results: Mapping[str, list[dict[str, float]]]) -> Image.Image:
+    """Text score against style score, as in Fig. 6 and 8 of the paper; the sweep as a line per ls."""
+    points = []
+    for method, rows in results.items():
+        text, style = (scores.estimate([row[score] for row in rows]) for score in ("text", "truth"))
+        group, _, label = method.rpartition(", ") if name == "guidance" else ("", "", method)
+        points.append(chart.Point(text.mean, style.mean, label, group, text.margin, style.margin))
+    count = len(next(iter(results.values())))
+    subtitle = f"{count} painters; bars: 95 % intervals over painters"
+    return chart.scatter_chart(points, name, subtitle, "text score", "style score against the painter's own picture")
+
+
 def run(config: ExperimentsConfig) -> None:
-    """Measures, prints the tables and leaves ``results.json``."""
+    """Measures, prints the tables and leaves ``results.json`` and the charts; a shard leaves its marks alone."""
     laboratory = Laboratory(config)
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     own = [laboratory.truth(painter) for painter in laboratory.painters(NO_INVERSION)]
@@ -192,12 +217,15 @@ def run(config: ExperimentsConfig) -> None:
         found: dict[str, list[dict[str, float]]] = {}
         for group in groups(EXPERIMENTS[name]):
             found |= laboratory.results(group)
+        if config.part[1] > 1:
+            continue
         if name == "bounds":
             found["painter's own"] = own
         results[name] = found
         reference = {"stages": "T = 1", "bounds": "no inversion", "ablation": "textual inversion"}.get(name)
         print(f"\n{name}\n\n{table(found, reference)}\n", flush=True)
         write_atomic(Path(config.output) / "results.json", json.dumps(results, indent=1).encode())
+        images.save_png(Path(config.output) / f"{name}.png", chart_of(name, found))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Without arguments: the newest style under ``runs/``, or the one shipped, on the 
 everything.
 """
 
-import itertools
 import re
 import sys
 import warnings
@@ -15,44 +14,84 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dreamstyler_jax import grid, images, prompts, sampling
+from dreamstyler_jax import grid, prompts
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.config import SampleConfig, parse_seeds
+from dreamstyler_jax.config import SampleConfig, parse_shard
 from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_STYLE
 from dreamstyler_jax.files import check_output
-from dreamstyler_jax.guidance import weights_for
+from dreamstyler_jax.gallery import MANIFEST, Gallery, Writer
+from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.pipeline import StableDiffusion
-from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.sheets import write_sheets
 from dreamstyler_jax.style import FILE_NAME, Style, load_styles
 
 
 def run(config: SampleConfig) -> None:
-    """Paints every prompt with every seed and leaves pictures, manifest and contact sheet behind."""
-    styles = load_styles(config.styles or [newest_style()])
+    """Paints every picture that is missing and leaves pictures, manifest, contact sheets and page behind."""
+    styles = load_styles(config.styles or [newest_style()], config.checkpoints)
     folder = Path(config.output) if config.output else default_folder(styles)
     check_output(folder)
     warn_of_idle_scales(config)
-    texts = list(dict.fromkeys(config.prompts or read_prompts(config.prompts_file)))
+    texts = [text for line in config.prompts or read_prompts(config.prompts_file) for text in prompts.expand(line)]
+    texts = list(dict.fromkeys(texts))
     prompts.require_placeholders(texts, styles)
+    styles |= {recipe: mix(recipe, styles) for recipe in config.mixes}
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
     size = model.size(config.height, config.width)
-    table = solver_table(config.solver, model.networks.schedule, config.steps)
-    conditionings = grid.Conditionings(model, texts, config.negative_prompt, styles)
-    weights = weights_for(config.guidance, list(scales(config).values()))
-    cells = [
-        make_cell(config, model, styles, text, seed, size)
-        for text, seed in itertools.product(texts, parse_seeds(config.seeds))
-    ]
-    requests = [conditionings.request(cell.prompt, weights, cell.seed) for cell in cells]
-    batch_size = min(config.batch_size, len(cells))
-    painted = sampling.paint(model, table, conditionings.arrays, requests, size=size, batch_size=batch_size)
-    written = grid.write_pictures(folder, cells, painted)
-    # No bar where nobody watches: disable=None is tqdm's word for "unless stderr is a terminal".
-    pictures = list(tqdm(written, "painting", len(cells), unit="picture", file=sys.stderr, disable=None))
-    images.save_png(folder / "grid.png", grid.sheet(cells, pictures, styles, ", ".join(styles)))
-    print(f"{len(cells)} pictures are in {folder / 'images'}, all on one sheet in {folder / 'grid.png'}")
+    cells = grid.make_cells(config, model, texts, styles, config.mixes or list(styles), size)
+    check_prompts(model, cells, styles)
+    index, count = parse_shard(config.shard)
+    gallery = Gallery(folder, (index, count))
+    gallery.check_definition(grid.definition(cells), config.merge)
+    own = cells[index::count]
+    todo = gallery.missing(own)
+    if len(todo) < len(own):
+        print(f"{len(own) - len(todo)} of {len(own)} pictures are there and whole")
+    failed = paint(model, gallery, todo, styles, min(config.batch_size, len(cells)))
+    if count > 1:
+        print(f"Part {config.shard} is painted; when all are, the same command without --shard makes sheets and page")
+    else:
+        show(config, gallery, cells, styles)
+    if failed:
+        raise UserError(f"{failed} pictures failed, see {folder / MANIFEST}; the same command tries them again")
+
+
+def paint(
+    model: StableDiffusion, gallery: Gallery, cells: list[grid.Cell], styles: Mapping[str, Style], batch_size: int
+) -> int:
+    """Paints cells into the gallery, what fails once more; the number of those that failed twice, now recorded."""
+    gallery.begin()
+    failed: list[tuple[grid.Cell, str]] = []
+    for attempt in ("painting", "once more"):
+        if not cells:
+            return 0
+        painted = grid.paint(model, cells, styles, batch_size)
+        with Writer(gallery) as writer:
+            # No bar where nobody watches: disable=None is tqdm's word for "unless stderr is a terminal".
+            for cell, picture in tqdm(painted, attempt, len(cells), unit="picture", file=sys.stderr, disable=None):
+                writer.save(cell, picture)
+        failed = writer.failed
+        cells = [cell for cell, _ in failed]
+    for cell, reason in failed:
+        gallery.fail(cell, reason)
+    return len(failed)
+
+
+def show(config: SampleConfig, gallery: Gallery, cells: list[grid.Cell], styles: Mapping[str, Style]) -> None:
+    """Puts the manifest in order and makes the contact sheets."""
+    gallery.finish(cells)
+    files = {id: gallery.folder / line["file"] for id, line in gallery.lines.items() if "file" in line}
+    sheets = write_sheets(gallery.folder, cells, files, styles)
+    where = sheets[0] if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1].name}"
+    print(f"{len(cells)} pictures are in {gallery.folder / 'images'}, on sheets in {where}")
+
+
+def check_prompts(model: StableDiffusion, cells: list[grid.Cell], styles: Mapping[str, Style]) -> None:
+    """Refuses prompts with an unknown placeholder, or with one beyond the window, before anything is painted."""
+    named = list(dict.fromkeys(cell.named_prompt for cell in cells))
+    prompts.tokenize(model.tokenizer, named, {name: style.vectors for name, style in styles.items()})
 
 
 def newest_style() -> Path:
@@ -80,46 +119,13 @@ def read_prompts(path: str) -> list[str]:
     return texts
 
 
-def scales(config: SampleConfig) -> dict[str, float]:
-    """The scales that the form of guidance has."""
-    if config.guidance == "cfg":
-        return {"guidance_scale": config.guidance_scale}
-    return {"null_scale": config.null_scale, "style_scale": config.style_scale, "context_scale": config.context_scale}
-
-
 def warn_of_idle_scales(config: SampleConfig) -> None:
     """Says so where a scale was set that this form of guidance does not have."""
-    used = scales(config)
+    usual = SampleConfig()
     for name in ("guidance_scale", "null_scale", "style_scale", "context_scale"):
-        if name not in used and getattr(config, name) != getattr(SampleConfig, name):
+        if name not in grid.SCALES[config.guidance] and getattr(config, name) != getattr(usual, name):
             forms = "cfg" if name == "guidance_scale" else "paper or release"
             warnings.warn(f"{name} counts only with --guidance {forms}, not {config.guidance}", stacklevel=2)
-
-
-def make_cell(
-    config: SampleConfig,
-    model: StableDiffusion,
-    styles: Mapping[str, Style],
-    text: str,
-    seed: int,
-    size: tuple[int, int],
-) -> grid.Cell:
-    """The record of one picture."""
-    return grid.Cell(
-        prompt=text,
-        negative_prompt=config.negative_prompt,
-        seed=seed,
-        guidance=config.guidance,
-        scales=scales(config),
-        solver=config.solver,
-        steps=config.steps,
-        height=size[0],
-        width=size[1],
-        dtype=config.dtype,
-        styles={name: style.hash for name, style in styles.items()},
-        model=model.name,
-        model_hash=model.hash,
-    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from dreamstyler_jax.files import check_output
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.preview import preview
 from dreamstyler_jax.runs import SETTINGS, is_finished
-from dreamstyler_jax.style import FILE_NAME, Style
+from dreamstyler_jax.style import FILE_NAME, Style, step_file
 
 
 def run(config: TrainConfig) -> None:
@@ -119,6 +119,7 @@ def train(
                 if done // config.save_every > step // config.save_every or done == config.steps:
                     checkpoints.save(done, state)
                     style = Style(config.name, np.asarray(state.table))
+                    style.save(step_file(folder, done))
                     preview(model, style, config.preview_prompts, size, folder / "previews" / f"step_{done:06d}.png")
     runlog.draw_loss(runlog.read_metrics(folder / runlog.METRICS), folder / "loss.png")
     return np.asarray(state.table)

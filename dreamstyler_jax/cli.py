@@ -36,7 +36,8 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     the YAML file is read as the same text on the command line would be.
 
     Args:
-        cls: fields of type str, int, float, bool, Literal, list[str] or one of these and None, each with a docstring.
+        cls: fields of type str, int, float, bool, Literal, a list of these, or one of these and None; each with a
+            docstring.
         argv: the words after the command; those of the running process by default.
 
     Raises:
@@ -100,8 +101,8 @@ def _parser(cls: type) -> ArgumentParser:
     parser.add_argument("--print_config", action="store_true", help="Print all values as such a file, and exit.")
     for field in dataclasses.fields(cls):
         kind: dict[str, Any] = {"type": field.type}
-        if field.type == list[str]:
-            kind = {"type": str, "nargs": "*"}
+        if typing.get_origin(field.type) is list:
+            kind = {"type": typing.get_args(field.type)[0], "nargs": "*"}
         elif field.type is bool:
             kind |= {"nargs": "?", "const": True}
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -147,7 +148,10 @@ def _checked(values: Any, cls: type, where: str = "") -> dict[str, Any]:
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"{where}unknown key {key!r}{_hint(key, fields)}")
-        if isinstance(value, list) != (fields[key] == list[str]) or isinstance(value, dict):
+        is_list = typing.get_origin(fields[key]) is list
+        if is_list and fields[key] != list[str] and isinstance(value, str):
+            value = values[key] = [value]
+        if isinstance(value, list) != is_list or isinstance(value, dict):
             raise UserError(f"{where}{key} takes {_kind(fields[key])}")
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             raise UserError(f"{where}{key} takes plain texts in its list; quote those with a colon or a brace in them")
@@ -173,7 +177,7 @@ def _explained(error: ArgumentError, cls: type) -> str:
         if word.startswith("--"):
             return f"unknown option {word}{_hint(word[2:], fields, '--') or '; --help lists them all'}"
         return f"{word!r} belongs to no option; --help lists them all"
-    if wrong := re.search(r'Parser key "(\w+)":.*[Vv]alue: (.*)', text, re.DOTALL):
+    if wrong := re.search(r'Parser key "(\w+)"[^:]*:.*[Vv]alue: (.*)', text, re.DOTALL):
         return f"{wrong[1]}: must be {_kind(fields[wrong[1]], wrong[2])}, not {wrong[2]!r}"
     return " ".join(text.split()).removeprefix("argument ")
 
@@ -182,10 +186,12 @@ def _kind(annotation: Any, given: str = "") -> str:
     """In words what a field of this type takes; with the likeliest choice for what was ``given``."""
     if typing.get_origin(annotation) is Literal:
         return one_of(typing.get_args(annotation), given)
+    if typing.get_origin(annotation) is list and given:
+        return _kind(typing.get_args(annotation)[0], given)
     if isinstance(annotation, types.UnionType):
         return " or ".join(_kind(part) for part in typing.get_args(annotation))
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list[str]: "a list"}
-    return names.get(annotation, "null")
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return "a list" if typing.get_origin(annotation) is list else names.get(annotation, "null")
 
 
 def _hint(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -139,28 +139,35 @@ class SampleConfig:
     """The word in the names of the model's weight files, such as `fp16` in model.fp16.safetensors."""
     styles: list[str] = dataclasses.field(default_factory=list)
     """The styles: files, or folders of runs. None: the newest run under runs/, or else the shipped example."""
+    mixes: list[str] = dataclasses.field(default_factory=list)
+    """New styles out of those, such as gogh:5-3,monet:2-0 or gogh*0.7+monet*0.3; then {} stands for each of them."""
+    checkpoints: list[int] = dataclasses.field(default_factory=list)
+    """Steps of the styles' training: the styles as they were then, instead of in the end. None: in the end."""
     prompts: list[str] = dataclasses.field(default_factory=list)
-    """What to paint, with {} where the style stands, or {name} for one of several styles. None: four examples."""
+    """What to paint, with {} for each style in turn, or {name} for one of several; {a|b} stands for both words in turn.
+    None: four examples."""
     prompts_file: str = ""
     """Text file with one prompt per line, instead of prompts; empty lines and lines that begin with # do not count."""
     negative_prompt: str = ""
     """What the pictures should not show."""
     seeds: str = "0:4"
     """Seeds of the pictures of each prompt: numbers and ranges without their ends, such as 0:8 or 1,5,20:24."""
-    solver: Literal["ddim", "euler", "dpmpp_2m", "unipc"] = "dpmpp_2m"
-    """Method that solves the diffusion equation."""
-    steps: int = 25
+    solver: list[Literal["ddim", "euler", "dpmpp_2m", "unipc"]] = dataclasses.field(
+        default_factory=lambda: ["dpmpp_2m"]
+    )
+    """Method that solves the diffusion equation. Of this and what follows several values make a grid."""
+    steps: list[int] = dataclasses.field(default_factory=lambda: [25])
     """Steps of the solver, 1 to 1000."""
     guidance: Literal["cfg", "paper", "release"] = "cfg"
     """`cfg`: plain classifier-free guidance. `paper`: style and context guidance, Eq. 11. `release`: the same with its
     style and context terms halved, as in the authors' code."""
-    guidance_scale: float = 3.5
+    guidance_scale: list[float] = dataclasses.field(default_factory=lambda: [3.5])
     """Scale of `cfg`, 0 to 100."""
-    null_scale: float = 5.0
+    null_scale: list[float] = dataclasses.field(default_factory=lambda: [5.0])
     """Of `paper` and `release`: weight of the whole prompt against the negative one, 0 to 100."""
-    style_scale: float = 1.0
+    style_scale: list[float] = dataclasses.field(default_factory=lambda: [1.0])
     """Of `paper` and `release`: weight of the style, 0 to 100."""
-    context_scale: float = 3.0
+    context_scale: list[float] = dataclasses.field(default_factory=lambda: [3.0])
     """Of `paper` and `release`: weight of the rest of the prompt, 0 to 100."""
     height: int | None = None
     """Height of the pictures in pixels. null: the model's own."""
@@ -170,10 +177,16 @@ class SampleConfig:
     """Pictures painted at once. It does not change them."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the model's computations."""
+    shard: str = "0/1"
+    """i/n: paint every n-th picture, from the i-th on, for n processes or machines at once; a last call without it
+    checks all of them and makes sheets and page."""
+    merge: bool = False
+    """Add to a folder that holds pictures of other settings."""
     output: str = ""
     """Folder of the pictures. Empty: out/ and the name of the style."""
 
     ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        "checkpoints": (1, 10**9),
         "steps": (1, 1000),
         "guidance_scale": (0, 100),
         "null_scale": (0, 100),
@@ -187,6 +200,7 @@ class SampleConfig:
     def __post_init__(self):
         check_values(self)
         parse_seeds(self.seeds)
+        parse_shard(self.shard)
         if self.prompts and self.prompts_file:
             raise UserError("prompts, prompts_file: give one of them, not both")
         if not self.prompts and not self.prompts_file:
@@ -204,12 +218,17 @@ def check_values(config: Config) -> None:
         UserError: names the field, what it takes and what it was given.
     """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if typing.get_origin(field.type) is Literal and value not in typing.get_args(field.type):
-            raise UserError(f"{field.name}: must be {one_of(typing.get_args(field.type), str(value))}, not {value!r}")
-        low, high = config.ranges.get(field.name, (0, 0))
-        if field.name in config.ranges and value is not None and not low <= value <= high:
-            raise UserError(f"{field.name}: must be from {low:.15g} to {high:.15g}, not {value}")
+        value, kind = getattr(config, field.name), field.type
+        if typing.get_origin(kind) is list and kind != list[str]:
+            if len(set(value)) < len(value) or (not value and field.default_factory is not list):
+                raise UserError(f"{field.name}: give at least one value, and none twice")
+            kind = typing.get_args(kind)[0]
+        for single in value if isinstance(value, list) else [value]:
+            if typing.get_origin(kind) is Literal and single not in typing.get_args(kind):
+                raise UserError(f"{field.name}: must be {one_of(typing.get_args(kind), str(single))}, not {single!r}")
+            low, high = config.ranges.get(field.name, (0, 0))
+            if field.name in config.ranges and single is not None and not low <= single <= high:
+                raise UserError(f"{field.name}: must be from {low:.15g} to {high:.15g}, not {single}")
 
 
 def one_of(words: Iterable[str], given: str) -> str:
@@ -244,13 +263,26 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """``"1/4"`` is (1, 4): the second of four parts.
+
+    Raises:
+        UserError: the text does not read so.
+    """
+    match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise UserError(f"shard: {text!r} should read like 0/4, 1/4, 2/4 or 3/4")
+    return int(match[1]), int(match[2])
+
+
 def to_yaml(config: Any) -> str:
     """``config``, or any other flat dataclass, as a YAML file that ``--config`` reads.
 
-    ``resume`` is left out: it belongs to one command.
+    ``resume``, ``shard`` and ``merge`` are left out: they belong to one command.
     """
     values: dict[str, Any] = dataclasses.asdict(config)
-    values.pop("resume", None)
+    for name in ("resume", "shard", "merge"):
+        values.pop(name, None)
     for section, cls in SECTIONS.items():
         if isinstance(config, cls):
             values = {**{key: values.pop(key) for key in SHARED}, section: values}

@@ -1,29 +1,45 @@
-"""From prompts, seeds and scales to pictures on disk: cells, their files, the manifest and the contact sheet."""
+"""What a grid consists of, and how it is painted: axes -> cells -> batches of one shape -> pictures.
+
+A cell is one picture and everything that makes it. Cells that differ in prompt, style, seed, scales or solver are
+painted by one compiled program; only the number of steps changes it.
+"""
 
 import dataclasses
 import hashlib
+import itertools
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from dreamstyler_jax import __version__, images, prompts
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.files import write_atomic
+from dreamstyler_jax import __version__, prompts, sampling
+from dreamstyler_jax.config import SampleConfig, parse_seeds
+from dreamstyler_jax.guidance import rows_needed, weights_for
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.sampling import Request
+from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.style import Style
+
+SCALES = {
+    "cfg": ("guidance_scale",),
+    **dict.fromkeys(("paper", "release"), ("null_scale", "style_scale", "context_scale")),
+}
+_BLOCK = 16  # batches whose prompts are encoded together
+_ROUND = 32  # the number of prompts encoded is a multiple of this, so that few shapes occur
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One picture of a grid and everything that makes it."""
+    """One picture of a grid and everything that makes it.
+
+    ``style``: what {} stands for in the prompt, empty where there is no {}. ``styles``: name and hash of every style
+    that the prompt names.
+    """
 
     prompt: str
+    style: str
     negative_prompt: str
     seed: int
     guidance: str
@@ -42,6 +58,16 @@ class Cell:
         """Sixteen hexadecimal digits of all parameters: safe as a file name, whatever the prompt."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def named_prompt(self) -> str:
+        """The prompt with its {} as {name}."""
+        return prompts.name_placeholder(self.prompt, self.style)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float32[4], see `guidance`."""
+        return weights_for(self.guidance, [self.scales[name] for name in SCALES[self.guidance]])
+
     def text(self) -> dict[str, str]:
         """The parameters as text chunks of a PNG."""
         values = {
@@ -51,82 +77,100 @@ class Cell:
         return {**values, "software": f"dreamstyler_jax {__version__}"}
 
 
-class Conditionings:
-    """The distinct conditionings of a list of prompts, and the rows of guidance that each prompt needs of them."""
+def make_cells(
+    config: SampleConfig,
+    model: StableDiffusion,
+    texts: Sequence[str],
+    styles: Mapping[str, Style],
+    voices: Sequence[str],
+    size: tuple[int, int],
+) -> list[Cell]:
+    """The product of all axes: prompts x voices x scales x solvers x steps x seeds.
 
-    def __init__(self, model: StableDiffusion, texts: Sequence[str], negative_prompt: str, styles: Mapping[str, Style]):
-        self._rows = {
-            text: (negative_prompt, text, prompts.context_only(text), prompts.style_only(text)) for text in texts
-        }
-        every = list(dict.fromkeys(row for rows in self._rows.values() for row in rows))
-        self._index = {text: i for i, text in enumerate(every)}
-        self.arrays = prompts.encode(model, every, styles)
-
-    def request(self, text: str, weights: np.ndarray, seed: int) -> Request:
-        """What to ask the sampler for."""
-        null, full, context, style = (self._index[row] for row in self._rows[text])
-        return Request((null, full, context, style), weights, seed)
-
-
-def write_pictures(folder: Path, cells: Sequence[Cell], pictures: Iterable[np.ndarray]) -> Iterator[Image.Image]:
-    """Saves pictures as they come, each with a line in ``manifest.jsonl`` once it is on disk, and passes them on.
-
-    A line of an earlier picture of the same parameters is replaced; other lines stay.
-
-    Raises:
-      UserError: a line of the manifest, other than a last one cut short, cannot be read.
+    Args:
+      texts: the prompts, without alternatives.
+      styles: all that prompts may name, mixes among them.
+      voices: the names of those that {} stands for in turn.
+      size: height and width in pixels.
     """
-    manifest = folder / "manifest.jsonl"
-    lines = _read_manifest(manifest)
-    if manifest.exists():
-        _write_manifest(manifest, lines)  # a line cut short would spoil the next
-    for cell, picture in zip(cells, pictures, strict=True):
-        file = f"images/{cell.id}.png"
-        image = images.to_image(picture)
-        images.save_png(folder / file, image, cell.text())
-        lines[cell.id] = {"id": cell.id, "file": file, **dataclasses.asdict(cell)}
-        with manifest.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(lines[cell.id]) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        yield image
-    _write_manifest(manifest, lines)
+    scale_names = SCALES[config.guidance]
+    scale_values = list(itertools.product(*(getattr(config, name) for name in scale_names)))
+    cells = []
+    for text in texts:
+        for voice in voices if "" in prompts.names_in(text) else [""]:
+            used = prompts.names_in(prompts.name_placeholder(text, voice))
+            common = dict(
+                prompt=text,
+                style=voice,
+                negative_prompt=config.negative_prompt,
+                guidance=config.guidance,
+                height=size[0],
+                width=size[1],
+                dtype=config.dtype,
+                styles={name: styles[name].hash for name in styles if name in used},
+                model=model.name,
+                model_hash=model.hash,
+            )
+            axes = itertools.product(scale_values, config.solver, config.steps, parse_seeds(config.seeds))
+            for scales, solver, steps, seed in axes:
+                of_cell = dict(
+                    scales=dict(zip(scale_names, scales, strict=True)), solver=solver, steps=steps, seed=seed
+                )
+                cells.append(Cell(**common, **of_cell))
+    return cells
 
 
-def _write_manifest(path: Path, lines: Mapping[str, Mapping[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines.values()).encode())
+def definition(cells: Sequence[Cell]) -> dict[str, Any]:
+    """The axes of a grid and their values, as YAML can hold them: equal just where the cells are."""
+    fields: dict[str, list[Any]] = {}
+    for cell in cells:
+        for name, value in dataclasses.asdict(cell).items():
+            values = fields.setdefault(name, [])
+            if value not in values:
+                values.append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """The complete lines of a manifest by cell id, the last one of each counting."""
-    if not path.exists():
-        return {}
-    try:
-        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-        return {line["id"]: line for line in lines}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, or choose another output") from error
+def paint(
+    model: StableDiffusion, cells: Sequence[Cell], styles: Mapping[str, Style], batch_size: int
+) -> Iterator[tuple[Cell, np.ndarray]]:
+    """Paints cells, those of equal steps and solver together, and yields each with its picture float32[H, W, 3].
+
+    All batches have one shape, one number of stages and one set of guidance rows, whatever is in them.
+    """
+    needed = rows_needed(np.stack([cell.weights for cell in cells]))
+    stages = prompts.join_tables(styles).shape[0] if any(cell.styles for cell in cells) else 1
+    for (solver, steps), group in _grouped(cells).items():
+        table = solver_table(solver, model.networks.schedule, steps)
+        for start in range(0, len(group), _BLOCK * batch_size):
+            block = group[start : start + _BLOCK * batch_size]
+            bank, requests = _encode(model, block, styles, stages)
+            size = (block[0].height, block[0].width)
+            pictures = sampling.paint(model, table, bank, requests, size=size, batch_size=batch_size, needed=needed)
+            yield from zip(block, pictures, strict=True)
 
 
-def sheet(
-    cells: Sequence[Cell], pictures: Sequence[Image.Image], styles: Mapping[str, Style], title: str
-) -> Image.Image:
-    """A contact sheet: a row per prompt, a column per seed; first the picture that a single style was learned from."""
-    at = {(cell.prompt, cell.seed): picture for cell, picture in zip(cells, pictures, strict=True)}
-    texts, seeds = list(dict.fromkeys(cell.prompt for cell in cells)), dict.fromkeys(cell.seed for cell in cells)
-    original = _training_picture(styles)
-    lead, head = ([original], ["learned from"]) if original else ([], [])
-    rows = [lead + [at.get((text, seed)) for seed in seeds] for text in texts]
-    return images.contact_sheet(rows, texts, [*head, *(f"seed {seed}" for seed in seeds)], title=title)
+def _grouped(cells: Sequence[Cell]) -> dict[tuple[str, int], list[Cell]]:
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.solver, cell.steps), []).append(cell)
+    return groups
 
 
-def _training_picture(styles: Mapping[str, Style]) -> Image.Image | None:
-    """The first picture of the only style, if it is still where it was and can be read."""
-    if len(styles) != 1:
-        return None
-    paths = next(iter(styles.values())).metadata.get("images") or [""]
-    try:
-        picture = images.load(paths[0])
-    except UserError:
-        return None
-    return images.fit(picture, min(picture.size), min(picture.size))
+def _encode(
+    model: StableDiffusion, cells: Sequence[Cell], styles: Mapping[str, Style], stages: int
+) -> tuple[Any, list[Request]]:
+    """The distinct conditionings [P, T, L, D] of some cells, and what to ask the sampler for."""
+    rows = []
+    for cell in cells:
+        text = cell.named_prompt
+        rows.append((cell.negative_prompt, text, prompts.context_only(text), prompts.style_only(text)))
+    every = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    number = {text: i for i, text in enumerate(every)}
+    bank = prompts.encode(model, every + [""] * (-len(every) % _ROUND), styles)
+    bank = jnp.broadcast_to(bank, (bank.shape[0], stages, *bank.shape[2:]))
+    requests = [
+        Request(tuple(number[text] for text in row), cell.weights, cell.seed)
+        for row, cell in zip(rows, cells, strict=True)
+    ]
+    return bank, requests

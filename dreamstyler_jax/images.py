@@ -147,7 +147,12 @@ def to_image(array: np.ndarray) -> Image.Image:
 
 
 def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str] | None = None) -> None:
-    """Writes a PNG in one step, with `text` in its text chunks (see :func:`read_text`).
+    """Writes a PNG in one step; see :func:`to_png`."""
+    write_atomic(path, to_png(image, text))
+
+
+def to_png(image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
+    """A PNG file with `text` in its text chunks (see :func:`read_text`).
 
     Keys: 1 to 79 Latin-1 characters. Values: any text; what Latin-1 cannot hold goes into an iTXt chunk.
     """
@@ -156,7 +161,7 @@ def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str] | Non
         chunks.add_text(key, value.encode("utf-8", "replace").decode("utf-8"))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=chunks)
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_text(path: str | Path) -> dict[str, str]:

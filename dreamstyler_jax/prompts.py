@@ -5,6 +5,7 @@ Learned vectors are spliced in between the token embedding and the text encoder,
 """
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,37 @@ OPENING = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+
+
+def expand(prompt: str) -> list[str]:
+    """All versions of a prompt with alternatives: "a {dog|cat} in {}" -> ["a dog in {}", "a cat in {}"].
+
+    Alternatives are texts without braces and may be empty. Several groups give their product, the last one varying
+    fastest.
+
+    Raises:
+      UserError: a lone brace.
+    """
+    versions = [[""]]
+    for part in parse_prompt(prompt):
+        if isinstance(part, Placeholder) and "|" in part.name:
+            versions.append([word.strip() for word in part.name.split("|")])
+        else:
+            versions.append(
+                [str(part) if isinstance(part, Placeholder) else part.replace("{", "{{").replace("}", "}}")]
+            )
+    return list(dict.fromkeys(re.sub(r"\s+", " ", "".join(words)) for words in itertools.product(*versions)))
+
+
+def names_in(prompt: str) -> list[str]:
+    """The names of a prompt's placeholders in their order, "" for {}."""
+    return [part.name for part in parse_prompt(prompt) if isinstance(part, Placeholder)]
+
+
+def name_placeholder(prompt: str, name: str) -> str:
+    """The prompt with {name} for each {}."""
+    parts = [Placeholder(part.name or name) if isinstance(part, Placeholder) else part for part in parse_prompt(prompt)]
+    return "".join(part.replace("{", "{{").replace("}", "}}") if isinstance(part, str) else str(part) for part in parts)
 
 
 def context_only(prompt: str) -> str:

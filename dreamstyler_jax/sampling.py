@@ -4,12 +4,12 @@ What changes the program: image size, batch size, number of steps, how many stag
 are. What does not: prompts, styles, seeds, scales, the solver.
 """
 
+import collections
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
@@ -17,6 +17,9 @@ from dreamstyler_jax.diffusion import stage_of
 from dreamstyler_jax.guidance import guided, rows_needed
 from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step
+
+T = TypeVar("T")
+_LOOKAHEAD = 2  # batches
 
 
 def initial_noise(seeds: Array, shape: tuple[int, ...]) -> Array:
@@ -76,30 +79,46 @@ class Request(NamedTuple):
 def paint(
     model: StableDiffusion,
     table: SolverTable,
-    conditionings: Sequence[Array],
+    conditionings: Array,
     requests: Sequence[Request],
     *,
     size: tuple[int, int],
     batch_size: int,
+    needed: Sequence[int] | None = None,
 ) -> Iterator[np.ndarray]:
     """Paints requests in batches of one shape, the last one filled up with copies, and yields each image in order.
 
-    An image does not depend on its batch: rows of guidance that no request needs are left out for all of them.
+    An image does not depend on its batch: rows of guidance that no request needs are left out for all of them. While
+    an image is taken the next batches are already being computed.
 
     Args:
-      conditionings: each [T, L, D]; those with T = 1 hold for all stages.
+      conditionings: [P, T, L, D], what the requests' rows are indices into.
+      needed: the rows of guidance to compute; those that these requests need unless said otherwise.
 
     Yields:
       float32[height, width, 3], about [-1, 1].
     """
-    stages = max(c.shape[0] for c in conditionings)
-    bank = jnp.stack([jnp.broadcast_to(c, (stages, *c.shape[1:])) for c in conditionings])
-    needed = rows_needed(np.stack([request.weights for request in requests]))
-    for start in range(0, len(requests), batch_size):
-        group = list(requests[start : start + batch_size])
+    if needed is None:
+        needed = rows_needed(np.stack([request.weights for request in requests]))
+
+    def batch(group: list[Request]) -> tuple[int, Array]:
         filled = group + group[-1:] * (batch_size - len(group))
         chosen = np.array([[request.rows[row] for request in filled] for row in needed])
-        weights = np.stack([request.weights[needed] for request in filled], 1)
+        weights = np.stack([request.weights[list(needed)] for request in filled], 1)
         seeds = np.array([request.seed for request in filled], np.uint32)
-        images = text_to_image(model.networks, model.params, table, bank[chosen], weights, seeds, size=size)
-        yield from np.asarray(images)[: len(group)]
+        images = text_to_image(model.networks, model.params, table, conditionings[chosen], weights, seeds, size=size)
+        return len(group), images
+
+    groups = (list(requests[start : start + batch_size]) for start in range(0, len(requests), batch_size))
+    for count, images in _ahead(map(batch, groups)):
+        yield from np.asarray(images)[:count]
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each fetched while _LOOKAHEAD are already under way behind it."""
+    waiting: collections.deque[T] = collections.deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > _LOOKAHEAD:
+            yield waiting.popleft()
+    yield from waiting

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +164,11 @@ class Style:
         return list(contents)
 
 
-def load_styles(paths: Iterable[str | Path]) -> dict[str, Style]:
+def load_styles(paths: Iterable[str | Path], steps: Sequence[int] = ()) -> dict[str, Style]:
     """Loads styles by name, in the order given.
 
     Args:
+        steps: with some, each style as it was after so many training steps, called ``name@step``.
         paths: each a style's file, a run's folder (with ``style.safetensors``), or a folder of such files or folders.
             ``name=path`` gives a single style another name.
 
@@ -180,10 +182,11 @@ def load_styles(paths: Iterable[str | Path]) -> dict[str, Style]:
         files = _style_files(path)
         if alias and len(files) > 1:
             raise UserError(f"{item}: {path} holds {len(files)} styles, and only one can be called {alias!r}")
-        for file in files:
+        for file, step in itertools.product(files, steps or [None]):
+            file = file if step is None else _file_at(file, step)
             style = Style.load(file)
-            if alias:
-                style = dataclasses.replace(style, name=alias)
+            if alias or step is not None:
+                style = dataclasses.replace(style, name=(alias or style.name) + ("" if step is None else f"@{step}"))
             if style.name in styles and sources[style.name].resolve() != file.resolve():
                 raise UserError(
                     f"two styles are called {style.name!r}, {sources[style.name]} and {file}: "
@@ -214,6 +217,23 @@ def _alias(item: str | Path) -> tuple[str | None, Path]:
     if equals and name.strip() and not Path(item).exists():
         return name.strip(), Path(path)
     return None, Path(item)
+
+
+def step_file(folder: Path, step: int) -> Path:
+    """Where a run keeps its style as it was after ``step`` training steps."""
+    return folder / "steps" / f"step_{step:06d}.safetensors"
+
+
+def _file_at(file: Path, step: int) -> Path:
+    at = step_file(file.parent, step)
+    if not at.exists():
+        kept = ", ".join(
+            str(int(path.stem.removeprefix("step_"))) for path in sorted(at.parent.glob("step_*.safetensors"))
+        )
+        raise UserError(
+            f"checkpoints: {file.parent} keeps no style of step {step}" + (f", but of {kept}" if kept else "")
+        )
+    return at
 
 
 def _style_files(path: Path) -> list[Path]:

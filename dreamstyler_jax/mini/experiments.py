@@ -7,7 +7,6 @@ lie in the output folder: an interrupted run continues there. ``docs/results.md`
 import dataclasses
 import functools
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from dreamstyler_jax import chart, guidance, images, scores
 from dreamstyler_jax.cli import main, parse
+from dreamstyler_jax.config import parse_shard
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.mini import captions
@@ -94,19 +94,12 @@ class ExperimentsConfig:
     """i/n: examine every n-th painter, from the i-th on, for n processes at once; a last call without it reports."""
 
     def __post_init__(self):
-        if not re.fullmatch(r"\d+/\d+", self.shard) or not self.part[0] < self.part[1]:
-            raise UserError(f"shard: must be like 0/2 or 1/2, not {self.shard!r}")
+        parse_shard(self.shard)
         for name in self.experiments:
             if name not in EXPERIMENTS:
                 raise UserError(f"experiments: must be some of {', '.join(EXPERIMENTS)}, not {name!r}")
         if not 2 <= self.painters <= captions.HELD_OUT:
             raise UserError(f"painters: must be 2 to {captions.HELD_OUT}, not {self.painters}")
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """i and n of ``shard``."""
-        first, count = map(int, self.shard.split("/"))
-        return first, count
 
 
 class Laboratory:
@@ -122,7 +115,7 @@ class Laboratory:
     def painters(self, method: Method) -> list[int]:
         """Whose exams a method takes."""
         first = 0 if method.trained else captions.PAINTERS
-        begin, step = self.config.part
+        begin, step = parse_shard(self.config.shard)
         return list(range(first, first + self.config.painters))[begin::step]
 
     def style(self, exam: Exam, lesson: Lesson) -> Style:
@@ -217,7 +210,7 @@ def run(config: ExperimentsConfig) -> None:
         found: dict[str, list[dict[str, float]]] = {}
         for group in groups(EXPERIMENTS[name]):
             found |= laboratory.results(group)
-        if config.part[1] > 1:
+        if parse_shard(config.shard)[1] > 1:
             continue
         if name == "bounds":
             found["painter's own"] = own

@@ -72,7 +72,7 @@ class PretrainConfig:
     """Pictures per step of the judge."""
     judge_learning_rate: float = 2e-3
     """Highest learning rate of the judge."""
-    unet_steps: int = 7_000
+    unet_steps: int = 6_000
     """Steps of the UNet."""
     unet_batch_size: int = 32
     """Pictures per step of the UNet."""

@@ -1,0 +1,109 @@
+"""Contact sheets of a grid: a row per prompt, a column per seed or what else varies; several where it is large."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from dreamstyler_jax import images
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.grid import Cell
+from dreamstyler_jax.style import Style
+
+MOST_ROWS, MOST_COLUMNS = 20, 16
+
+
+AXES: dict[str, Callable[[Cell], Any]] = {
+    name: operator.attrgetter(name) for name in ("prompt", "style", "solver", "steps", "seed")
+}
+
+
+def axes(cells: Sequence[Cell]) -> list[str]:
+    """The names of what varies over the cells: of AXES or of scales, seeds last."""
+    *others, seed = AXES
+    value = {
+        name: AXES.get(name, lambda cell, name=name: cell.scales[name]) for name in (*others, *cells[0].scales, seed)
+    }
+    return [name for name, of in value.items() if len({of(cell) for cell in cells}) > 1]
+
+
+class Sheet(NamedTuple):
+    """One sheet. ``cells``: rows of cells, None where there is none."""
+
+    title: str
+    rows: list[str]
+    columns: list[str]
+    cells: list[list[Cell | None]]
+
+
+def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
+    """Divides a grid into sheets.
+
+    Rows are prompts (or, of a single prompt, what else varies first), columns seeds (or what varies last). Each
+    combination of the rest has a sheet of its own, cut where it has more than 20 rows or 16 columns.
+    """
+    *rest, column = axes(cells) or ["seed"]
+    row = rest.pop(0) if rest else "prompt"
+    value = {name: AXES.get(name, lambda cell, name=name: cell.scales[name]) for name in (row, column, *rest)}
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(value[name](cell) for name in rest), []).append(cell)
+    sheets = []
+    for combination, members in groups.items():
+        name = ", ".join(f"{axis} {v}" for axis, v in zip(rest, combination, strict=True)) or title
+        at = {(value[row](cell), value[column](cell)): cell for cell in members}
+        rows, columns = (list(dict.fromkeys(keys)) for keys in zip(*at, strict=True))
+        for some in _cut(rows, MOST_ROWS):
+            for others in _cut(columns, MOST_COLUMNS):
+                heads = [f"{column} {c}" for c in others]
+                sides = [r if row == "prompt" else f"{row} {r}" for r in some]
+                sheets.append(Sheet(name, sides, heads, [[at.get((r, c)) for c in others] for r in some]))
+    return sheets
+
+
+def _cut(items: list[Any], most: int) -> list[list[Any]]:
+    return [items[start : start + most] for start in range(0, len(items), most)]
+
+
+def write_sheets(
+    folder: Path, cells: Sequence[Cell], files: Mapping[str, Path], styles: Mapping[str, Style]
+) -> list[Path]:
+    """Writes ``grid.png``, or ``grid_001.png`` and so on where it takes several, and returns them.
+
+    Args:
+      files: by cell id; cells without a file stay empty.
+    """
+    sheets = layout(cells, ", ".join(styles))
+    original = _training_picture(cells, styles)
+    lead, head = ([original], ["learned from"]) if original else ([], [])
+    for old in folder.glob("grid*.png"):
+        old.unlink()
+    digits = max(3, len(str(len(sheets))))
+    names = [f"grid_{i + 1:0{digits}d}.png" for i in range(len(sheets))] if len(sheets) > 1 else ["grid.png"]
+    for name, sheet in zip(names, sheets, strict=True):
+        pictures = [lead + [_open(files.get(cell.id)) if cell else None for cell in row] for row in sheet.cells]
+        tile = 256 if len(sheets) == 1 else 128
+        images.save_png(
+            folder / name,
+            images.contact_sheet(pictures, sheet.rows, [*head, *sheet.columns], title=sheet.title, cell=tile),
+        )
+    return [folder / name for name in names]
+
+
+def _open(path: Path | None) -> Image.Image | None:
+    return path and images.load(path)
+
+
+def _training_picture(cells: Sequence[Cell], styles: Mapping[str, Style]) -> Image.Image | None:
+    """The first picture of the only style, if it is still where it was and can be read."""
+    used = {name for cell in cells for name in cell.styles}
+    if len(used) != 1:
+        return None
+    paths = styles[used.pop()].metadata.get("images") or [""]
+    try:
+        picture = images.load(paths[0])
+    except UserError:
+        return None
+    return images.fit(picture, min(picture.size), min(picture.size))

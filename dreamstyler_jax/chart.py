@@ -1,49 +1,77 @@
-"""Line charts, drawn with Pillow alone."""
+r"""Charts as pictures: curves over a common axis, and labelled points in a plane.
 
-import math
+Texts may hold mathematics between dollar signs, such as ``r"$\lambda_s = 2$"``.
+"""
+
 from collections.abc import Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib import color_sequences, colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
+from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import Bbox
+from PIL import Image
 
-Colour = tuple[int, int, int]
-
-INK, GREY, PALE, PAPER = (38, 40, 48), (118, 122, 134), (228, 230, 235), (255, 255, 255)
+INK, GREY, PALE, PAPER = "#262830", "#767a86", "#e4e6eb", "#ffffff"
 WIDTH, HEIGHT = 1280, 720
 
-_SCALE = 3  # drawn this much larger and then reduced, which smooths the edges
-_LEFT, _TOP, _RIGHT, _BOTTOM = 92, 104, 1050, 640  # the frame, in pixels of the finished chart
-_RAMP = ((43, 33, 120), (126, 30, 140), (203, 64, 105), (244, 134, 66))
+_DPI = 72  # a point, matplotlib's unit of sizes, is then a pixel
 _LEGEND_ROWS = 16
+_MARKERS = "os^Dv<>"  # beside the colours, for eyes that cannot tell these apart
+_SIDES = ((11, 0), (-11, 0), (0, 10), (0, -10), (8, 8), (8, -8), (-8, 8), (-8, -8))
+_OFFSETS = [(x * far, y * far) for far in (1, 2) for x, y in _SIDES]  # of a label, in pixels, the best first
 
 
 class Line(NamedTuple):
     """One curve.
 
     ``x``, ``y``: float arrays of one length; points whose y is nan are left out. ``label``: its entry in the legend,
-    none if empty. ``width``: in pixels.
+    none if empty. ``colour``: ``"#rrggbb"``. ``width``: in pixels.
     """
 
     x: np.ndarray
     y: np.ndarray
     label: str
-    colour: Colour
+    colour: str
     width: float = 2.0
 
 
-def ramp(n: int) -> list[Colour]:
-    """``n`` colours in an order that the eye follows, from deep blue to orange."""
-    at = np.linspace(0, len(_RAMP) - 1, n)
-    channels = [np.interp(at, range(len(_RAMP)), channel) for channel in zip(*_RAMP, strict=True)]
-    return [(round(r), round(g), round(b)) for r, g, b in zip(*channels, strict=True)]
+class Point(NamedTuple):
+    """One point.
+
+    ``label``: written beside it, if not empty. ``group``: points of one group share a colour, an entry in the legend
+    and a line that joins them in their order; a point without a group stands for itself. ``x_margin``, ``y_margin``:
+    half the widths of the 95 % intervals, drawn as bars; none if 0 or nan.
+    """
+
+    x: float
+    y: float
+    label: str = ""
+    group: str = ""
+    x_margin: float = 0.0
+    y_margin: float = 0.0
+
+
+def ramp(n: int) -> list[str]:
+    """``n`` colours ``"#rrggbb"`` in an order that the eye follows, from deep blue to orange."""
+    return [to_hex(colour) for colour in colormaps["plasma"](np.linspace(0, 0.75, n))]
 
 
 def line_chart(lines: Sequence[Line], title: str, subtitle: str = "", x_label: str = "") -> Image.Image:
     """Draws curves over a common axis, later ones on top, with a legend to their right.
 
     The vertical axis is logarithmic where the labelled curves span a factor of 5 or more. Unlabelled curves are
-    background: they do not stretch the axis and are cut off at the frame.
+    background: they lie below the others, do not stretch the axis and are cut off at the frame.
 
     Returns:
         An RGB picture of 1280 x 720 pixels.
@@ -52,97 +80,128 @@ def line_chart(lines: Sequence[Line], title: str, subtitle: str = "", x_label: s
         ValueError: no labelled curve has a point, or one of its values is not positive.
     """
     curves = [line._replace(x=line.x[keep], y=line.y[keep]) for line in lines for keep in [np.isfinite(line.y)]]
-    values = np.concatenate([line.y for line in curves if line.label] or [np.empty(0)])
+    labelled = [line for line in curves if line.label]
+    values = np.concatenate([line.y for line in labelled] or [np.empty(0)])
     if not values.size or values.min() <= 0:
         raise ValueError("a chart needs a labelled curve with positive values")
-    x_axis = _Axis.over(np.concatenate([line.x for line in curves]), _LEFT, _RIGHT, margin=0, log=False)
-    y_axis = _Axis.over(values, _BOTTOM, _TOP, margin=0.06, log=values.max() >= 5 * values.min())
-    image = Image.new("RGB", (WIDTH * _SCALE, HEIGHT * _SCALE), PAPER)
-    pen = _Pen(ImageDraw.Draw(image))
-    _draw_frame(pen, x_axis, y_axis, x_label)
+    figure, axes = _frame(title, subtitle, x_label)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="x")
+    axes.margins(0, 0.06)
+    if values.max() >= 5 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:.10g}")
+    handles = [_draw(axes, line, zorder=3) for line in labelled]
+    axes.set_ylim(axes.get_ylim())  # from here on fixed
     for line in curves:
-        y = np.clip(line.y, y_axis.low, y_axis.high)
-        pen.curve(np.stack([x_axis.place(line.x), y_axis.place(y)], -1), line.colour, line.width)
-    pen.text(_LEFT, 34, title, 26, INK)
-    pen.text(_LEFT, 68, subtitle, 16, GREY)
-    _draw_legend(pen, [line for line in lines if line.label])
-    return image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+        if not line.label:
+            _draw(axes, line, zorder=2)
+    *others, last = handles
+    rows = np.linspace(len(others) - 1, 0, min(len(others), _LEGEND_ROWS - 1)).round().astype(int)
+    _write_legend(axes, [last, *(others[row] for row in rows)])
+    return _picture(figure)
 
 
-class _Axis(NamedTuple):
-    """Where values from ``low`` to ``high`` stand between the pixels ``start`` and ``end``."""
+def scatter_chart(points: Sequence[Point], title: str, subtitle: str, x_label: str, y_label: str) -> Image.Image:
+    """Draws labelled points, with intervals and joined by group where they have such, and a legend of the groups.
 
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool
+    Each label stands where it covers neither another one nor a point, line or bar, if one of the places around its
+    point is such.
 
-    @classmethod
-    def over(cls, values: np.ndarray, start: float, end: float, margin: float, log: bool) -> "_Axis":
-        low, high = float(values.min()), float(values.max())
-        if low == high:
-            low, high = low * 0.9, high * 1.1 or 1.0
-        if log:
-            factor = (high / low) ** margin
-            return cls(low / factor, high * factor, start, end, log)
-        extra = (high - low) * margin
-        return cls(low - extra, high + extra, start, end, log)
+    Returns:
+        An RGB picture of 1280 x 720 pixels.
 
-    def place(self, values: np.ndarray | float) -> np.ndarray:
-        f = np.log if self.log else np.asarray
-        return self.start + (f(values) - f(self.low)) / (f(self.high) - f(self.low)) * (self.end - self.start)
-
-    def ticks(self, about: int) -> list[float]:
-        """Round numbers: multiples of 1, 2 or 5 times a power of ten; on a logarithmic axis these themselves."""
-        if self.log:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
-            ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-        else:
-            rough = (self.high - self.low) / about
-            power = 10.0 ** math.floor(math.log10(rough))
-            step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough)
-            ticks = [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-        return [tick for tick in ticks if self.low <= tick <= self.high]
+    Raises:
+        ValueError: there is no point, or one has a coordinate that is not finite or a negative margin.
+    """
+    if not points or not np.isfinite([point[:2] for point in points]).all():
+        raise ValueError("a chart needs points, all of them finite")
+    figure, axes = _frame(title, subtitle, x_label, y_label)
+    axes.margins(0.1)
+    series: dict[str | int, list[Point]] = {}
+    for i, point in enumerate(points):
+        series.setdefault(point.group or i, []).append(point)
+    looks = zip(cycle(color_sequences["petroff10"]), cycle(_MARKERS), strict=False)
+    handles, obstacles = [], []
+    for members, (colour, marker) in zip(series.values(), looks, strict=False):
+        x, y, dx, dy = np.nan_to_num([[p.x, p.y, p.x_margin, p.y_margin] for p in members]).T
+        bars = axes.errorbar(x, y, dy, dx, "none", ecolor=colour, alpha=0.45, elinewidth=1.6).lines[2]
+        (handle,) = axes.plot(x, y, marker, color=colour, linestyle="-", linewidth=2, ms=11, mec=PAPER, zorder=3)
+        if members[0].group:
+            handle.set_label(members[0].group)
+            handles.append(handle)
+        obstacles += [handle.get_path(), *(path for bar in bars for path in bar.get_paths())]
+    if handles:
+        _write_legend(axes, handles)
+    _write_labels(figure, axes, points, obstacles)
+    return _picture(figure)
 
 
-class _Pen:
-    """Draws on the enlarged picture in the pixels of the finished one."""
-
-    def __init__(self, draw: ImageDraw.ImageDraw):
-        self._draw = draw
-
-    def curve(self, points: np.ndarray, colour: Colour, width: float) -> None:
-        points, width = points * _SCALE, width * _SCALE
-        if len(points) > 1:
-            self._draw.line([tuple(point) for point in points.tolist()], colour, round(width), joint="curve")
-        for x, y in points[[0, -1]].tolist() if len(points) else ():
-            radius = 1.5 * width if len(points) == 1 else width / 2
-            self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
-
-    def text(self, x: float, y: float, text: str, size: float, colour: Colour, anchor: str = "lm") -> None:
-        font = ImageFont.load_default(size * _SCALE)
-        self._draw.text((x * _SCALE, y * _SCALE), text, colour, font, anchor)
+def _frame(title: str, subtitle: str, x_label: str, y_label: str = "") -> tuple[Figure, Axes]:
+    layout = ConstrainedLayoutEngine(w_pad=28 / _DPI, h_pad=28 / _DPI)
+    figure = Figure((WIDTH / _DPI, HEIGHT / _DPI), _DPI, facecolor=PAPER, layout=layout)
+    axes = figure.add_subplot(facecolor=PAPER)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set(color=GREY, linewidth=1)
+    axes.tick_params(color=GREY, labelcolor=GREY, labelsize=15, length=5, width=1, pad=6)
+    axes.locator_params(nbins=8, steps=(1, 2, 5, 10))
+    axes.grid(color=PALE, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(x_label, color=INK, fontsize=16, labelpad=12)
+    axes.set_ylabel(y_label, color=INK, fontsize=16, labelpad=12)
+    axes.set_title(title, loc="left", color=INK, fontsize=26, pad=48)  # with room for the subtitle
+    axes.annotate(subtitle, (0, 1), (0, 22), "axes fraction", "offset points", color=GREY, fontsize=16)
+    return figure, axes
 
 
-def _draw_frame(pen: _Pen, x_axis: _Axis, y_axis: _Axis, x_label: str) -> None:
-    for tick in y_axis.ticks(6):
-        y = float(y_axis.place(tick))
-        pen.curve(np.array([[_LEFT, y], [_RIGHT, y]]), PALE, 1)
-        pen.text(_LEFT - 12, y, f"{tick:.6g}", 15, GREY, "rm")
-    for tick in x_axis.ticks(8):
-        x = float(x_axis.place(tick))
-        pen.curve(np.array([[x, _BOTTOM], [x, _BOTTOM + 6]]), GREY, 1)
-        pen.text(x, _BOTTOM + 22, f"{tick:.6g}", 15, GREY, "mm")
-    pen.curve(np.array([[_LEFT, _BOTTOM], [_RIGHT, _BOTTOM]]), GREY, 1.3)
-    pen.text((_LEFT + _RIGHT) / 2, _BOTTOM + 52, x_label, 16, INK, "mm")
+def _draw(axes: Axes, line: Line, zorder: float) -> Line2D:
+    (drawn,) = axes.plot(line.x, line.y, color=line.colour, linewidth=line.width, label=line.label, zorder=zorder)
+    drawn.set(solid_capstyle="round", solid_joinstyle="round", marker="o" if len(line.x) == 1 else "")
+    return drawn
 
 
-def _draw_legend(pen: _Pen, lines: Sequence[Line]) -> None:
-    """One row per curve, the last on top; of more than fit, evenly chosen ones and always the last."""
-    *others, last = lines
-    chosen = np.linspace(0, len(others) - 1, min(len(others), _LEGEND_ROWS - 1)).round().astype(int)
-    for row, line in enumerate([last, *(others[i] for i in chosen[::-1])]):
-        y = _TOP + 12 + 30 * row
-        pen.curve(np.array([[_RIGHT + 34, y], [_RIGHT + 62, y]]), line.colour, max(line.width, 3))
-        pen.text(_RIGHT + 74, y, line.label, 16, INK)
+def _write_legend(axes: Axes, handles: Sequence[Line2D]) -> None:
+    style = dict(frameon=False, fontsize=16, labelcolor=INK, handlelength=1.8, labelspacing=0.6, borderaxespad=0)
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.03, 1), **style)
+
+
+def _write_labels(figure: Figure, axes: Axes, points: Sequence[Point], paths: Sequence[Path]) -> None:
+    """Writes each label at the place around its point that covers least.
+
+    Args:
+        paths: what there is to cover besides the points and other labels, in the coordinates of the data.
+    """
+    FigureCanvasAgg(figure).draw()  # decides where things are
+    centres = axes.transData.transform([point[:2] for point in points])
+    taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in centres]
+    paths = [path.transformed(axes.transData) for path in paths]
+
+    def cost(offset: tuple[int, int]) -> float:
+        _move(text, offset)
+        box = text.get_window_extent()
+        outside = not (axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max))
+        crossed = sum(path.intersects_bbox(box, filled=False) for path in paths)
+        return 100 * outside + 10 * box.count_overlaps(taken) + crossed
+
+    halo = [withStroke(linewidth=3, foreground=PAPER)]
+    for point in points:
+        if point.label:
+            text = axes.annotate(point.label, point[:2], _OFFSETS[0], textcoords="offset points", zorder=4)
+            text.set(color=INK, fontsize=15, path_effects=halo)
+            _move(text, min(_OFFSETS, key=cost))
+            taken.append(text.get_window_extent())
+
+
+def _move(text: Annotation, offset: tuple[int, int]) -> None:
+    """Puts a label so many pixels to the right of its point and above it; left and below if negative."""
+    x, y = np.sign(offset)
+    text.set(position=offset, ha=("center", "left", "right")[x], va=("center", "bottom", "top")[y])
+
+
+def _picture(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -126,7 +126,7 @@ def draw_loss(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     loss = np.array([line["loss"] for line in metrics], float)
     stages = np.array([line.get("stage_loss", []) for line in metrics], float).reshape(len(steps), -1)
     width = max(1, round(len(steps) / 40))
-    lines = [Line(steps, loss, "", (205, 208, 216), 1.2)]
+    lines = [Line(steps, loss, "", "#cdd0d8", 1.2)]
     if stages.shape[1] > 1:
         for label, colour, values in zip(_stage_labels(stages.shape[1]), ramp(stages.shape[1]), stages.T, strict=True):
             lines.append(Line(steps, _smooth(values, width), label, colour))

@@ -40,7 +40,11 @@ pictures: $(VENV)/.installed
 	cp build/pictures/run/style.safetensors dreamstyler_jax/mini/examples/example.safetensors
 	$(BIN)/python sample.py --styles build/pictures/run --output build/pictures/out
 	cp build/pictures/run/loss.png build/pictures/out/grid.png docs/pictures/
+	$(BIN)/python train.py --output build/pictures/one_stage --name one_stage --stages 1
+	$(BIN)/python -m dreamstyler_jax.mini.compare --styles build/pictures/one_stage build/pictures/run \
+		--output docs/pictures/compare.png
 	$(BIN)/python -m dreamstyler_jax.mini.check --sheet docs/pictures/check.png | tee docs/pictures/check.txt
+	$(BIN)/python -m dreamstyler_jax.mini.words | tee docs/pictures/words.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -132,7 +132,7 @@ def test_painters_lie_in_the_region_of_their_technique(every):
     technique = np.array([captions.technique_of(number) for number in range(272)])
     for name, ranges in painter.TECHNIQUES.items():
         for parameter, (low, high) in ranges.items():
-            values = np.asarray(getattr(every, parameter))[technique == name]
+            values = np.asarray(getattr(every, parameter))[: captions.PHOTOGRAPH][technique == name]
             assert low - 1e-6 <= values.min() <= values.max() <= high + 1e-6
             assert low == high or np.ptp(values) > (high - low) / 2
     for colour in (every.dark, every.light, every.ground):
@@ -142,7 +142,7 @@ def test_painters_lie_in_the_region_of_their_technique(every):
 def test_all_painters_are_different_and_always_the_same(every):
     jax.tree.map(np.testing.assert_array_equal, every, data.all_painters())
     assert every.cell.shape == (captions.PAINTERS + captions.HELD_OUT + 1,) == (240 + 32 + 1,)
-    assert len(np.unique(np.concatenate([every.dark, every.light], 1), axis=0)) == 272
+    assert len(np.unique(np.concatenate([every.dark, every.light], 1), axis=0)) == 273
 
 
 # Captions
@@ -223,10 +223,22 @@ def no_paint(monkeypatch):
     monkeypatch.setattr(painter, "pictures", flat)
 
 
+def test_a_photograph_is_the_plain_raster_and_called_a_photo():
+    scene = scene_of("red")
+    photo = jax.tree.map(lambda a: jnp.stack([a] * COUNT), painter.photograph())
+    pictures = painter.pictures(photo, jax.random.split(jax.random.key(0), COUNT), scene)
+    plain = jax.vmap(lambda one: scenes.raster(one, 2 * painter.SIZE)[0])(scene)
+    small = plain.reshape(COUNT, painter.SIZE, 2, painter.SIZE, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(pictures, small, atol=1e-5)
+    called = captions.caption(np.random.default_rng(0), 0, 0, 0, 0, captions.PHOTOGRAPH)
+    assert called.startswith("a photo of a") and "style" not in called
+
+
 def test_held_out_painters_never_paint_for_training(every, no_paint, monkeypatch):
     monkeypatch.setattr(data, "CHUNK", 4000)
     labels = data.render_chunk(0, 0, every).labels
-    assert set(labels[:, 4]) == set(range(captions.PAINTERS))
+    assert set(labels[:, 4]) == {*range(captions.PAINTERS), captions.PHOTOGRAPH}
+    assert 0.03 < (labels[:, 4] == captions.PHOTOGRAPH).mean() < 0.05
     assert [labels[:, i].max() + 1 for i in range(4)] == [10, 8, 7, 3] and labels.min() == 0
 
 

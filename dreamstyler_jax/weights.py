@@ -49,7 +49,8 @@ EMBEDDING_DEVIATION = 0.02
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PARTS_WITH_WEIGHTS = {"text_encoder/": TRANSFORMERS_STEM, "unet/": DIFFUSERS_STEM, "vae/": DIFFUSERS_STEM}
 SMALL_FILES = (
-    "model_index.json", "config.json", "preprocessor_config.json", "vocab.json", "merges.txt", "tokenizer_config.json",
+    "model_index.json", "config.json", "preprocessor_config.json", "processor_config.json",
+    "vocab.json", "merges.txt", "tokenizer_config.json",
     "special_tokens_map.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/merges.txt",
 )  # fmt: skip
 

@@ -387,6 +387,7 @@ def export(
     save_model(folder / "clip", clip_config(tokenizer), half(clip.params))
     tokenizer.save(folder / "clip")
     preprocessor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 64}}
+    preprocessor |= {"crop_size": {"height": 64, "width": 64}}
     write_atomic(folder / "clip" / "preprocessor_config.json", (json.dumps(preprocessor, indent=2) + "\n").encode())
     save_model(folder / "judge", judge.JudgeConfig(), half(referee.params))
 

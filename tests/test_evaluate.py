@@ -1,0 +1,477 @@
+"""evaluate as its user meets it: the scores of pictures as sample.py leaves them, what it says to mistakes."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import script_tools
+from PIL import Image
+from script_tools import ROOT, contents, refusal, run, write_picture
+from tiny_clip import write_tiny_clip
+from tiny_model import WIDTH
+
+from dreamstyler_jax import evaluate, grid, images, scores
+from dreamstyler_jax.evaluate import OVERALL, SCORES, EvaluateConfig, plain_context
+from dreamstyler_jax.examples import EXAMPLE_PICTURE, EXAMPLE_STYLE
+from dreamstyler_jax.gallery import Gallery
+from dreamstyler_jax.mixing import mix
+from dreamstyler_jax.pipeline import StableDiffusion
+from dreamstyler_jax.style import FILE_NAME, Style
+
+HOUSE, DOG, SEA = (f"a painting of {subject} in the style of" for subject in ("a house", "a small dog", "the sea"))
+RESULTS = ("scores.jsonl", "evaluation.json", "evaluation.png")
+
+
+@pytest.fixture(autouse=True)
+def as_a_script(monkeypatch):
+    """Lets `run` and `refusal` call it like train.py and sample.py."""
+    monkeypatch.setitem(script_tools.CONFIGS, evaluate, EvaluateConfig)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder, tmp_path_factory):
+    """The folder of a model that carries a CLIP."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    write_tiny_clip(folder / "clip")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs of two styles, learned from one picture and from two, which are still there."""
+    folder = tmp_path_factory.mktemp("runs")
+    pictures = [str(write_picture(folder / f"{seed}.png", seed, (16, 16))) for seed in range(3)]
+    write_style(folder / "gogh", "gogh", images=pictures[:1], prompts=[SEA + " {}"])
+    write_style(folder / "wave", "wave", seed=1, images=pictures[1:], prompts=[SEA + " {}", HOUSE + " {}"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def painted(model, runs, tmp_path_factory):
+    """Pictures in both styles; the first is the very one that gogh was learned from."""
+    folder = tmp_path_factory.mktemp("out") / "both"
+    prompts = [(HOUSE + " {gogh}", 0), (HOUSE + " {wave}", 0), (DOG + " {gogh}", 0), (DOG + " {wave}", 1)]
+    first = images.to_array(images.load(runs / "0.png"))
+    return paint(folder, model, prompts, styles_of(runs, "gogh", "wave"), [first, *noise(3)])
+
+
+@pytest.fixture(scope="module")
+def evaluated(painted, runs, tmp_path_factory):
+    """What a process of its own leaves behind and prints; from a folder where nothing else is."""
+    words = ["--pictures", painted, "--styles", runs, "--output", "results"]
+    command = [sys.executable, "-m", "dreamstyler_jax.evaluate", *map(str, words)]
+    folder = tmp_path_factory.mktemp("elsewhere")
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return folder / "results", done.stdout
+
+
+def write_style(folder, name, seed=0, **metadata):
+    table = np.random.default_rng(seed).standard_normal((2, 1, WIDTH), np.float32)
+    Style(name, table, metadata).save(folder / FILE_NAME)
+    return folder
+
+
+def styles_of(runs, *names):
+    return {name: Style.load(runs / name / FILE_NAME).hash for name in names}
+
+
+def noise(count, size=(16, 16), seed=5):
+    return list(np.random.default_rng(seed).uniform(-1, 1, (count, *size, 3)).astype(np.float32))
+
+
+def cells_of(model, prompts, styles, arrays):
+    """What sample.py says of pictures of prompts and seeds; {} stands for the first of the styles that fit."""
+    common = dict(negative_prompt="", guidance="cfg", scales={"guidance_scale": 3.5}, solver="ddim", steps=5)
+    common |= dict(dtype="float32", model=str(model), model_hash="0123")
+    cells = []
+    for (prompt, seed), array in zip(prompts, arrays, strict=True):
+        voice = next(iter(styles)) if "{}" in prompt else ""
+        used = {name: digest for name, digest in styles.items() if name == voice or f"{{{name}}}" in prompt}
+        size = dict(height=array.shape[0], width=array.shape[1])
+        cells.append(grid.Cell(prompt=prompt, style=voice, seed=seed, styles=used, **size, **common))
+    return cells
+
+
+def paint(folder, model, prompts, styles, arrays):
+    """Writes pictures as sample.py does."""
+    cells, gallery = cells_of(model, prompts, styles, arrays), Gallery(folder)
+    gallery.begin()
+    for cell, array in zip(cells, arrays, strict=True):
+        gallery.save(cell, array)
+    gallery.finish(cells)
+    return folder
+
+
+def one_picture(folder, model, runs, prompt=HOUSE + " {}", style="gogh", **renamed):
+    return paint(folder, model, [(prompt, 0)], renamed or styles_of(runs, style), noise(1))
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+
+
+def summary(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def score(folder, *words):
+    """The only picture's line."""
+    run(evaluate, "--pictures", folder, *words)
+    (line,) = lines(folder)
+    return line
+
+
+# The scores
+
+
+def test_every_picture_has_a_line_with_all_that_made_it(evaluated, painted, runs):
+    folder, _ = evaluated
+    manifest = [json.loads(line) for line in (painted / "manifest.jsonl").read_text().splitlines()]
+    assert len(manifest) == 4
+    for line, made in zip(lines(folder), manifest, strict=True):
+        assert made.items() <= line.items()
+        assert line["picture"] == str(painted / made["file"])
+        assert line["group"] == made["prompt"].partition("{")[2].strip("}")
+        assert line["context"] == made["prompt"].partition(" in the style")[0]
+        assert list(line["scores"]) == list(SCORES)
+        assert all(0 < value <= 100 for value in line["scores"].values())
+
+
+def test_the_picture_learned_from_has_its_own_style(evaluated):
+    own, *others = (line["scores"] for line in lines(evaluated[0]))
+    assert (own["image"], own["style"]) == pytest.approx((100, 100), abs=1e-3)
+    assert all(other["image"] < 99.9 and other["style"] < 99 for other in others)
+
+
+def test_scores_are_those_of_picture_prompt_and_training_material(evaluated, model, runs):
+    """Recomputed one by one: of the wave as means over its two training pictures."""
+    clip, stable = scores.Clip.load(model / "clip"), StableDiffusion.load(str(model))
+    training = {"gogh": ["0.png"], "wave": ["1.png", "2.png"]}
+    contexts = {"gogh": ["a painting of the sea"], "wave": ["a painting of the sea", "a painting of a house"]}
+    for line in lines(evaluated[0]):
+        picture = images.to_array(images.load(line["picture"]))[None]
+        material = np.stack([images.to_array(images.load(runs / file)) for file in training[line["group"]]])
+        seen, text = clip.pictures(picture), clip.texts([line["context"]])
+        others = [context for context in contexts[line["group"]] if context != line["context"]]
+        expected = {
+            "text": scores.cosine_score(seen, text).item(),
+            "image": np.mean([scores.cosine_score(seen, clip.pictures(one[None])) for one in material]),
+            "style": np.mean(
+                [scores.style_score(scores.grams(stable, picture), scores.grams(stable, m[None])) for m in material]
+            ),
+            "leakage": np.mean([scores.leakage_score(seen, text, clip.texts([c]), clip.scale) for c in others]),
+        }
+        assert line["scores"] == pytest.approx(expected, abs=2e-3)
+
+
+def test_means_and_intervals_over_pictures_and_over_styles(evaluated, painted, model):
+    folder, _ = evaluated
+    content = summary(folder)
+    assert (content["pictures"], content["model"], content["clip"]) == (4, str(model), str(model / "clip"))
+    for name in SCORES:
+        means = []
+        for style in ("gogh", "wave"):
+            values = [line["scores"][name] for line in lines(folder) if line["group"] == style]
+            expected = scores.estimate(values)
+            assert content["styles"][style]["pictures"] == 2
+            assert content["styles"][style][name] == pytest.approx(expected._asdict())
+            means.append(np.mean(values))
+        assert content["overall"][name] == pytest.approx(scores.estimate(means)._asdict())
+
+
+def test_the_table_has_a_row_per_style_and_one_for_all(evaluated):
+    folder, printed = evaluated
+    content, rows = summary(folder), {}
+    for line in printed.splitlines()[1:4]:
+        name, *cells = re.split(r"\s{2,}", line)
+        rows[name] = cells
+    assert printed.split()[:5] == ["pictures", *SCORES]
+    assert list(rows) == ["gogh", "wave", OVERALL] and rows["wave"][0] == "2" and rows[OVERALL][0] == "4"
+    for name, estimates in (*content["styles"].items(), (OVERALL, content["overall"])):
+        assert rows[name][1:] == [str(scores.Estimate(**estimates[score])) for score in SCORES]
+
+
+def test_the_chart_is_drawn(evaluated):
+    assert Image.open(evaluated[0] / "evaluation.png").size == (1280, 720)
+
+
+def test_the_chart_has_a_point_per_style_and_one_for_all(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(evaluate.chart, "scatter_chart", lambda points, *words: drawn.update(points=points))
+    results = [dict(text=t, image=0, style=s, leakage=0) for t, s in ((20, 30), (22, 36), (30, 50), (math.nan, 60))]
+    evaluate.plot(evaluate.summarise(["a", "a", "b$", "c"], results))
+    a, b, overall = drawn["points"]  # c has no text score
+    assert (a[:3], b[:3], overall[:2]) == ((21, 33, "a"), (30, 50, r"b\$"), (25.5, pytest.approx((33 + 50 + 60) / 3)))
+    assert (a.x_margin, a.y_margin) == pytest.approx((12.7062, 38.1186), abs=1e-3)  # t(0.975, 1) = 12.7062
+    assert overall.label == OVERALL and overall.y_margin > 0 and math.isnan(b.x_margin)
+    drawn.clear()
+    evaluate.plot(evaluate.summarise(["a", "a"], results[:2]))
+    assert [point.label for point in drawn["points"]] == ["a"]
+
+
+# What reaches CLIP
+
+
+@pytest.mark.parametrize(
+    ("prompt", "context"),
+    [
+        ("A painting of a house in the style of {}", "A painting of a house"),
+        ("A {dog} near a {{brace}} in the style of {gogh}", "A dog near a {brace}"),
+        ("A {} in the style of {}", "A"),
+        ("A house by {gogh} and {wave}", "A house"),
+        ("{}", ""),
+    ],
+)
+def test_contexts_are_plain_words(prompt, context):
+    assert plain_context(prompt) == context
+
+
+def test_placeholders_never_reach_clip(model, runs, tmp_path, monkeypatch):
+    seen, texts = [], scores.Clip.texts
+    monkeypatch.setattr(scores.Clip, "texts", lambda clip, given: seen.extend(given) or texts(clip, given))
+    prompt = "a painting of a {wave} by the sea in the style of {gogh}"
+    out = paint(tmp_path, model, [(prompt, 0)], styles_of(runs, "gogh", "wave"), noise(1))
+    assert score(out, "--styles", runs)["group"] == "gogh"
+    assert seen == ["a painting of a wave by the sea", "a painting of the sea"]
+
+
+@pytest.mark.parametrize("prompt", [SEA + " {}", "a painting in the style of {}"])
+def test_without_two_descriptions_there_is_no_leakage(prompt, model, runs, tmp_path, capsys):
+    out = one_picture(tmp_path, model, runs, prompt)
+    assert score(out, "--styles", runs)["scores"]["leakage"] is None
+    assert summary(out)["overall"]["leakage"] == {"mean": None, "margin": None, "count": 0}
+    assert capsys.readouterr().out.splitlines()[1].split()[-1] == "-"
+
+
+def test_a_training_prompt_that_describes_nothing_cannot_leak(model, runs, tmp_path):
+    write_style(tmp_path / "bare", "bare", 7, images=[str(runs / "0.png")], prompts=["A painting in the style of {}"])
+    out = one_picture(tmp_path / "out", model, tmp_path, style="bare")
+    assert score(out, "--styles", tmp_path / "bare")["scores"]["leakage"] is None
+
+
+def test_a_prompt_that_is_all_style_has_no_text_score(model, runs, tmp_path):
+    line = score(one_picture(tmp_path, model, runs, "{}"), "--styles", runs)
+    assert (line["context"], line["scores"]["text"], line["scores"]["leakage"]) == ("", None, None)
+    assert line["scores"]["style"] > 0 and not (tmp_path / "evaluation.png").exists()
+
+
+# Pictures, styles and what these were learned from
+
+
+def test_pictures_need_not_be_square_nor_of_the_training_pictures_size(model, tmp_path):
+    picture = write_picture(tmp_path / "wide.png", 3, (60, 31))
+    write_style(tmp_path / "run", "wide", 3, images=[str(picture)])
+    fitted = images.to_array(images.fit(images.load(picture), 16, 24))
+    out = paint(
+        tmp_path / "out", model, [("a {}", 0)], {"wide": Style.load(tmp_path / "run" / FILE_NAME).hash}, [fitted]
+    )
+    assert score(out, "--styles", tmp_path / "run")["scores"]["style"] == pytest.approx(100, abs=1e-3)
+
+
+def test_several_folders_count_together_and_none_twice(painted, model, runs, tmp_path):
+    other = one_picture(tmp_path / "other", model, runs, DOG + " {}")
+    run(evaluate, "--pictures", painted, other, painted, "--styles", runs, "--output", tmp_path / "results")
+    found = lines(tmp_path / "results")
+    assert len(found) == 5 and found[-1]["picture"].startswith(str(other))
+    assert summary(tmp_path / "results")["styles"]["gogh"]["pictures"] == 3
+
+
+def test_pictures_in_both_styles_are_a_group_of_their_own(model, runs, tmp_path):
+    prompts = [(DOG + " {wave} and {gogh}", 0), (DOG + " {gogh}, {wave}", 0)]
+    paint(tmp_path, model, prompts, styles_of(runs, "gogh", "wave"), noise(2))
+    run(evaluate, "--pictures", tmp_path, "--styles", runs)
+    assert {line["group"] for line in lines(tmp_path)} == {"gogh + wave"}
+    assert len(summary(tmp_path)["styles"]) == 1
+
+
+def test_two_styles_of_one_name_stay_apart(painted, model, runs, tmp_path):
+    write_style(tmp_path / "runs" / "other", "gogh", 9, images=[str(runs / "2.png")])
+    other = one_picture(tmp_path / "out", model, tmp_path / "runs", style="other")
+    digest = styles_of(tmp_path / "runs", "other")["other"]
+    manifest = other / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace('"other"', '"gogh"'))
+    words = ["--styles", runs, f"other={tmp_path / 'runs' / 'other'}", "--output", tmp_path / "results"]
+    run(evaluate, "--pictures", painted, other, *words)
+    assert list(summary(tmp_path / "results")["styles"]) == ["gogh", "wave", f"gogh ({digest})"]
+
+
+def test_the_hash_finds_a_style_whatever_it_is_called(model, runs, tmp_path, recwarn):
+    digest = styles_of(runs, "wave")["wave"]
+    mine = one_picture(tmp_path / "mine", model, runs, HOUSE + " {mine}", mine=digest)
+    line = score(mine, "--styles", f"gogh={runs / 'wave'}", f"mine={runs / 'gogh'}")
+    expected = score(one_picture(tmp_path / "wave", model, runs, style="wave"), "--styles", runs)["scores"]
+    assert (line["group"], line["scores"], recwarn.list) == ("mine", expected, [])
+
+
+def test_a_style_trained_anew_is_found_by_its_name_with_a_warning(model, runs, tmp_path):
+    out = one_picture(tmp_path, model, runs, gogh="0" * 12)
+    with pytest.warns(UserWarning, match="the style 'gogh' has changed, from 000000000000 to"):
+        score(out, "--styles", runs)
+
+
+def test_without_styles_those_under_runs_and_the_shipped_one_are_known(monkeypatch, runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    gogh, wave, shipped = evaluate.known_styles([])
+    assert (gogh.name, wave.name, shipped.hash) == ("gogh", "wave", Style.load(EXAMPLE_STYLE).hash)
+    assert shipped.metadata["images"] == [str(EXAMPLE_PICTURE)]
+
+
+def test_a_picture_that_has_moved_can_be_given(model, runs, tmp_path):
+    write_style(tmp_path / "run", "gogh", images=["gone.png"], prompts=[SEA + " {}"])
+    out = one_picture(tmp_path / "out", model, runs)
+    moved = score(out, "--styles", tmp_path / "run", "--style_pictures", f"gogh={runs / '0.png'}")
+    assert moved["scores"] == score(out, "--styles", tmp_path / "run", "--style_pictures", runs / "0.png")["scores"]
+    assert moved["scores"] == score(out, "--styles", runs)["scores"]
+    others = [f"gogh={runs / '1.png'}", f"gogh={runs / '2.png'}"]
+    other = score(out, "--styles", runs, "--style_pictures", *others)["scores"]
+    assert other["image"] != moved["scores"]["image"] and other["leakage"] == moved["scores"]["leakage"]
+
+
+def test_failed_and_torn_lines_are_left_out_and_parts_count(model, runs, tmp_path):
+    arrays = noise(4)
+    cells = cells_of(model, [(HOUSE + " {}", seed) for seed in range(4)], styles_of(runs, "gogh"), arrays)
+    for part in range(2):
+        gallery = Gallery(tmp_path, (part, 2))
+        gallery.begin()
+        gallery.save(cells[part], arrays[part])
+    gallery.fail(cells[2], "no memory")
+    gallery.save(cells[3], arrays[3])
+    manifest = tmp_path / "manifest.1-of-2.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    run(evaluate, "--pictures", tmp_path, "--styles", runs)
+    assert sorted(line["seed"] for line in lines(tmp_path)) == [0, 1]
+
+
+def test_a_mix_was_learned_from_the_pictures_of_its_styles(model, runs, tmp_path, recwarn, monkeypatch):
+    recipe = "gogh:1,wave:0"
+    mixed = mix(recipe, {name: Style.load(runs / name / FILE_NAME) for name in ("gogh", "wave")})
+    out = one_picture(tmp_path / "mix", model, runs, **{recipe: mixed.hash})
+    both = paint(tmp_path / "both", model, [(HOUSE + " {gogh}, {wave}", 0)], styles_of(runs, "gogh", "wave"), noise(1))
+    expected = score(both, "--styles", runs)["scores"]
+    line = score(out, "--styles", runs)
+    assert (line["group"], line["scores"]) == (recipe, expected)
+    (tmp_path / "runs").symlink_to(runs)
+    monkeypatch.chdir(tmp_path)
+    assert score(out)["scores"] == expected and not recwarn  # the hash says that it is this mix
+    own = Style.load(EXAMPLE_STYLE).name  # a run may be called as the shipped style is
+    write_style(tmp_path / "own" / "runs" / "a", own, 4, images=[str(runs / "0.png")])
+    table = {own: Style.load(tmp_path / "own" / "runs" / "a" / FILE_NAME)}
+    monkeypatch.chdir(tmp_path / "own")
+    assert score(one_picture(tmp_path / "half", model, runs, **{f"{own}:1-0": mix(f"{own}:1-0", table).hash}))
+    write_style(tmp_path / "other", "gogh", 8, images=[str(runs / "0.png")])
+    with pytest.warns(UserWarning, match="the style 'gogh:1,wave:0' has changed"):
+        score(out, "--styles", tmp_path / "other", runs / "wave")
+
+
+def test_a_style_in_the_making_was_learned_from_what_the_finished_one_was(model, runs, tmp_path, recwarn):
+    digest = write_style(tmp_path / "early", "gogh", 6) and Style.load(tmp_path / "early" / FILE_NAME).hash
+    early = one_picture(tmp_path / "out", model, runs, **{"gogh@100": digest})
+    line = score(early, "--styles", runs)
+    assert (line["group"], recwarn.list) == ("gogh@100", [])
+    assert line["scores"] == score(one_picture(tmp_path / "final", model, runs), "--styles", runs)["scores"]
+
+
+# Mistakes: one line that says what to do, and nothing written
+
+
+def mistaken(kind, folder, model, runs):
+    """Words with one mistake, about pictures in ``folder``."""
+    out = one_picture(folder, model, runs)
+    words, manifest = ["--pictures", out, "--styles", runs], out / "manifest.jsonl"
+    if kind == "no pictures":
+        return ["--styles", runs]
+    if kind == "no manifest":
+        manifest.unlink()
+    elif kind == "empty manifest":
+        manifest.write_text("")
+    elif kind == "damaged manifest":
+        manifest.write_text(manifest.read_text().replace('"prompt"', '"promt"'))
+    elif kind == "no manifest but text":
+        manifest.write_text("pictures\n")
+    elif kind == "no style in the prompt":
+        manifest.write_text(manifest.read_text().replace(" in the style of {}", ""))
+    elif kind == "unknown placeholder":
+        manifest.write_text(manifest.read_text().replace("{}", "{goph}"))
+    elif kind == "picture missing":
+        next((out / "images").iterdir()).unlink()
+    elif kind == "other style":
+        return ["--pictures", out, "--styles", runs / "wave"]
+    elif kind == "no run":
+        return ["--pictures", out]
+    elif kind == "training picture missing":
+        return ["--pictures", out, "--styles", write_style(folder / "run", "gogh", images=["gone.png"])]
+    elif kind == "training picture unknown":
+        return ["--pictures", out, "--styles", write_style(folder / "run", "gogh")]
+    elif kind == "several models":
+        return [*words, "--pictures", out, one_picture(folder / "other", "mini", runs)]
+    elif kind == "several styles":
+        other = one_picture(folder / "other", model, runs, style="wave")
+        return [*words, "--pictures", out, other, "--style_pictures", runs / "0.png"]
+    elif kind == "no CLIP":
+        shutil.copytree(model, folder / "model", ignore=shutil.ignore_patterns("clip"))
+        return [*words, "--model", folder / "model"]
+    elif kind == "part of a CLIP":
+        write_tiny_clip(folder / "clip")
+        (folder / "clip" / "preprocessor_config.json").unlink()
+        return [*words, "--clip", folder / "clip"]
+    return words
+
+
+MISTAKES = [
+    ("no pictures", [], "pictures: give one or several folders .* such as out/starry"),
+    ("no manifest", [], "pictures: .*manifest.jsonl lists none; name folders that sample.py painted into"),
+    ("empty manifest", [], "pictures: .*manifest.jsonl lists none; name folders"),
+    ("no manifest but text", [], "manifest.jsonl is damaged"),
+    ("damaged manifest", [], r"manifest.jsonl, picture \w{16}: it is damaged, KeyError\('prompt'\)"),
+    ("no style in the prompt", [], r"picture \w{16}: the prompt 'a painting of a house' should name its styles, gogh"),
+    ("unknown placeholder", [], r"picture \w{16}: the prompt .*\{goph\}' should name its styles, gogh"),
+    ("picture missing", [], "there is no picture .*images"),
+    (
+        "other style",
+        [],
+        r"the style 'gogh' \(\w{12}\) is not among those given: name its file or its run with --styles",
+    ),
+    ("no run", [], r"the style 'gogh' \(\w{12}\) is not among those under runs/"),
+    ("no such style", ["--styles", "absent"], "there is no style absent"),
+    ("training picture missing", [], "there is no picture gone.png; .* --style_pictures gogh=FILE"),
+    ("training picture unknown", [], "'gogh' does not say what it was learned from: give --style_pictures gogh=FILE"),
+    ("unknown name", ["--style_pictures", "goph=a.png"], r"style_pictures: goph=a.png: .* \(did you mean gogh\?\)"),
+    ("several styles", [], "style_pictures: the pictures have 2 styles, so write gogh=.*0.png"),
+    ("several models", [], "painted by several models: give one of .*mini.* with --model"),
+    ("no such model", ["--model", "absent"], "no model folder 'absent'"),
+    ("no CLIP", [], "carries no CLIP of its own: name one with --clip"),
+    ("no such CLIP", ["--clip", "absent"], "clip: no model folder 'absent'"),
+    ("part of a CLIP", [], "clip is not a whole CLIP: it lacks preprocessor_config.json"),
+    ("unknown option", ["--style", "x"], "unknown option --style; did you mean --styles?"),
+]
+
+
+@pytest.mark.parametrize(("kind", "more", "complaint"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
+def test_a_mistake_ends_with_one_line_and_nothing_written(
+    kind, more, complaint, model, runs, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = mistaken(kind, tmp_path / "out", model, runs)
+    before = contents(tmp_path)
+    line = refusal(capfd, evaluate, *words, *more)
+    assert re.search(complaint, line), line
+    assert contents(tmp_path) == before
+
+
+def test_the_process_itself_ends_with_status_2_and_one_line(tmp_path):
+    command = [sys.executable, "-m", "dreamstyler_jax.evaluate", "--pictures", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: pictures: .*manifest.jsonl lists none; name folders .*\n", done.stderr), done.stderr
+    assert not contents(tmp_path)

@@ -1,0 +1,102 @@
+"""CLIP's features and probabilities are those of transformers, from its own files and pictures of any size."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from clip_vocabulary import write_clip_tokenizer
+from parity_tools import randomised
+from PIL import Image
+
+from dreamstyler_jax import images, scores
+
+TOLERANCE = 1e-4  # of features of unit length
+TEXT = dict(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=49408,
+    bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
+)  # fmt: skip
+VISION = dict(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=24, patch_size=8
+)
+PREPROCESSING = {
+    "as OpenAI's": dict(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}),
+    "larger than what is cut from it, other statistics": dict(
+        size={"shortest_edge": 31}, crop_size={"height": 24, "width": 24}, resample=Image.Resampling.BILINEAR,
+        image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4],
+    ),
+}  # fmt: skip
+TEXTS = [
+    "A painting of a red house by the sea", "two dogs, 3 cats & a café!", "", " ".join(["a very long description"] * 40)
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"), torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module", params=PREPROCESSING)
+def reference(request, tmp_path_factory):
+    """Model, processor, and the folder that they have written themselves to."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)
+    model = randomised(transformers.CLIPModel(config))
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(write_clip_tokenizer(folder / "vocabulary"))
+    processor = transformers.CLIPImageProcessorPil(**PREPROCESSING[request.param])
+    processor = transformers.CLIPProcessor(processor, tokenizer)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor, folder
+
+
+def photographs():
+    """Smooth forms with grain, of odd sizes: wide, tall, smaller than CLIP's own, and of just that size."""
+    rng = np.random.default_rng(0)
+    result = []
+    for width, height in ((53, 37), (41, 97), (15, 22), (24, 24), (31, 31)):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize((width, height), 3)
+        grain = rng.normal(0, 12, (height, width, 3))
+        result.append(Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)))
+    return result
+
+
+def unit(features):
+    return (features / features.norm(dim=-1, keepdim=True)).numpy()
+
+
+def test_picture_features(reference):
+    model, processor, folder = reference
+    several = photographs()
+    expected = model.get_image_features(**processor(images=several, return_tensors="pt")).pooler_output
+    ours = scores.Clip.load(folder).pictures([images.to_array(picture) for picture in several])
+    np.testing.assert_allclose(ours, unit(expected), atol=TOLERANCE, rtol=0)
+
+
+def test_text_features(reference):
+    model, processor, folder = reference
+    inputs = processor(text=TEXTS, padding="max_length", truncation=True, return_tensors="pt")
+    expected = model.get_text_features(**inputs).pooler_output
+    ours = scores.Clip.load(folder).texts(TEXTS)
+    np.testing.assert_allclose(ours, unit(expected), atol=TOLERANCE, rtol=0)
+
+
+def test_leakage_is_the_probability_that_the_model_gives(reference):
+    model, processor, folder = reference
+    several, texts = photographs(), TEXTS[:2]
+    inputs = processor(text=texts, images=several, padding=True, return_tensors="pt")
+    expected = 100 * model(**inputs).logits_per_image.softmax(-1)[:, 1]
+    clip = scores.Clip.load(folder)
+    own, training = clip.texts(texts)
+    features = clip.pictures([images.to_array(picture) for picture in several])
+    ours = scores.leakage_score(features, own, training, clip.scale)
+    np.testing.assert_allclose(ours, expected, atol=0.05, rtol=0)  # of 100; the scale enlarges differences
+
+
+def test_the_older_files_say_the_same(reference, tmp_path):
+    _, processor, folder = reference
+    processor.image_processor.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["preprocessor_config.json"]
+    assert scores.Preprocessor.load(tmp_path, 24) == scores.Clip.load(folder).preprocessor

@@ -21,11 +21,11 @@ from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_STYLE
 from dreamstyler_jax.files import check_output
-from dreamstyler_jax.gallery import MANIFEST, Gallery, Writer
+from dreamstyler_jax.gallery import Gallery, Writer
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.sheets import write_sheets
-from dreamstyler_jax.style import FILE_NAME, Style, load_styles
+from dreamstyler_jax.style import FILE_NAME, Style, check_width, load_styles
 
 
 def run(config: SampleConfig) -> None:
@@ -37,11 +37,13 @@ def run(config: SampleConfig) -> None:
     texts = [text for line in config.prompts or read_prompts(config.prompts_file) for text in prompts.expand(line)]
     texts = list(dict.fromkeys(texts))
     prompts.require_placeholders(texts, styles)
-    styles |= {recipe: mix(recipe, styles) for recipe in config.mixes}
+    mixes = {recipe: mix(recipe, styles) for recipe in config.mixes}
+    styles |= mixes
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
     size = model.size(config.height, config.width)
-    cells = grid.make_cells(config, model, texts, styles, config.mixes or list(styles), size)
-    check_prompts(model, cells, styles)
+    cells = grid.make_cells(config, model, texts, styles, list(mixes or styles), size)
+    shape = grid.shape_of(cells, config.batch_size)
+    check_prompts(model, cells, styles, shape.rows)
     index, count = parse_shard(config.shard)
     gallery = Gallery(folder, (index, count))
     gallery.check_definition(grid.definition(cells), config.merge)
@@ -49,17 +51,19 @@ def run(config: SampleConfig) -> None:
     todo = gallery.missing(own)
     if len(todo) < len(own):
         print(f"{len(own) - len(todo)} of {len(own)} pictures are there and whole")
-    failed = paint(model, gallery, todo, styles, min(config.batch_size, len(cells)))
+    failed = paint(model, gallery, todo, styles, shape)
     if count > 1:
         print(f"Part {config.shard} is painted; when all are, the same command without --shard makes sheets and page")
     else:
         show(config, gallery, cells, styles)
     if failed:
-        raise UserError(f"{failed} pictures failed, see {folder / MANIFEST}; the same command tries them again")
+        raise UserError(
+            f"{failed} of {len(own)} pictures failed, see {gallery.manifest}; the same command tries them again"
+        )
 
 
 def paint(
-    model: StableDiffusion, gallery: Gallery, cells: list[grid.Cell], styles: Mapping[str, Style], batch_size: int
+    model: StableDiffusion, gallery: Gallery, cells: list[grid.Cell], styles: Mapping[str, Style], shape: grid.Shape
 ) -> int:
     """Paints cells into the gallery, what fails once more; the number of those that failed twice, now recorded."""
     gallery.begin()
@@ -67,7 +71,7 @@ def paint(
     for attempt in ("painting", "once more"):
         if not cells:
             return 0
-        painted = grid.paint(model, cells, styles, batch_size)
+        painted = grid.paint(model, cells, styles, shape)
         with Writer(gallery) as writer:
             # No bar where nobody watches: disable=None is tqdm's word for "unless stderr is a terminal".
             for cell, picture in tqdm(painted, attempt, len(cells), unit="picture", file=sys.stderr, disable=None):
@@ -85,13 +89,22 @@ def show(config: SampleConfig, gallery: Gallery, cells: list[grid.Cell], styles:
     files = {id: gallery.folder / line["file"] for id, line in gallery.lines.items() if "file" in line}
     sheets = write_sheets(gallery.folder, cells, files, styles)
     where = sheets[0] if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1].name}"
-    print(f"{len(cells)} pictures are in {gallery.folder / 'images'}, on sheets in {where}")
+    there = sum(cell.id in files for cell in cells)
+    print(f"{there} pictures are in {gallery.folder / 'images'}, on sheets in {where}")
 
 
-def check_prompts(model: StableDiffusion, cells: list[grid.Cell], styles: Mapping[str, Style]) -> None:
-    """Refuses prompts with an unknown placeholder, or with one beyond the window, before anything is painted."""
-    named = list(dict.fromkeys(cell.named_prompt for cell in cells))
-    prompts.tokenize(model.tokenizer, named, {name: style.vectors for name, style in styles.items()})
+def check_prompts(
+    model: StableDiffusion, cells: list[grid.Cell], styles: Mapping[str, Style], rows: Iterable[int]
+) -> None:
+    """Refuses styles of another model, and prompts that cannot be encoded, before anything is painted.
+
+    Args:
+      rows: of guidance, those whose prompts count.
+    """
+    check_width(styles, model.text_width)
+    different = {(cell.prompt, cell.style): cell for cell in cells}.values()
+    texts = list(dict.fromkeys(cell.texts[row] for cell in different for row in rows))
+    prompts.tokenize(model.tokenizer, texts, {name: style.vectors for name, style in styles.items()})
 
 
 def newest_style() -> Path:

@@ -32,6 +32,12 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote have left in a folder."""
+    for path in folder.glob(f".{'[0-9a-f]' * 32}.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def check_output(folder: Path) -> None:
     """Refuses an output folder that cannot be written, before any work is done for it. Makes nothing.
 

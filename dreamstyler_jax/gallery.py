@@ -6,6 +6,7 @@ what the manifest lists is whole. Several processes may fill one folder, each wi
 
 import concurrent.futures
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import yaml
 
 from dreamstyler_jax import images
 from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.files import write_atomic
+from dreamstyler_jax.files import remove_temporaries, write_atomic
 from dreamstyler_jax.grid import Cell
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
@@ -33,6 +34,7 @@ class Gallery:
       shard: (i, n), which of n processes this is.
 
     Attributes:
+      manifest: the one that this process writes.
       lines: what the manifests say, by cell id; lines with an ``error`` are of cells that failed.
 
     Raises:
@@ -40,28 +42,31 @@ class Gallery:
     """
 
     def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1)):
-        self.folder, self._shard = folder, shard
+        index, count = shard
+        self.folder = folder
+        self.manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
         self.lines: dict[str, dict[str, Any]] = {}
         for path in self._manifests():
-            self.lines |= _read_manifest(path)
-        index, count = shard
-        self._manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
+            for id, line in _read_manifest(path).items():
+                if "file" in line or id not in self.lines:  # what one process painted outweighs another's failure
+                    self.lines[id] = line
 
     def _manifests(self) -> list[Path]:
-        return [*sorted(self.folder.glob("manifest.*-of-*.jsonl")), *self.folder.glob(MANIFEST)]
+        return [*self.folder.glob(MANIFEST), *sorted(self.folder.glob("manifest.*-of-*.jsonl"))]
 
     def check_definition(self, definition: Mapping[str, Any], merge: bool) -> None:
-        """Writes down what is painted here, or compares it with what was.
+        """Writes down what is painted here, or compares it with what was if there is any picture of that.
 
         Args:
           definition: all that the pictures depend on, as YAML values.
           merge: whether it may differ from what was.
 
         Raises:
-          UserError: it differs, and may not.
+          UserError: it differs, and may not; or what was cannot be read.
         """
         path = self.folder / DEFINITION
-        known = list(yaml.safe_load_all(path.read_text(encoding="utf-8"))) if path.exists() else []
+        definition = yaml.safe_load(_yaml(definition))  # as it will be read: YAML makes a space of U+0085
+        known = _read_definitions(path) if self.lines and path.exists() else []
         if definition in known:
             return
         if known and not merge:
@@ -70,8 +75,7 @@ class Gallery:
                 f"{self.folder} holds the pictures of another grid ({', '.join(changed)} differ): "
                 "choose another --output, or add to it with --merge"
             )
-        documents = [*known, dict(definition)]
-        write_atomic(path, yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=120).encode())
+        write_atomic(path, _yaml(*known, definition).encode())
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """Those without a whole picture: never painted, failed, or with a file that is not what was written."""
@@ -84,13 +88,13 @@ class Gallery:
             content = (self.folder / line["file"]).read_bytes()
         except OSError:
             return False
-        return "sha256" not in line or hashlib.sha256(content).hexdigest() == line["sha256"]
+        return hashlib.sha256(content).hexdigest() == line.get("sha256")
 
     def begin(self) -> None:
         """Makes the manifest fit to be continued: a line cut short would spoil the next."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._manifest.exists():
-            _write_manifest(self._manifest, _read_manifest(self._manifest).values())
+        if self.manifest.exists():
+            _write_manifest(self.manifest, _read_manifest(self.manifest).values())
 
     def save(self, cell: Cell, picture: np.ndarray) -> None:
         """Writes one picture [H, W, 3] in [-1, 1] and, once it is on the disk, its line.
@@ -112,14 +116,14 @@ class Gallery:
 
     def _append(self, result: Mapping[str, str], cell: Cell) -> None:
         line = {"id": cell.id, **result, **dataclasses.asdict(cell)}
-        with self._manifest.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        _append_line(self.manifest, json.dumps(line))
         self.lines[cell.id] = line
 
     def finish(self, cells: Sequence[Cell]) -> None:
-        """Puts all lines into one manifest, those of ``cells`` in their order after those of other grids."""
+        """Puts all lines into one manifest, those of ``cells`` in their order after those of other grids.
+
+        What killed processes left behind goes, too.
+        """
         own = dict.fromkeys(cell.id for cell in cells)
         others = [line for id, line in self.lines.items() if id not in own]
         ordered = others + [self.lines[id] for id in own if id in self.lines]
@@ -127,6 +131,8 @@ class Gallery:
         for path in self._manifests():
             if path.name != MANIFEST:
                 path.unlink()
+        for folder in (self.folder, self.folder / "images"):
+            remove_temporaries(folder)
 
 
 class Writer:
@@ -147,8 +153,8 @@ class Writer:
         return self
 
     def __exit__(self, *_) -> None:
-        self._settle(0)
-        self._pool.shutdown()
+        with self._pool:
+            self._settle(0)
 
     def save(self, cell: Cell, picture: np.ndarray) -> None:
         """Hands a picture over; waits where too many are waiting already."""
@@ -166,6 +172,34 @@ class Writer:
 
 def _write_manifest(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Adds a line and flushes it to the disk; a file that it cannot be added to in full stays as it was."""
+    content = line.encode() + b"\n"
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(size)
+            raise
+
+
+def _yaml(*documents: Mapping[str, Any]) -> str:
+    return yaml.safe_dump_all(map(dict, documents), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _read_definitions(path: Path) -> list[dict[str, Any]]:
+    try:
+        definitions = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except (ValueError, yaml.YAMLError):
+        definitions = [None]
+    if not all(isinstance(definition, dict) for definition in definitions):
+        raise UserError(f"{path} is damaged: remove it, or choose another output")
+    return definitions
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:

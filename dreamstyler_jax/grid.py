@@ -4,15 +4,17 @@ A cell is one picture and everything that makes it. Cells that differ in prompt,
 painted by one compiled program; only the number of steps changes it.
 """
 
+import collections
 import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dreamstyler_jax import __version__, prompts, sampling
 from dreamstyler_jax.config import SampleConfig, parse_seeds
@@ -27,15 +29,15 @@ SCALES = {
     **dict.fromkeys(("paper", "release"), ("null_scale", "style_scale", "context_scale")),
 }
 _BLOCK = 16  # batches whose prompts are encoded together
-_ROUND = 32  # the number of prompts encoded is a multiple of this, so that few shapes occur
+_CHUNK = 32  # prompts encoded at once, always as many: one program, and the same numbers whatever else is encoded
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One picture of a grid and everything that makes it.
 
-    ``style``: what {} stands for in the prompt, empty where there is no {}. ``styles``: name and hash of every style
-    that the prompt names.
+    ``style``: what {} stands for in the prompts, empty where there is no {}. ``styles``: name and hash of every style
+    that the prompts name.
     """
 
     prompt: str
@@ -59,9 +61,11 @@ class Cell:
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def named_prompt(self) -> str:
-        """The prompt with its {} as {name}."""
-        return prompts.name_placeholder(self.prompt, self.style)
+    def texts(self) -> tuple[str, str, str, str]:
+        """The prompts of `guidance.ROWS`, with {} as {name}."""
+        named = prompts.name_placeholder(self.prompt, self.style)
+        negative = prompts.name_placeholder(self.negative_prompt, self.style)
+        return negative, named, prompts.context_only(named), prompts.style_only(named)
 
     @property
     def weights(self) -> np.ndarray:
@@ -94,11 +98,12 @@ def make_cells(
       size: height and width in pixels.
     """
     scale_names = SCALES[config.guidance]
-    scale_values = list(itertools.product(*(getattr(config, name) for name in scale_names)))
+    scale_values = list(itertools.product(*(map(float, getattr(config, name)) for name in scale_names)))
     cells = []
     for text in texts:
-        for voice in voices if "" in prompts.names_in(text) else [""]:
-            used = prompts.names_in(prompts.name_placeholder(text, voice))
+        names = prompts.names_in(text) + prompts.names_in(config.negative_prompt)
+        for voice in voices if "" in names else [""]:
+            used = {name or voice for name in names}
             common = dict(
                 prompt=text,
                 style=voice,
@@ -122,29 +127,46 @@ def make_cells(
 
 def definition(cells: Sequence[Cell]) -> dict[str, Any]:
     """The axes of a grid and their values, as YAML can hold them: equal just where the cells are."""
-    fields: dict[str, list[Any]] = {}
+    fields: dict[str, dict[str, Any]] = {}
     for cell in cells:
         for name, value in dataclasses.asdict(cell).items():
-            values = fields.setdefault(name, [])
-            if value not in values:
-                values.append(value)
-    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+            fields.setdefault(name, {}).setdefault(json.dumps(value, sort_keys=True), value)
+    several = {name: list(values.values()) for name, values in fields.items()}
+    return {name: values[0] if len(values) == 1 else values for name, values in several.items()}
+
+
+class Shape(NamedTuple):
+    """What all batches of a grid have in common; a part of the grid painted in this shape comes out as in the whole.
+
+    ``batch_size``: pictures per batch. ``rows``: the rows of guidance that are computed.
+    """
+
+    batch_size: int
+    rows: list[int]
+
+
+def shape_of(cells: Sequence[Cell], batch_size: int) -> Shape:
+    """The shape of a grid: batches of ``batch_size``, or less where no solver and number of steps has so many cells."""
+    largest = max(collections.Counter((cell.solver, cell.steps) for cell in cells).values())
+    return Shape(min(batch_size, largest), rows_needed(np.stack([cell.weights for cell in cells])))
 
 
 def paint(
-    model: StableDiffusion, cells: Sequence[Cell], styles: Mapping[str, Style], batch_size: int
+    model: StableDiffusion, cells: Sequence[Cell], styles: Mapping[str, Style], shape: Shape
 ) -> Iterator[tuple[Cell, np.ndarray]]:
     """Paints cells, those of equal steps and solver together, and yields each with its picture float32[H, W, 3].
 
-    All batches have one shape, one number of stages and one set of guidance rows, whatever is in them.
+    Args:
+      cells: a grid, or some of its cells.
+      styles: all that the grid's prompts may name.
+      shape: the whole grid's.
     """
-    needed = rows_needed(np.stack([cell.weights for cell in cells]))
-    stages = prompts.join_tables(styles).shape[0] if any(cell.styles for cell in cells) else 1
+    batch_size, needed = shape
     for (solver, steps), group in _grouped(cells).items():
         table = solver_table(solver, model.networks.schedule, steps)
         for start in range(0, len(group), _BLOCK * batch_size):
             block = group[start : start + _BLOCK * batch_size]
-            bank, requests = _encode(model, block, styles, stages)
+            bank, requests = _encode(model, block, styles, needed)
             size = (block[0].height, block[0].width)
             pictures = sampling.paint(model, table, bank, requests, size=size, batch_size=batch_size, needed=needed)
             yield from zip(block, pictures, strict=True)
@@ -158,17 +180,15 @@ def _grouped(cells: Sequence[Cell]) -> dict[tuple[str, int], list[Cell]]:
 
 
 def _encode(
-    model: StableDiffusion, cells: Sequence[Cell], styles: Mapping[str, Style], stages: int
-) -> tuple[Any, list[Request]]:
+    model: StableDiffusion, cells: Sequence[Cell], styles: Mapping[str, Style], needed: Sequence[int]
+) -> tuple[Array, list[Request]]:
     """The distinct conditionings [P, T, L, D] of some cells, and what to ask the sampler for."""
-    rows = []
-    for cell in cells:
-        text = cell.named_prompt
-        rows.append((cell.negative_prompt, text, prompts.context_only(text), prompts.style_only(text)))
+    rows = [[text if row in needed else "" for row, text in enumerate(cell.texts)] for cell in cells]
     every = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     number = {text: i for i, text in enumerate(every)}
-    bank = prompts.encode(model, every + [""] * (-len(every) % _ROUND), styles)
-    bank = jnp.broadcast_to(bank, (bank.shape[0], stages, *bank.shape[2:]))
+    every += [""] * (-len(every) % _CHUNK)
+    chunks = [every[start : start + _CHUNK] for start in range(0, len(every), _CHUNK)]
+    bank = jnp.concatenate([prompts.encode(model, chunk, styles) for chunk in chunks])
     requests = [
         Request(tuple(number[text] for text in row), cell.weights, cell.seed)
         for row, cell in zip(rows, cells, strict=True)

@@ -21,6 +21,7 @@ from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.style import Style, check_width
 from dreamstyler_jax.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
 
+_MOST_VERSIONS = 10_000
 # Below, a placeholder is {name} and a literal brace a character of Unicode's private use area.
 _HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans({"\ue000": "{{", "\ue001": "}}"})
 _NAME = r"\{[^{}]*\}"
@@ -62,9 +63,9 @@ def expand(prompt: str) -> list[str]:
     fastest.
 
     Raises:
-      UserError: a lone brace.
+      UserError: a lone brace, or more than 10 000 versions.
     """
-    versions = [[""]]
+    versions = []
     for part in parse_prompt(prompt):
         if isinstance(part, Placeholder) and "|" in part.name:
             versions.append([word.strip() for word in part.name.split("|")])
@@ -72,7 +73,9 @@ def expand(prompt: str) -> list[str]:
             versions.append(
                 [str(part) if isinstance(part, Placeholder) else part.replace("{", "{{").replace("}", "}}")]
             )
-    return list(dict.fromkeys(re.sub(r"\s+", " ", "".join(words)) for words in itertools.product(*versions)))
+    if math.prod(map(len, versions)) > _MOST_VERSIONS:
+        raise UserError(f"the prompt {prompt[:80]!r} has more than {_MOST_VERSIONS} versions: give fewer alternatives")
+    return list(dict.fromkeys(re.sub(r"\s+", " ", "".join(words)).strip() for words in itertools.product(*versions)))
 
 
 def names_in(prompt: str) -> list[str]:
@@ -176,14 +179,14 @@ def _encode(networks: Networks, params: Any, ids: Array, slots: Array, table: Ar
 
 
 def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Array:
-    """The conditionings [P, T, L, D] of prompts; T is 1 where no prompt has a placeholder.
+    """The conditionings [P, T, L, D] of prompts; T is 1 where there are no styles.
 
     Raises:
       UserError: a style of another model, an unknown placeholder, or one beyond the window.
     """
     check_width(styles, model.text_width)
     ids, slots = tokenize(model.tokenizer, prompts, {name: style.vectors for name, style in styles.items()})
-    table = join_tables(styles) if (slots >= 0).any() else np.zeros((1, 1, model.text_width), np.float32)
+    table = join_tables(styles) if styles else np.zeros((1, 1, model.text_width), np.float32)
     return _encode(model.networks, model.params, ids, slots, table)
 
 

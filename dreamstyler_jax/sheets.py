@@ -1,6 +1,7 @@
 """Contact sheets of a grid: a row per prompt, a column per seed or what else varies; several where it is large."""
 
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,23 +45,28 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
     Rows are prompts (or, of a single prompt, what else varies first), columns seeds (or what varies last). Each
     combination of the rest has a sheet of its own, cut where it has more than 20 rows or 16 columns.
     """
-    *rest, column = axes(cells) or ["seed"]
-    row = rest.pop(0) if rest else "prompt"
+    varying = axes(cells)
+    *rest, column = [axis for axis in varying if axis != "prompt"] or ["seed"]
+    row = rest.pop(0) if rest and "prompt" not in varying else "prompt"
     value = {name: AXES.get(name, lambda cell, name=name: cell.scales[name]) for name in (row, column, *rest)}
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(tuple(value[name](cell) for name in rest), []).append(cell)
     sheets = []
     for combination, members in groups.items():
-        name = ", ".join(f"{axis} {v}" for axis, v in zip(rest, combination, strict=True)) or title
+        name = ", ".join(map(_label, rest, combination)) or title
         at = {(value[row](cell), value[column](cell)): cell for cell in members}
         rows, columns = (list(dict.fromkeys(keys)) for keys in zip(*at, strict=True))
         for some in _cut(rows, MOST_ROWS):
             for others in _cut(columns, MOST_COLUMNS):
-                heads = [f"{column} {c}" for c in others]
-                sides = [r if row == "prompt" else f"{row} {r}" for r in some]
+                heads = [_label(column, c) for c in others]
+                sides = [r if row == "prompt" else _label(row, r) for r in some]
                 sheets.append(Sheet(name, sides, heads, [[at.get((r, c)) for c in others] for r in some]))
     return sheets
+
+
+def _label(axis: str, value: Any) -> str:
+    return "styles by name" if (axis, value) == ("style", "") else f"{axis} {value}"
 
 
 def _cut(items: list[Any], most: int) -> list[list[Any]]:
@@ -78,8 +84,6 @@ def write_sheets(
     sheets = layout(cells, ", ".join(styles))
     original = _training_picture(cells, styles)
     lead, head = ([original], ["learned from"]) if original else ([], [])
-    for old in folder.glob("grid*.png"):
-        old.unlink()
     digits = max(3, len(str(len(sheets))))
     names = [f"grid_{i + 1:0{digits}d}.png" for i in range(len(sheets))] if len(sheets) > 1 else ["grid.png"]
     for name, sheet in zip(names, sheets, strict=True):
@@ -89,6 +93,9 @@ def write_sheets(
             folder / name,
             images.contact_sheet(pictures, sheet.rows, [*head, *sheet.columns], title=sheet.title, cell=tile),
         )
+    for old in folder.glob("grid*.png"):
+        if old.name not in names and re.fullmatch(r"grid(_\d{3,})?\.png", old.name):
+            old.unlink()
     return [folder / name for name in names]
 
 

@@ -227,9 +227,8 @@ def step_file(folder: Path, step: int) -> Path:
 def _file_at(file: Path, step: int) -> Path:
     at = step_file(file.parent, step)
     if not at.exists():
-        kept = ", ".join(
-            str(int(path.stem.removeprefix("step_"))) for path in sorted(at.parent.glob("step_*.safetensors"))
-        )
+        stems = sorted(path.stem.removeprefix("step_") for path in at.parent.glob("step_*.safetensors"))
+        kept = ", ".join(stem.lstrip("0") for stem in stems if stem.isdigit())
         raise UserError(
             f"checkpoints: {file.parent} keeps no style of step {step}" + (f", but of {kept}" if kept else "")
         )

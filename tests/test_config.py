@@ -2,12 +2,14 @@
 
 import ast
 import dataclasses
+import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 
 import docstring_parser
@@ -15,9 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamstyler_jax import cli
+from dreamstyler_jax import cli, grid
 from dreamstyler_jax.cli import parse
-from dreamstyler_jax.config import MAX_SEED, SampleConfig, TrainConfig, parse_seeds, to_yaml, write_config
+from dreamstyler_jax.config import (
+    MAX_SEED,
+    SampleConfig,
+    TrainConfig,
+    parse_seeds,
+    parse_shard,
+    to_yaml,
+    write_config,
+)
 from dreamstyler_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -46,9 +56,9 @@ def test_sd15_has_the_papers_settings():
     assert (train.stages, train.steps, train.batch_size, train.learning_rate) == (6, 500, 8, 0.002)
     assert (train.schedule, train.warmup_steps, train.weight_decay) == ("constant", 0, 0.01)
     assert train.init_word == "painting"
-    assert (sample.solver, sample.steps, sample.guidance) == ("dpmpp_2m", 25, "paper")
-    assert (sample.null_scale, sample.context_scale) == (5, 3)
-    assert 0.5 <= sample.style_scale <= 3
+    assert (sample.solver, sample.steps, sample.guidance) == (["dpmpp_2m"], [25], "paper")
+    assert (sample.null_scale, sample.context_scale) == ([5], [3])
+    assert all(0.5 <= scale <= 3 for scale in sample.style_scale)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -72,7 +82,7 @@ def test_a_script_takes_the_shared_keys_and_its_own_section(tmp_path):
     text = "model: here\ndtype: bfloat16\ntrain: {steps: 70}\nsample: {steps: 9}\n"
     train, sample = from_yaml(TrainConfig, text, tmp_path), from_yaml(SampleConfig, text, tmp_path)
     assert (train.model, train.dtype, train.steps) == ("here", "bfloat16", 70)
-    assert (sample.model, sample.dtype, sample.steps) == ("here", "bfloat16", 9)
+    assert (sample.model, sample.dtype, sample.steps) == ("here", "bfloat16", [9])
 
 
 def test_command_line_spelling():
@@ -83,6 +93,41 @@ def test_command_line_spelling():
     assert (config.resume, config.flip) == (True, False)
     assert (config.images, config.prompts) == (["a.png", "b c.png"], ["{}: a", "null {}"])
     assert config.name == "dash-ed"
+
+
+@pytest.mark.parametrize(
+    ("text", "argv"),
+    [
+        ("{steps: 9, guidance_scale: 4, solver: ddim}", "--steps 9 --guidance_scale 4 --solver ddim"),
+        ("{steps: [9, 5], guidance_scale: [4, 0.5], solver: [ddim, euler]}",
+         "--steps 9 5 --guidance_scale 4 .5 --solver ddim euler"),
+        ("{checkpoints: [100, 20], mixes: ['a:1,b:0', b]}", "--checkpoints 100 20 --mixes a:1,b:0 b"),
+        ("{null_scale: [0, 100], style_scale: 2, context_scale: [1e-1]}",
+         "--null_scale 0 100 --style_scale 2 --context_scale 0.1"),
+    ],
+)  # fmt: skip
+def test_lists_of_numbers_and_words_are_read_alike_from_file_and_command_line(text, argv, tmp_path):
+    config = parse(SampleConfig, argv.split())
+    assert from_yaml(SampleConfig, f"sample: {text}", tmp_path) == config
+    assert from_yaml(SampleConfig, to_yaml(config), tmp_path) == config
+    assert config != SampleConfig()
+    numbers = [value for field in dataclasses.fields(config) for value in as_list(getattr(config, field.name))]
+    assert {type(value) for value in numbers} <= {int, float, str, bool, type(None)}
+    assert {type(value) for name in SCALES for value in getattr(config, name)} == {float}
+
+
+SCALES = ("guidance_scale", "null_scale", "style_scale", "context_scale")
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def test_one_word_in_a_file_is_a_list_only_where_lists_are_of_numbers_or_choices(tmp_path):
+    assert from_yaml(SampleConfig, "sample: {checkpoints: 100}", tmp_path).checkpoints == [100]
+    for name in ("styles", "mixes", "prompts"):
+        with pytest.raises(UserError, match=f"{name} takes a list"):
+            from_yaml(SampleConfig, f"sample: {{{name}: one}}", tmp_path)
 
 
 def test_text_in_a_file_is_not_reinterpreted(tmp_path):
@@ -116,7 +161,8 @@ def test_a_saved_training_config_reads_back_the_same(tmp_path_factory, prompts, 
 def test_a_saved_sampling_config_reads_back_the_same(tmp_path):
     config = SampleConfig(styles=["runs/été"], prompts_file="p.txt", seeds="1:8", guidance="release", width=96)
     assert "runs/été" in to_yaml(config)
-    assert from_yaml(SampleConfig, to_yaml(config), tmp_path) == config
+    once = dataclasses.replace(config, shard="1/4", merge=True)
+    assert from_yaml(SampleConfig, to_yaml(once), tmp_path) == config, "shard and merge belong to one command"
 
 
 @BOTH
@@ -124,7 +170,7 @@ def test_print_config_prints_a_file_that_reads_back_the_same(cls, tmp_path, caps
     with pytest.raises(SystemExit) as exit:
         parse(cls, ["--print_config", "--steps", "77"])
     assert exit.value.code == 0
-    assert from_yaml(cls, capsys.readouterr().out, tmp_path) == cls(steps=77)
+    assert from_yaml(cls, capsys.readouterr().out, tmp_path) == cls(steps=77 if cls is TrainConfig else [77])
 
 
 @BOTH
@@ -192,6 +238,36 @@ def test_a_mistake_on_the_command_line_is_named(argv, message):
 
 
 @pytest.mark.parametrize(
+    "argv, message",
+    [
+        ("--steps 3 many", "steps: must be a whole number, not 'many'"),
+        ("--steps 3 2.5", "steps: must be a whole number, not '2.5'"),
+        ("--steps 3 0", "steps: must be from 1 to 1000, not 0"),
+        ("--steps 3 4 3", "steps: give at least one value, and none twice"),
+        ("--steps", "steps: give at least one value, and none twice"),
+        ("--guidance_scale 1 1.0", "guidance_scale: give at least one value, and none twice"),
+        ("--guidance_scale 1 nan", "guidance_scale: must be a number, not 'nan'"),
+        ("--context_scale 1 101", "context_scale: must be from 0 to 100, not 101"),
+        ("--style_scale 1 -1", "style_scale: must be from 0 to 100, not -1"),
+        ("--solver ddim uler", "solver: must be one of ddim, euler, dpmpp_2m, unipc (did you mean euler?), not 'uler'"),
+        ("--solver ddim ddim", "solver: give at least one value, and none twice"),
+        ("--checkpoints 100 0", "checkpoints: must be from 1 to 1000000000, not 0"),
+        ("--checkpoints 100 100", "checkpoints: give at least one value, and none twice"),
+        ("--checkpoints last", "checkpoints: must be a whole number, not 'last'"),
+        ("--shard 4/4", "shard: '4/4' should read like 0/4"),
+        ("--shard 1", "shard: '1' should read like 0/4"),
+        ("--shard 0/0", "shard: '0/0' should read like 0/4"),
+        ("--shard=-1/4", "shard: '-1/4' should read like 0/4"),
+    ],
+)
+def test_a_mistake_in_a_list_or_a_shard_is_named(argv, message):
+    with pytest.raises(UserError) as error:
+        parse(SampleConfig, argv.split())
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     "text, message",
     [
         ("train: {stepps: 3}", "train: unknown key 'stepps'; did you mean steps?"),
@@ -230,10 +306,11 @@ def test_prompts_and_a_file_of_prompts_contradict_each_other():
 
 @BOTH
 def test_every_range_and_choice_is_kept(cls):
+    kinds = {field.name: typing.get_origin(field.type) for field in dataclasses.fields(cls)}
     for name, (low, high) in cls.ranges.items():
         for value in low - 1, high + 1:
             with pytest.raises(UserError, match=f"^{name}: must be from"):
-                cls(**{name: value})
+                cls(**{name: [low, value] if kinds[name] is list else value})
     with pytest.raises(UserError, match=r"^dtype: must be one of float32, bfloat16 \(did you mean float32"):
         cls(dtype="float23")
 
@@ -249,6 +326,11 @@ def test_a_run_is_named_after_its_first_picture(image, name):
     config = TrainConfig(images=[image, "other.png"])
     assert (config.name, config.output) == (name, f"runs/{name}")
     assert TrainConfig(images=[image], name="mine", output="there").output == "there"
+
+
+def test_shards():
+    assert SampleConfig().shard == "0/1"
+    assert [parse_shard(text) for text in ("0/1", " 3 / 4 ", "11/12")] == [(0, 1), (3, 4), (11, 12)]
 
 
 def test_seeds():
@@ -337,7 +419,7 @@ def test_options_are_read_without_importing_jax():
 def test_every_option_is_read_somewhere(cls):
     scripts = {TrainConfig: "train.py", SampleConfig: "sample.py"}
     modules = [path for path in (ROOT / "dreamstyler_jax").rglob("*.py") if path.name != "config.py"]
-    read = set()
+    read = set(itertools.chain.from_iterable(grid.SCALES.values()))  # a cell takes them by these names
     for path in [ROOT / scripts[cls], *modules]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):

@@ -1,5 +1,6 @@
 """Prompts without their style or context, learned vectors among the words, and what the text encoder makes of them."""
 
+import math
 import warnings
 
 import jax.numpy as jnp
@@ -94,6 +95,49 @@ def test_both_remain_prompts_whatever_is_written(prompt):
     assert bool(shown) == bool(names)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "versions"),
+    [
+        ("a {dog|cat} in the style of {}", ["a dog in the style of {}", "a cat in the style of {}"]),
+        ("a { red | small  } dog, {gogh}", ["a red dog, {gogh}", "a small dog, {gogh}"]),
+        ("a {|red} dog{|, at night} by {}", ["a dog by {}", "a dog, at night by {}", "a red dog by {}",
+                                             "a red dog, at night by {}"]),
+        ("{big|} {a|b}", ["big a", "big b", "a", "b"]),
+        ("{dog|dog} by {}", ["dog by {}"]),
+        ("a {{dog|cat}} by {}", ["a {{dog|cat}} by {}"]),
+        ("no  alternatives \n by {}", ["no alternatives by {}"]),
+        ("{}", ["{}"]),
+    ],
+)  # fmt: skip
+def test_alternatives(prompt, versions):
+    assert prompts.expand(prompt) == versions
+
+
+def test_alternatives_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match=r"lone '\{'"):
+        prompts.expand("a {dog|cat")
+    with pytest.raises(UserError, match="more than 10000 versions: give fewer"):
+        prompts.expand("{a|b}" * 40)
+    assert len(prompts.expand(" ".join(["{a|b|c|d|e|f|g|h|i|j}"] * 4))) == 10_000
+
+
+@given(st.lists(st.sampled_from([*PIECES, "{a|b}", "{|c|d}"]), max_size=5).map("".join))
+def test_versions_are_prompts_without_alternatives_and_with_all_placeholders(prompt):
+    groups = [name.split("|") for name in prompts.names_in(prompt) if "|" in name]
+    names = [name for name in prompts.names_in(prompt) if "|" not in name]
+    versions = prompts.expand(prompt)
+    assert len(set(versions)) == len(versions) <= math.prod(map(len, groups))
+    for version in versions:
+        assert prompts.names_in(version) == names
+        assert prompts.expand(version) == [version]
+
+
+def test_the_names_in_a_prompt_and_a_name_for_those_without():
+    assert prompts.names_in("a {} by { van gogh }, {{not}} {}") == ["", "van gogh", ""]
+    assert prompts.name_placeholder("a {} by {gogh}, {{not}} {}", "wave") == "a {wave} by {gogh}, {{not}} {wave}"
+    assert prompts.name_placeholder("a {} by {gogh}", "") == "a {} by {gogh}"
+
+
 def random_style(name, stages, vectors, width, seed=0):
     return Style(name, np.random.default_rng(seed).standard_normal((stages, vectors, width)))
 
@@ -162,12 +206,14 @@ def test_each_stage_encodes_its_own_vectors(tiny):
     np.testing.assert_array_equal(conditionings[2], np.broadcast_to(conditionings[2, :1], conditionings[2].shape))
 
 
-def test_prompts_without_a_style_have_one_stage(tiny):
-    plain = prompts.encode(tiny, ["a house", ""], {"gogh": random_style("gogh", 6, 1, tiny.text_width)})
+def test_prompts_without_a_style_are_the_same_in_every_stage_and_without_any_styles_have_one(tiny):
+    plain = prompts.encode(tiny, ["a house", ""], {})
     assert plain.shape == (2, 1, tiny.tokenizer.max_length, tiny.text_width)
-    np.testing.assert_array_equal(plain, prompts.encode(tiny, ["a house", ""], {}))
     encoder = nnx.merge(tiny.networks.text_encoder, tiny.params["text_encoder"])
     np.testing.assert_allclose(plain[:, 0], encoder(jnp.asarray(tiny.tokenizer(["a house", ""])))[0], atol=2e-5)
+    beside = prompts.encode(tiny, ["a house", ""], {"gogh": random_style("gogh", 6, 1, tiny.text_width)})
+    assert beside.shape[:2] == (2, 6), "so that all prompts of a grid can share one array"
+    np.testing.assert_allclose(beside, np.broadcast_to(plain, beside.shape), atol=2e-5)
 
 
 def test_styles_and_words_are_arguments_of_the_compiled_program(tiny):

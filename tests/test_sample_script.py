@@ -3,41 +3,69 @@
 Most tests paint eight pictures at a time, so that one compiled program does for them.
 """
 
+import itertools
 import json
 import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cells import ODD_PROMPTS
 from PIL import Image
-from script_tools import contents, refusal, run, start, without_a_tensor, write_picture
+from script_tools import (
+    ROOT,
+    compilation_cache,
+    contents,
+    refusal,
+    run,
+    start,
+    without_a_tensor,
+    write_picture,
+)
 from tiny_model import WIDTH
 
 import sample
-from dreamstyler_jax import images
+from dreamstyler_jax import cli, gallery, images, sampling
 from dreamstyler_jax.config import SampleConfig
 from dreamstyler_jax.console import plain_warnings
-from dreamstyler_jax.style import FILE_NAME, Style
+from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
 
 HOUSE, DOG = "a painting of a red house in the style of {}", "a painting of a small dog in the style of {}"
 CFG = ["--guidance", "cfg", "--guidance_scale"]
 
 
-def write_style(folder, name, stages=2, vectors=1, width=WIDTH, seed=0, **metadata):
+@pytest.fixture(scope="module", autouse=True)
+def one_compilation(tmp_path_factory):
+    """Lets the runs below, in this process and in others, share what they compile."""
+    with compilation_cache(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+def random_style(name, stages=2, vectors=1, width=WIDTH, seed=0, **metadata):
     table = np.random.default_rng(seed).standard_normal((stages, vectors, width), np.float32) / 5
-    Style(name, table, metadata).save(folder / FILE_NAME)
+    return Style(name, table, metadata)
+
+
+def write_style(folder, name, **options):
+    random_style(name, **options).save(folder / FILE_NAME)
     return folder
 
 
 @pytest.fixture(scope="module")
 def styles(tmp_path_factory):
-    """Runs of two styles, "gogh" and "wave"; of gogh the picture it was learned from is still there."""
+    """Runs of three styles; of gogh the picture it was learned from is still there."""
     folder = tmp_path_factory.mktemp("runs")
     picture = write_picture(folder / "starry.png", 0)
     write_style(folder / "gogh", "gogh", images=[str(picture)])
     write_style(folder / "wave", "wave", vectors=2, seed=1)
+    write_style(folder / "monet", "monet", seed=2)
     return folder
 
 
@@ -53,6 +81,26 @@ def painted(words, styles, tmp_path_factory):
     options = ["--styles", styles / "gogh", "--seeds", "0:3,9", "--negative_prompt", "the sea"]
     run(sample, *words, *options, "--prompts", HOUSE, DOG, HOUSE, "--output", folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def command(words, styles):
+    """The command of the grid below, without its folder."""
+    text = "a painting of a {red house|small dog} in the style of {}"
+    return [*words, "--styles", styles / "gogh", styles / "wave", "--prompts", text, "--seeds", "0:8"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command, tmp_path_factory):
+    """The folder of a grid of 32 pictures that nothing has disturbed; not to be changed."""
+    folder = tmp_path_factory.mktemp("out") / "undisturbed"
+    run(sample, *command, "--output", folder)
+    return folder
+
+
+@pytest.fixture
+def copy(undisturbed, tmp_path):
+    return shutil.copytree(undisturbed, tmp_path / "copy")
 
 
 def manifest(folder) -> list[dict]:
@@ -100,7 +148,7 @@ def test_a_picture_says_how_it_was_made(painted, tiny_folder, styles):
     for line in manifest(painted):
         said = images.read_text(painted / line["file"])
         assert said.pop("software").startswith("dreamstyler_jax ")
-        own = {key: value for key, value in line.items() if key not in ("id", "file")}
+        own = {key: value for key, value in line.items() if key not in ("id", "file", "sha256")}
         assert {key: value if isinstance(own[key], str) else json.loads(value) for key, value in said.items()} == own
     assert own["styles"] == {"gogh": Style.load(styles / "gogh" / FILE_NAME).hash}
     assert (own["scales"], own["solver"], own["steps"]) == ({"guidance_scale": 3.5}, "dpmpp_2m", 3)
@@ -115,16 +163,6 @@ def test_the_sheet_shows_every_picture_beside_the_one_it_was_learned_from(painte
         tile = np.repeat(np.repeat(picture, factor, 0), factor, 1)
         corners = np.argwhere((sheet[: -len(tile), : -len(tile)] == tile[0, 0]).all(-1))
         assert any((sheet[y : y + len(tile), x : x + len(tile)] == tile).all() for y, x in corners)
-
-
-def test_painting_more_keeps_what_is_there(words, styles, tmp_path):
-    command = [*eight(words, styles, "gogh"), "--prompts", HOUSE, "--output", tmp_path / "out"]
-    run(sample, *command)
-    first = contents(tmp_path / "out")
-    run(sample, *command, "--seeds", "4:12")
-    assert [line["seed"] for line in manifest(tmp_path / "out")] == list(range(12))
-    both = contents(tmp_path / "out")
-    assert all(both[name] == first[name] for name in first if name.startswith("images"))
 
 
 def test_the_folder_is_named_after_the_styles_unless_given(words, styles, monkeypatch, tmp_path, capsys):
@@ -201,13 +239,332 @@ def test_forms_of_guidance(words, styles, tmp_path):
 
 def test_a_scale_that_the_form_of_guidance_does_not_have_is_pointed_out():
     with pytest.warns(UserWarning, match="style_scale counts only with --guidance paper or release, not cfg"):
-        sample.warn_of_idle_scales(SampleConfig(style_scale=2.0))
+        sample.warn_of_idle_scales(SampleConfig(style_scale=[2.0]))
     with pytest.warns(UserWarning, match="guidance_scale counts only with --guidance cfg, not paper"):
-        sample.warn_of_idle_scales(SampleConfig(guidance="paper", guidance_scale=7.5))
+        sample.warn_of_idle_scales(SampleConfig(guidance="paper", guidance_scale=[3.5, 7.5]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sample.warn_of_idle_scales(SampleConfig(guidance="release", style_scale=2.0))
-        sample.warn_of_idle_scales(SampleConfig(guidance_scale=7.5))
+        sample.warn_of_idle_scales(SampleConfig(guidance="release", style_scale=[2.0]))
+        sample.warn_of_idle_scales(SampleConfig(guidance_scale=[7.5]))
+
+
+# Grids
+
+
+def test_each_version_of_a_prompt_is_painted_in_each_style_in_turn(undisturbed, styles):
+    lines = manifest(undisturbed)
+    asked = [(line["prompt"], line["style"], line["seed"]) for line in lines]
+    assert asked == list(itertools.product((HOUSE, DOG), ("gogh", "wave"), range(8)))
+    hashes = {name: Style.load(styles / name / FILE_NAME).hash for name in ("gogh", "wave")}
+    assert all(line["styles"] == {line["style"]: hashes[line["style"]]} for line in lines)
+    every = np.stack(pictures(undisturbed))
+    distances = np.abs(every[:, None] - every[None]).max((2, 3, 4)) + 255 * np.eye(len(every), dtype=int)
+    assert distances.min() > 8
+    assert not list(undisturbed.glob("grid*.png.*")) and (undisturbed / "grid_002.png").exists()
+
+
+def test_each_style_in_turn_paints_as_it_does_alone(undisturbed, words, styles, tmp_path):
+    alone = paint(tmp_path, *eight(words, styles, "wave"), "--prompts", DOG)
+    for one, other in zip(alone, pictures(undisturbed, style="wave", prompt=DOG), strict=True):
+        assert difference(one, other) <= 1
+
+
+def test_several_placeholders_in_one_prompt(words, styles, tmp_path):
+    both, with_each = "a painting of a {gogh} house by {wave}", "a painting of a {wave} house by {}"
+    options = ["--styles", styles / "gogh", styles / "wave", "--prompts", both, with_each, "--seeds", "0:8"]
+    every = paint(tmp_path, *words, *options)
+    named = [(line["prompt"], line["style"], sorted(line["styles"])) for line in manifest(tmp_path)[::8]]
+    assert named == [
+        (both, "", ["gogh", "wave"]), (with_each, "gogh", ["gogh", "wave"]), (with_each, "wave", ["wave"])
+    ]  # fmt: skip
+    assert difference(every[0], every[8]) > 8 and difference(every[8], every[16]) > 8
+    swapped = paint(tmp_path / "swapped", *words, *options, "--prompts", with_each.replace("{}", "{gogh}"))
+    assert all(difference(one, other) == 0 for one, other in zip(swapped, every[8:16], strict=True))
+
+
+def test_scales_solvers_and_steps_are_axes(words, styles, tmp_path):
+    options = [*words, "--styles", styles / "gogh", "--prompts", HOUSE]
+    lists = [*CFG, 2, 5, "--solver", "ddim", "euler", "--steps", 3, 4, "--seeds", "0:4"]
+    assert len(paint(tmp_path / "all", *options, *lists)) == 32
+    asked = [(line["scales"]["guidance_scale"], line["solver"], line["steps"], line["seed"]) for line in
+             manifest(tmp_path / "all")]  # fmt: skip
+    assert asked == list(itertools.product((2.0, 5.0), ("ddim", "euler"), (3, 4), range(4)))
+    single = paint(tmp_path / "one", *options, *CFG, 2, "--solver", "euler", "--seeds", "0:8")
+    same = pictures(tmp_path / "all", scales={"guidance_scale": 2.0}, solver="euler", steps=3)
+    assert [difference(*pair) for pair in zip(single, same, strict=False)] == [0] * 4
+    for other in ({"solver": "ddim"}, {"steps": 4}, {"scales": {"guidance_scale": 5.0}}):
+        which = {"scales": {"guidance_scale": 2.0}, "solver": "euler", "steps": 3, "seed": 0} | other
+        assert difference(single[0], *pictures(tmp_path / "all", **which)) > 2, other
+
+
+def test_mixes(words, styles, tmp_path):
+    gogh, monet = (Style.load(styles / name / FILE_NAME) for name in ("gogh", "monet"))
+    recipes = ["gogh:0,monet:1", "gogh*0.75+monet*0.25", "gogh:0-1"]
+    named = HOUSE.replace("{}", "{gogh}")
+    options = ["--styles", styles / "gogh", styles / "monet", "--seeds", "0:8"]
+    run(sample, *words, *options, "--prompts", HOUSE, named, "--mixes", *recipes, "--output", tmp_path / "mixed")
+    asked = [(line["prompt"], line["style"]) for line in manifest(tmp_path / "mixed")[::8]]
+    assert asked == [*((HOUSE, recipe) for recipe in recipes), (named, "")], "{} stands for the mixes alone"
+    tables = [np.stack([gogh.table[0], monet.table[1]]), 0.75 * gogh.table + 0.25 * monet.table, gogh.table]
+    seen = []
+    for recipe, table in zip(recipes, tables, strict=True):
+        style = Style("by hand", table)
+        style.save(tmp_path / f"{style.hash}.safetensors")
+        command = [*words, "--styles", tmp_path / f"{style.hash}.safetensors", "--seeds", "0:8", "--prompts", HOUSE]
+        by_hand = paint(tmp_path / style.hash, *command)
+        mixed = pictures(tmp_path / "mixed", style=recipe)
+        assert manifest(tmp_path / "mixed")[8 * len(seen)]["styles"] == {recipe: style.hash}
+        assert max(difference(*pair) for pair in zip(mixed, by_hand, strict=True)) <= 1
+        seen.append(np.stack(mixed))
+    assert all(difference(a, b) > 8 for a, b in itertools.combinations(seen, 2))
+    assert difference(seen[2], np.stack(pictures(tmp_path / "mixed", prompt=named))) == 0
+
+
+def test_checkpoints(words, tmp_path):
+    folder = write_style(tmp_path / "runs" / "gogh", "gogh")
+    for seed, step in ((1, 100), (2, 200)):
+        random_style("gogh", seed=seed).save(step_file(folder, step))
+    options = ["--seeds", "0:8", "--prompts", HOUSE]
+    run(sample, *words, *options, "--styles", folder, "--checkpoints", 200, 100, "--output", tmp_path / "both")
+    assert [line["style"] for line in manifest(tmp_path / "both")[::8]] == ["gogh@200", "gogh@100"]
+    for step in (100, 200):
+        file = step_file(folder, step)
+        direct = paint(tmp_path / str(step), *words, *options, "--styles", file)
+        (name,) = load_styles([folder], [step])
+        kept = pictures(tmp_path / "both", style=name)
+        assert max(difference(*pair) for pair in zip(kept, direct, strict=True)) <= 1
+    assert difference(pictures(tmp_path / "100")[0], pictures(tmp_path / "200")[0]) > 8
+    mix = ["--mixes", "gogh@100:1,gogh@200:0", "--checkpoints", 100, 200]
+    run(sample, *words, *options, "--styles", folder, *mix, "--output", tmp_path / "mixed")
+    assert manifest(tmp_path / "mixed")[0]["style"] == "gogh@100:1,gogh@200:0"
+
+
+def test_any_prompt_is_painted_within_the_folder(words, styles, tmp_path):
+    prompts = [
+        "{} " + prompt.replace(" {}", "").replace("in the style of {}", "") if len(prompt) > 99 else prompt
+        for prompt in ODD_PROMPTS if "{}" in prompt
+    ]  # fmt: skip
+    assert len(prompts) == 8
+    options = ["--styles", styles / "gogh", "--seeds", 0, "--prompts", *prompts]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the longest is cut
+        run(sample, *words, *options, "--output", tmp_path / "in" / "out")
+    lines = manifest(tmp_path / "in" / "out")
+    assert [line["prompt"] for line in lines] == [re.sub(r"\s+", " ", prompt) for prompt in prompts]
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["out"]
+    names = sorted(path.name for path in (tmp_path / "in" / "out" / "images").iterdir())
+    assert names == sorted(f"{line['id']}.png" for line in lines)
+
+
+# Painting in parts, again, and more
+
+
+def test_what_is_done_is_not_done_again(copy, command, monkeypatch, capsys):
+    before = contents(copy)
+    monkeypatch.setattr(sampling, "text_to_image", None)
+    run(sample, *command, "--output", copy)
+    assert "32 of 32 pictures are there and whole" in capsys.readouterr().out
+    assert contents(copy) == before
+
+
+def test_only_what_is_missing_or_damaged_is_painted_and_comes_out_the_same(copy, undisturbed, command, monkeypatch):
+    lines = manifest(undisturbed)
+    (copy / lines[3]["file"]).unlink()
+    cut, changed = (copy / lines[i]["file"] for i in (17, 30))
+    cut.write_bytes(cut.read_bytes()[:-9])
+    changed.write_bytes(changed.read_bytes()[:-9] + b"123456789")
+    (copy / "manifest.jsonl").write_bytes((copy / "manifest.jsonl").read_bytes()[:-30])
+    seeds = painted_seeds(monkeypatch)
+    run(sample, *command, "--output", copy)
+    assert sorted(set(itertools.chain(*seeds))) == sorted({lines[i]["seed"] for i in (3, 17, 30, 31)})
+    assert len(seeds) == 1
+    assert contents(copy) == contents(undisturbed)
+
+
+def painted_seeds(monkeypatch) -> list[list[int]]:
+    """The seeds of each batch painted from now on."""
+    seen, real = [], sampling.text_to_image
+
+    def text_to_image(*arguments, **options):
+        seen.append(arguments[-1].tolist())
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(sampling, "text_to_image", text_to_image)
+    return seen
+
+
+def test_shards_make_together_what_one_run_makes(undisturbed, command, tmp_path, capsys):
+    for shard in ("2/3", "0/3", "1/3"):
+        run(sample, *command, "--shard", shard, "--output", tmp_path / "out")
+        assert "without --shard" in capsys.readouterr().out
+        assert not (tmp_path / "out" / "manifest.jsonl").exists()
+        assert not list((tmp_path / "out").glob("grid*.png"))
+    counts = [len((tmp_path / "out" / f"manifest.{i}-of-3.jsonl").read_text().splitlines()) for i in range(3)]
+    assert counts == [11, 11, 10]
+    run(sample, *command, "--output", tmp_path / "out")
+    assert "32 of 32 pictures are there and whole" in capsys.readouterr().out
+    assert contents(tmp_path / "out") == contents(undisturbed)
+
+
+def test_a_part_of_a_grid_needs_the_program_of_the_whole(words, styles, tmp_path):
+    """Though alone it would take fewer pictures, or fewer rows of guidance."""
+    scales = ["--guidance", "paper", "--style_scale", 1, 2, "--context_scale", 1, 2]
+    options = [*eight(words, styles, "gogh"), "--prompts", HOUSE, *scales, "--output"]
+    run(sample, *options, tmp_path / "whole")
+    programs = sampling.text_to_image._cache_size()
+    run(sample, *options, tmp_path / "part", "--shard", "5/32")
+    assert [line["scales"]["style_scale"] for line in manifest_of(tmp_path / "part", "5-of-32")] == [1.0]
+    assert sampling.text_to_image._cache_size() == programs
+    (file,) = (tmp_path / "part" / "images").iterdir()
+    assert file.read_bytes() == (tmp_path / "whole" / "images" / file.name).read_bytes()
+
+
+def manifest_of(folder, shard) -> list[dict]:
+    return [json.loads(line) for line in (folder / f"manifest.{shard}.jsonl").read_text().splitlines()]
+
+
+def test_a_changed_grid_is_refused_in_one_line_and_added_with_merge(copy, command, capfd):
+    before = contents(copy)
+    line = refusal(capfd, sample, *command, "--seeds", "4:12", "--output", copy)
+    assert re.search(
+        r"copy holds the pictures of another grid \(seed differ\): choose another --output, .*--merge", line
+    )
+    assert contents(copy) == before
+    run(sample, *command, "--seeds", "4:12", "--merge", "--output", copy)
+    assert "16 of 32 pictures are there and whole" in capfd.readouterr().out
+    after = contents(copy)
+    assert all(after[name] == before[name] for name in before if name.startswith("images"))
+    assert sorted(line["seed"] for line in manifest(copy)) == sorted([*range(12)] * 4)
+    run(sample, *command, "--output", copy)
+    assert {name: data for name, data in contents(copy).items() if "grid_" in name} == {
+        name: data for name, data in before.items() if "grid_" in name
+    }
+
+
+# Interruptions and failures
+
+DYING = """
+import os, runpy, signal, sys, threading
+call, count, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+real = getattr(os, call)
+
+def dying(*arguments):
+    global count
+    count -= threading.current_thread().name.startswith("writer")
+    if not count:
+        os.kill(os.getpid(), number)
+    return real(*arguments)
+
+setattr(os, call, dying)
+sys.argv = ["sample.py", *sys.argv[4:]]
+sys.path.insert(0, os.getcwd())
+runpy.run_path("sample.py", run_name="__main__")
+"""
+
+
+def test_a_process_killed_and_interrupted_again_and_again_ends_with_the_very_same_folder(
+    undisturbed, command, tmp_path
+):
+    """Killed before a picture gets its name, between the picture and its line, and after; then told to stop."""
+    folder = tmp_path / "out"
+    moments = [
+        ("replace", 5, signal.SIGKILL, 4),
+        ("fsync", 3 * 3 + 2, signal.SIGKILL, 7),
+        ("fsync", 3 * 4, signal.SIGKILL, 11),
+        ("fsync", 3, signal.SIGTERM, 12),
+    ]
+    for call, count, number, least in moments:
+        words = [sys.executable, "-c", DYING, call, str(count), str(int(number)), *map(str, command)]
+        ended = subprocess.run([*words, "--output", str(folder)], cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == (-number if number == signal.SIGKILL else cli.INTERRUPTED), ended.stderr
+        assert not list(folder.glob("grid*.png")), "it was not finished"
+        listed = len((folder / "manifest.jsonl").read_text().splitlines())
+        assert listed == least or (number == signal.SIGTERM and listed >= least)
+    assert "interrupted; to continue: " in ended.stderr
+    run(sample, *command, "--output", folder)
+    assert contents(folder) == contents(undisturbed)
+
+
+def spoilt(monkeypatch, kind, chosen, times):
+    """Makes pictures of chosen seeds fail so many times."""
+    left = dict.fromkeys(chosen, times)
+
+    def fails(seed):
+        if left.get(seed, 0) <= 0:
+            return False
+        left[seed] -= 1
+        return True
+
+    if kind == "NaN":
+        real = sampling.text_to_image
+
+        def text_to_image(*arguments, **options):
+            painted = np.array(real(*arguments, **options))
+            painted[[fails(seed) for seed in arguments[-1].tolist()], 0, 0] = np.nan
+            return painted
+
+        monkeypatch.setattr(sampling, "text_to_image", text_to_image)
+    else:
+        write = gallery.write_atomic
+
+        def write_atomic(path, data):
+            if path.suffix == ".png" and fails(json.loads(images.Image.open(images.io.BytesIO(data)).text["seed"])):
+                raise OSError(28, "No space left on device")
+            write(path, data)
+
+        monkeypatch.setattr(gallery, "write_atomic", write_atomic)
+
+
+FAILURES = [("NaN", "the picture holds NaN or Inf"), ("full disk", "[Errno 28] No space left on device")]
+
+
+@pytest.mark.parametrize(("kind", "reason"), FAILURES, ids=[kind for kind, _ in FAILURES])
+def test_what_fails_once_is_tried_again(kind, reason, undisturbed, command, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        spoilt(patch, kind, (2, 5), 1)
+        run(sample, *command, "--output", tmp_path)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+@pytest.mark.parametrize(("kind", "reason"), FAILURES, ids=[kind for kind, _ in FAILURES])
+def test_what_fails_twice_is_recorded_and_the_rest_painted(kind, reason, undisturbed, command, tmp_path, capfd):
+    with pytest.MonkeyPatch.context() as patch:
+        spoilt(patch, kind, (2, 5), 1000)
+        with pytest.raises(SystemExit) as end, handlers_kept():
+            cli.main(lambda: run(sample, *command, "--output", tmp_path))
+    said = capfd.readouterr()
+    assert end.value.code == 2
+    assert "24 pictures are in" in said.out
+    assert said.err == (
+        f"error: 8 of 32 pictures failed, see {tmp_path}/manifest.jsonl; the same command tries them again\n"
+    )
+    expected = manifest(undisturbed)
+    for line, whole in zip(manifest(tmp_path), expected, strict=True):
+        if line["seed"] in (2, 5):
+            assert line.pop("error") == reason
+            line |= {"file": whole["file"], "sha256": whole["sha256"]}
+        assert line == whole
+    assert len(list((tmp_path / "images").iterdir())) == 24
+    sheets = [np.asarray(Image.open(folder / "grid_001.png")) for folder in (tmp_path, undisturbed)]
+    assert sheets[0].shape == sheets[1].shape and not np.array_equal(*sheets)
+    run(sample, *command, "--output", tmp_path)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_a_shard_says_which_manifest_tells_of_its_failures(command, monkeypatch, tmp_path):
+    spoilt(monkeypatch, "NaN", (2,), 1000)
+    with pytest.raises(UserError, match=r"4 of 16 pictures failed, see .*manifest.0-of-2.jsonl"):
+        run(sample, *command, "--shard", "0/2", "--output", tmp_path)
+
+
+class handlers_kept:
+    """Puts back what SIGTERM did before."""
+
+    def __enter__(self):
+        self.before = signal.getsignal(signal.SIGTERM)
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self.before)
 
 
 # Prompts
@@ -247,8 +604,8 @@ def mistaken_words(kind, folder, model, styles) -> list:
         prompts.write_text("\n# nothing\n")
         return [*command, "--prompts_file", prompts]
     command += ["--prompts", HOUSE]
-    if kind == "several styles":
-        return [*command, "--styles", styles / "gogh", styles / "wave"]
+    if kind == "mix of unlike styles":
+        return [*command, "--styles", styles / "gogh", styles / "wave", "--mixes", "gogh*0.5+wave*0.5"]
     if kind == "no such style":
         return [*command, "--styles", folder / "absent"]
     if kind == "no style at all":
@@ -271,7 +628,16 @@ MISTAKES = [
     ("empty prompt", ["--prompts", ""], r"has no placeholder: write \{\}"),
     ("placeholder too late", ["--prompts", "red " * 30 + "{}"], "beyond the 24-token window: shorten"),
     ("unknown style", ["--prompts", "a house by {goph}"], r"unknown style \{goph\}: write one of \{gogh\}"),
-    ("several styles", [], r"\{\} needs exactly one style and 2 were given: write one of \{gogh\}, \{wave\}"),
+    ("style-only prompt too long", ["--guidance", "paper", "--prompts", "{} " * 20], "beyond the 24-token window"),
+    ("negative prompt of an unknown style", ["--negative_prompt", "a {goph}"], r"unknown style \{goph\}: write one of"),
+    ("lone brace", ["--prompts", "a {dog|cat in {}"], "lone '{'.*write it twice"),
+    ("too many versions", ["--prompts", "{a|b}" * 20 + "{}"], "more than 10000 versions"),
+    ("unknown mix", ["--mixes", "gogh:1,goph:0"], "names 'goph'; the styles at hand are gogh"),
+    ("unreadable mix", ["--mixes", "gogh:1,gogh"], "each of them must say its stages"),
+    ("mix of unlike styles", [], "needs styles of one number of vectors: gogh has 1 of width 16, wave has 2"),
+    ("no such checkpoint", ["--checkpoints", "100"], "checkpoints: .*gogh keeps no style of step 100"),
+    ("value given twice", ["--guidance_scale", "2", "2.0"], "guidance_scale: give at least one value, and none twice"),
+    ("wrong shard", ["--shard", "4/4"], "shard: '4/4' should read like 0/4"),
     ("no such style", [], "there is no style .*absent"),
     ("no style at all", [], "notes.safetensors is not a style"),
     ("style of another width", [], "width 24, .* 16: use the model that the style was trained on, other"),

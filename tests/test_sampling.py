@@ -141,16 +141,24 @@ def test_a_stages_vectors_count_at_its_timesteps_alone(tiny, bank, paint):
         assert np.abs(paint(encoded(tiny, changed), [request])[0] - first).max() > 1e-3
 
 
-def test_conditionings_of_one_stage_hold_for_all(bank, paint):
-    requests = [Request(HOUSE_ROWS, guidance.cfg(3), 3)]
-    np.testing.assert_array_equal(paint([bank[NULL][:1], *bank[1:]], requests), paint(bank, requests))
-
-
 def test_pictures_need_not_be_square(bank, paint):
     (picture,) = paint(bank, [Request(HOUSE_ROWS, guidance.cfg(3), 3)], size=(16, 24), batch_size=1)
     assert picture.shape == (16, 24, 3)
     assert np.isfinite(picture).all()
     assert picture.std() > 0.05
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the compiled program is asked for: conditionings, weights and seeds of each batch. It paints nothing."""
+    asked = []
+
+    def text_to_image(networks, params, table, conditionings, weights, seeds, *, size):
+        asked.append((conditionings, weights, seeds))
+        return np.zeros((len(seeds), *size, 3), np.float32)
+
+    monkeypatch.setattr(sampling, "text_to_image", text_to_image)
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -164,21 +172,33 @@ def test_pictures_need_not_be_square(bank, paint):
         ([guidance.cfg(5), guidance.paper(5, 1, 3)], list(HOUSE_ROWS)),
     ],
 )
-def test_rows_of_no_weight_are_not_computed(tiny, bank, monkeypatch, weights, rows):
-    given = []
-
-    def text_to_image(networks, params, table, conditionings, weights, seeds, *, size):
-        given.append((conditionings, weights))
-        return np.zeros((len(seeds), *size, 3), np.float32)
-
-    monkeypatch.setattr(sampling, "text_to_image", text_to_image)
+def test_rows_of_no_weight_are_not_computed(tiny, bank, asked, weights, rows):
     requests = [Request(HOUSE_ROWS, w, 0) for w in weights]
     table = solver_table("ddim", tiny.networks.schedule, STEPS)
     list(sampling.paint(tiny, table, bank, requests, size=(16, 16), batch_size=len(requests)))
-    ((conditionings, kept),) = given
+    ((conditionings, kept, _),) = asked
     np.testing.assert_array_equal(conditionings, bank[np.array([rows] * len(requests)).T])
     assert kept.shape == (len(rows), len(requests))
     np.testing.assert_allclose(kept.sum(0), 1, atol=1e-5)
+
+
+def test_rows_that_others_of_a_grid_need_can_be_asked_for(tiny, bank, asked):
+    table = solver_table("ddim", tiny.networks.schedule, STEPS)
+    requests = [Request(HOUSE_ROWS, guidance.cfg(5), 0)]
+    list(sampling.paint(tiny, table, bank, requests, size=(16, 16), batch_size=1, needed=range(4)))
+    ((conditionings, weights, _),) = asked
+    np.testing.assert_array_equal(conditionings, bank[np.array([HOUSE_ROWS]).T])
+    np.testing.assert_array_equal(weights, [[-4], [5], [0], [0]])
+
+
+def test_the_next_batches_are_under_way_while_an_image_is_taken_but_not_all(tiny, bank, asked):
+    table = solver_table("ddim", tiny.networks.schedule, STEPS)
+    requests = [Request(HOUSE_ROWS, guidance.cfg(5), seed) for seed in range(11)]
+    painted = sampling.paint(tiny, table, bank, requests, size=(16, 16), batch_size=2)
+    assert not asked
+    begun = [len(asked) for _ in painted]
+    assert begun == [3, 3, 4, 4, 5, 5, 6, 6, 6, 6, 6]
+    assert [seeds.tolist() for *_, seeds in asked] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 10]]
 
 
 def convolutions(jaxpr):

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
 from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.style import Style, check_width, load_styles
+from dreamstyler_jax.style import FILE_NAME, Style, check_width, load_styles, step_file
 
 tables = hnp.arrays(
     np.float32,
@@ -270,6 +270,28 @@ def test_names_are_unique_or_made_so(tmp_path):
         load_styles([f"x={tmp_path}"])
     with pytest.raises(UserError, match="cannot be called"):
         load_styles([f"{{}}={tmp_path}/one.safetensors"])
+
+
+def test_styles_as_they_were_during_training(tmp_path):
+    runs = tmp_path / "runs"
+    for run in ("gogh", "monet"):
+        for seed, file in enumerate(
+            [step_file(runs / run, 100), step_file(runs / run, 1_000_000), runs / run / FILE_NAME]
+        ):
+            style(name=run, seed=seed + 10 * (run == "monet")).save(file)
+    styles = load_styles([runs], [1_000_000, 100])
+    assert list(styles) == ["gogh@1000000", "gogh@100", "monet@1000000", "monet@100"]
+    for name, seed in (("gogh@100", 0), ("gogh@1000000", 1), ("monet@100", 10), ("monet@1000000", 11)):
+        assert same(styles[name], style(name=name, seed=seed))
+    assert list(load_styles([f"v={runs}/gogh"], [100])) == ["v@100"]
+    assert list(load_styles([runs / "gogh", runs / "gogh" / FILE_NAME], [100])) == ["gogh@100"]
+    assert list(load_styles([runs])) == ["gogh", "monet"], "the files of steps are not styles of the folder"
+    (runs / "gogh" / "steps" / "step_mine.safetensors").touch()
+    with pytest.raises(UserError, match=r"checkpoints: .*gogh keeps no style of step 50, but of 100, 1000000$"):
+        load_styles([runs], [50])
+    style().save(tmp_path / "alone.safetensors")
+    with pytest.raises(UserError, match=r"keeps no style of step 50$"):
+        load_styles([tmp_path / "alone.safetensors"], [50])
 
 
 def test_check_width():

@@ -17,7 +17,7 @@ from dreamstyler_jax.config import TrainConfig, write_config
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.runlog import read_metrics
 from dreamstyler_jax.runs import is_finished
-from dreamstyler_jax.style import FILE_NAME, Style
+from dreamstyler_jax.style import FILE_NAME, Style, load_styles
 
 STEPS = 200
 PROMPTS = ["A painting of a red house in the style of {}", "A painting of a small dog in the style of {}"]
@@ -103,6 +103,20 @@ def test_charts_events_and_checkpoints_are_there(finished):
     assert not [name for name in contents(finished) if name.endswith(".tmp")]
 
 
+def test_the_style_is_kept_as_it_was_at_every_checkpoint(finished, words, tmp_path):
+    styles = load_styles([finished], [100, STEPS])
+    assert list(styles) == ["stars@100", f"stars@{STEPS}"]
+    assert sorted(path.name for path in (finished / "steps").iterdir()) == [
+        "step_000100.safetensors",
+        f"step_{STEPS:06d}.safetensors",
+    ]
+    np.testing.assert_array_equal(styles[f"stars@{STEPS}"].table, Style.load(finished / FILE_NAME).table)
+    run(train, *words, "--steps", 100, "--preview_prompts", "--output", tmp_path / "shorter")
+    shorter = Style.load(tmp_path / "shorter" / FILE_NAME).table
+    np.testing.assert_array_equal(styles["stars@100"].table, shorter)
+    assert np.abs(shorter - styles[f"stars@{STEPS}"].table).max() > 0.01
+
+
 # Stopping and going on
 
 
@@ -139,7 +153,8 @@ def test_a_run_stopped_and_killed_ends_with_the_very_same_table(finished, words,
     assert step < STEPS and not (folder / FILE_NAME).exists()
 
     run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder, "--resume")
-    np.testing.assert_array_equal(Style.load(folder / FILE_NAME).table, Style.load(finished / FILE_NAME).table)
+    for file in (FILE_NAME, f"steps/step_{STEPS:06d}.safetensors"):
+        np.testing.assert_array_equal(Style.load(folder / file).table, Style.load(finished / file).table)
     metrics = read_metrics(folder / "metrics.jsonl")
     assert metrics[0] == begun  # its images per second tell: this step was never done again
     assert [line["step"] for line in metrics] == list(range(10, STEPS + 1, 10))

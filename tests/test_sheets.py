@@ -1,0 +1,218 @@
+"""Contact sheets: what stands where, how a large grid is divided, what is missing."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from cells import CELL, cells_of, plain_picture
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dreamstyler_jax import images
+from dreamstyler_jax.sheets import axes, layout, write_sheets
+from dreamstyler_jax.style import Style
+
+STYLES = {"gogh": Style("gogh", np.ones((1, 1, 4)))}
+
+
+def product_of(**values):
+    """Cells of every combination; a name may be a scale's."""
+    cells = []
+    for combination in itertools.product(*values.values()):
+        given = dict(zip(values, combination, strict=True))
+        scales = {name: given.pop(name, value) for name, value in CELL.scales.items()}
+        cells.append(dataclasses.replace(CELL, scales=scales, **given))
+    return cells
+
+
+def saved(folder, cells):
+    """The files of plain pictures, each of its own colour."""
+    files = {}
+    for number, cell in enumerate(cells):
+        files[cell.id] = folder / f"{cell.id}.png"
+        images.save_png(files[cell.id], images.to_image(plain_picture(number)))
+    return files
+
+
+def places(sheet, colours):
+    """Where on a sheet the colours are: left, top, right and bottom; None for those that are not there."""
+    pixels = np.asarray(Image.open(sheet).convert("RGB")).astype(int)
+    pixels = (pixels[..., 0] * 256 + pixels[..., 1]) * 256 + pixels[..., 2]
+    found = []
+    for red, green, blue in colours:
+        ys, xs = np.nonzero(pixels == (red * 256 + green) * 256 + blue)
+        found.append((xs.min(), ys.min(), xs.max(), ys.max()) if len(xs) else None)
+    return found
+
+
+def colours_of(files, cells):
+    return [images.load(files[cell.id]).getpixel((0, 0)) for cell in cells]
+
+
+# What varies, and where it goes
+
+
+def test_the_axes_are_what_varies():
+    assert axes([CELL]) == []
+    assert axes(cells_of("ab", (0, 1))) == ["prompt", "seed"]
+    every = {
+        "seed": (0, 1), "context_scale": (1.0, 2.0), "null_scale": (1.0, 2.0), "steps": (3, 4),
+        "solver": ("ddim", "unipc"), "style": ("gogh", "wave"), "prompt": "ab",
+    }  # fmt: skip
+    expected = ["prompt", "style", "solver", "steps", "null_scale", "context_scale", "seed"]
+    assert axes(product_of(**every)) == expected
+
+
+VALUES = {
+    "prompt": ("a", "b", "c"), "style": ("gogh", "wave"), "steps": (3, 4), "null_scale": (1.0, 2.0), "seed": (5, 6, 7)
+}  # fmt: skip
+
+
+@given(st.sets(st.sampled_from(list(VALUES))), st.integers(1, 3))
+def test_every_cell_stands_once_on_some_sheet_under_what_it_is(names, count):
+    """Of any combination of axes."""
+    cells = product_of(**{name: VALUES[name][:count] for name in VALUES if name in names})
+    sheets = layout(cells, "all")
+    seen = []
+    for sheet in sheets:
+        assert len(sheet.cells) == len(sheet.rows)
+        for side, row in zip(sheet.rows, sheet.cells, strict=True):
+            for head, cell in zip(sheet.columns, row, strict=True):
+                seen.append(cell.id)
+                labels = {side, head, *sheet.title.split(", ")}
+                spelt = {axis: f"{axis} {getattr(cell, axis, cell.scales.get(axis))}" for axis in axes(cells)}
+                spelt |= {"prompt": cell.prompt} if "prompt" in spelt else {}
+                assert set(spelt.values()) <= labels
+    assert sorted(seen) == sorted(cell.id for cell in cells), "nowhere a gap, and none twice"
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "rows", "columns"),
+    [
+        ("prompt", ("a", "b", "c"), ["a", "b", "c"], ["seed 0"]),
+        ("seed", (4, 5, 6), [CELL.prompt], ["seed 4", "seed 5", "seed 6"]),
+        ("style", ("gogh", "wave"), [CELL.prompt], ["style gogh", "style wave"]),
+        ("style_scale", (0.5, 2.0), [CELL.prompt], ["style_scale 0.5", "style_scale 2.0"]),
+    ],
+)
+def test_a_single_axis(axis, values, rows, columns):
+    (sheet,) = layout(product_of(**{axis: values}), "title")
+    assert sheet[:3] == ("title", rows, columns)
+
+
+def test_of_a_single_prompt_the_rows_are_what_varies_first():
+    (sheet,) = layout(product_of(style_scale=(1.0, 2.0), context_scale=(3.0, 4.0, 5.0)), "title")
+    assert sheet.rows == ["style_scale 1.0", "style_scale 2.0"]
+    assert sheet.columns == ["context_scale 3.0", "context_scale 4.0", "context_scale 5.0"]
+    assert [[cell.scales["context_scale"] for cell in row] for row in sheet.cells] == [[3.0, 4.0, 5.0]] * 2
+
+
+def test_each_combination_of_the_other_axes_has_its_own_sheet():
+    cells = product_of(prompt="ab", style=("gogh", "wave"), steps=(3, 4), seed=(0, 1, 2))
+    sheets = layout(cells, "title")
+    titles = [f"style {style}, steps {steps}" for style in ("gogh", "wave") for steps in (3, 4)]
+    assert [sheet.title for sheet in sheets] == titles
+    for sheet, (style, steps) in zip(sheets, itertools.product(("gogh", "wave"), (3, 4)), strict=True):
+        assert sheet[1:3] == (["a", "b"], ["seed 0", "seed 1", "seed 2"])
+        shown = {(cell.style, cell.steps) for row in sheet.cells for cell in row}
+        assert shown == {(style, steps)}
+
+
+def test_prompts_that_name_their_styles_beside_others_leave_gaps():
+    """They have no part in the axis of styles."""
+    cells = product_of(prompt=["by {}"], style=("gogh", "wave")) + product_of(prompt=["by {gogh}, {wave}"], style=[""])
+    (sheet,) = layout(cells, "title")
+    assert sheet.columns == ["style gogh", "style wave", "styles by name"]
+    assert sheet.cells == [[cells[0], cells[1], None], [None, None, cells[2]]]
+
+
+# Large grids
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "sizes"),
+    [
+        (20, 16, [(20, 16)]),
+        (21, 16, [(20, 16), (1, 16)]),
+        (20, 17, [(20, 16), (20, 1)]),
+        (41, 33, [(20, 16), (20, 16), (20, 1)] * 2 + [(1, 16), (1, 16), (1, 1)]),
+    ],
+)
+def test_a_sheet_has_at_most_20_rows_and_16_columns(prompts, seeds, sizes):
+    cells = cells_of([f"prompt {i}" for i in range(prompts)], range(seeds))
+    sheets = layout(cells, "title")
+    assert [(len(sheet.rows), len(sheet.columns)) for sheet in sheets] == sizes
+    assert [sheet.cells[0][0].prompt for sheet in sheets] == [sheet.rows[0] for sheet in sheets]
+    assert {cell.id for sheet in sheets for row in sheet.cells for cell in row} == {cell.id for cell in cells}
+    for sheet in sheets:
+        assert [f"seed {cell.seed}" for cell in sheet.cells[-1]] == sheet.columns
+
+
+def test_several_sheets_are_numbered_and_those_of_an_earlier_grid_go(tmp_path):
+    cells = product_of(style=("gogh", "wave"), prompt="ab", seed=(0, 1))
+    files = saved(tmp_path / "images", cells)
+    folder = tmp_path / "out"
+    mine = folder / "grid of mine.png"
+    assert write_sheets(folder, cells[:4], files, STYLES) == [folder / "grid.png"]
+    mine.write_text("mine")
+    several = [folder / "grid_001.png", folder / "grid_002.png"]
+    assert write_sheets(folder, cells, files, STYLES) == several
+    assert sorted(folder.iterdir()) == [mine, *several]
+    for sheet, some in zip(several, (cells[:4], cells[4:]), strict=True):
+        found = places(sheet, colours_of(files, cells))
+        assert [place is not None for place in found] == [cell in some for cell in cells]
+    write_sheets(folder, cells[:4], files, STYLES)
+    assert sorted(folder.iterdir()) == [mine, folder / "grid.png"]
+
+
+# The pictures
+
+
+def test_every_picture_is_in_its_place(tmp_path):
+    cells = cells_of("abc", range(4))
+    files = saved(tmp_path, cells)
+    (sheet,) = write_sheets(tmp_path, cells[::-1], files, STYLES)
+    found = places(sheet, colours_of(files, cells))
+    lefts, tops = ([place[i] for place in found] for i in (0, 1))
+    size = {(right - left, bottom - top) for left, top, right, bottom in found}
+    assert size == {(239, 159)}, "24 x 16 pixels, ten times as large"
+    for row in range(3):
+        assert len({*tops[row * 4 : row * 4 + 4]}) == 1
+        assert lefts[row * 4 : row * 4 + 4] == lefts[:4]
+    assert lefts[:4] == sorted(lefts[:4], reverse=True) and tops[::4] == sorted(tops[::4], reverse=True)
+
+
+def test_a_missing_picture_leaves_a_gap(tmp_path):
+    cells = cells_of("ab", (0, 1))
+    files = saved(tmp_path, cells)
+    colours = colours_of(files, cells)
+    (whole,) = write_sheets(tmp_path / "whole", cells, files, STYLES)
+    expected = places(whole, colours)
+    for number, cell in enumerate(cells):
+        left = {id: file for id, file in files.items() if id != cell.id}
+        (sheet,) = write_sheets(tmp_path / "gap", cells, left, STYLES)
+        assert places(sheet, colours) == [None if i == number else place for i, place in enumerate(expected)]
+    (sheet,) = write_sheets(tmp_path / "nothing", cells, {}, STYLES)
+    assert Image.open(sheet).width > 100
+
+
+def test_the_picture_learned_from_stands_first_where_there_is_one_style(tmp_path):
+    Image.new("RGB", (40, 30), (200, 30, 40)).save(tmp_path / "stars.png")
+    style = Style("gogh", np.ones((1, 1, 4)), {"images": [str(tmp_path / "stars.png")]})
+    styles = {"gogh": style, "wave": style}
+    cells = cells_of("ab", (0, 1))
+    files = saved(tmp_path, cells)
+
+    def learned_from(cells):
+        (sheet,) = write_sheets(tmp_path, cells, files, styles)
+        return places(sheet, [(200, 30, 40), colours_of(files, cells)[0]])
+
+    original, first = learned_from(cells)
+    assert original[2] < first[0] and original[1] < first[1] + 30
+    with_two = [dataclasses.replace(cell, styles={"gogh": "0", "wave": "0"}) for cell in cells]
+    files |= saved(tmp_path, with_two)
+    assert learned_from(with_two)[0] is None
+    (tmp_path / "stars.png").write_bytes(b"not a picture any more")
+    assert learned_from(cells)[0] is None

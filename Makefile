@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PROJECT := setup.cfg pyproject.toml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format pictures clean
+.PHONY: demo test browser lint format pictures clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -21,8 +21,18 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m dreamstyler_jax.mini.compare --styles runs/demo_one_stage runs/demo --output out/demo/compare.png
 	@echo "The style is in runs/demo. Painted with it: $(CURDIR)/out/demo/grid.png; what it does: $(CURDIR)/out/demo/compare.png"
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test browser
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+# The tests of the page drive a real browser, which is not a Python package.
+browser:
+	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } > /dev/null \
+			|| ! command -v chromedriver > /dev/null; then \
+		command -v apt-get > /dev/null || { echo "error: the tests need chromium and chromedriver; install them" >&2; exit 1; }; \
+		if [ "$$(id -u)" != 0 ]; then as_root=sudo; fi; \
+		$$as_root apt-get update --quiet && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes \
+			--no-install-recommends chromium chromium-driver fonts-liberation; \
+	fi
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

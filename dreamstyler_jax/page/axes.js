@@ -1,0 +1,178 @@
+// Above the grid: what all pictures share, and a button for each axis, which opens its place, order and filter.
+
+const PLACES = [["rows", "Rows"], ["columns", "Columns"], ["neither", "Neither"]];
+const LISTED = 200; // values listed at once; the rest is found by searching
+
+/** Shows all of it anew. */
+function showControls() {
+  const others = offered.filter((axis) => placeOf(axis) === "neither");
+  const groups = [axisGroup("Rows", places.rows), axisGroup("Columns", places.columns)];
+  if (others.length) groups.push(axisGroup("Others", others));
+  byId("axes").replaceChildren(...(varying.length ? groups : []));
+  for (const id of ["transpose", "reset"]) byId(id).hidden = !varying.length;
+  showCount();
+}
+
+function axisGroup(name, some) {
+  const buttons = some.length ? some.map(axisButton) : [element("span", { className: "none" }, "–")];
+  const title = element("span", { className: "name" }, name);
+  return element("div", { className: "group", role: "group", ariaLabel: name }, title, ...buttons);
+}
+
+function axisButton(axis) {
+  const total = axis.values.length;
+  const shown = total - axis.hidden.size;
+  const count = element("span", { className: "number" }, shown < total ? `${shown} of ${total}` : `${total}`);
+  const node = button("", () => openAxis(axis), { className: shown < total ? "axis filtered" : "axis" });
+  node.append(element("span", {}, axis.name), count, ...arrow(axis));
+  node.dataset.axis = axis.name;
+  node.ariaHasPopup = "dialog";
+  return node;
+}
+
+/** Says that an axis is sorted otherwise than at first. */
+function arrow(axis) {
+  if (axis.order === firstOrder(axis)) return [];
+  const sign = { listed: "≡", ascending: "↑", descending: "↓" }[axis.order];
+  return [element("span", { className: "arrow", role: "img", ariaLabel: axis.order }, sign)];
+}
+
+function showCount() {
+  const { shown } = grid.layout;
+  const failed = shown.filter((cell) => cell.error).length;
+  const all = data.cells.length;
+  const number = (count) => count.toLocaleString("en");
+  const some = shown.length < all ? `${number(shown.length)} of ` : "";
+  const pictures = `${some}${number(all)} ${all === 1 ? "picture" : "pictures"}`;
+  byId("count").textContent = failed ? `${pictures}, ${number(failed)} failed` : pictures;
+}
+
+function showShared() {
+  const node = byId("shared");
+  node.hidden = !shared.length;
+  node.open = window.innerWidth >= 720 && window.innerHeight >= 560;
+  node.querySelector("summary").textContent = varying.length ? "The same for all" : "Settings";
+  node.querySelector("dl").replaceChildren(
+    ...shared.map((axis) => element("div", {}, ...pairs([[axis.name, axis.labels[0]]]))),
+    ...[...new Set(shared.flatMap((axis) => stylesIn(axis, 0)))].map(styleFigure),
+  );
+}
+
+/** After a change of places, filters or order. */
+function changed() {
+  rearrange();
+  showControls();
+  remember();
+}
+
+// The panel of an axis
+
+function openAxis(axis) {
+  const panel = byId("axis");
+  if (panel.matches(":popover-open") && panel.dataset.axis === axis.name) {
+    panel.hidePopover();
+    return;
+  }
+  panel.dataset.axis = axis.name;
+  fillPanel(axis);
+  panel.showPopover();
+  placePanel(axis);
+  (panel.querySelector("input[type=search]") ?? panel.querySelector("input")).focus();
+}
+
+/** The button that opened the panel, as it is now: changes replace the buttons. */
+function opener(name) {
+  return [...byId("axes").querySelectorAll("button")].find((node) => node.dataset.axis === name);
+}
+
+function placePanel(axis) {
+  const panel = byId("axis");
+  const box = opener(axis.name).getBoundingClientRect();
+  const left = Math.max(8, Math.min(box.left, window.innerWidth - panel.offsetWidth - 8));
+  setPixels(panel, { left, top: box.bottom + 6, maxHeight: window.innerHeight - box.bottom - 14 });
+}
+
+function fillPanel(axis) {
+  const apply = (change) => () => {
+    change();
+    changed();
+    placePanel(axis);
+  };
+  const where = (place) => {
+    apply(() => placeAxis(axis, place))();
+    refillPanel(axis, place);
+  };
+  const order = (value) => apply(() => sortAxis(axis, value))();
+  const inner = (places[placeOf(axis)] ?? [axis])[0] !== axis;
+  const outermost = button("Make it the outermost", apply(() => placeAxis(axis, placeOf(axis), true)));
+  outermost.addEventListener("click", () => refillPanel(axis, placeOf(axis)));
+  const listing = axis.numeric ? [] : [["listed", "As listed"]];
+  byId("axis").replaceChildren(
+    element("h2", { id: "axis-name" }, axis.name),
+    choice("Place", "place", PLACES, placeOf(axis), where),
+    ...(inner ? [outermost] : []),
+    choice("Order", "order", [...listing, ["ascending", "Ascending"], ["descending", "Descending"]], axis.order, order),
+    ...valueList(axis, apply),
+  );
+}
+
+/** Fills the panel anew after a change of place; the keyboard stays at the choice of places. */
+function refillPanel(axis, place) {
+  fillPanel(axis);
+  byId("axis").querySelector(`input[value=${place}]`).focus();
+}
+
+/** What the filter of an axis consists of: a search, three buttons and the values. */
+function valueList(axis, apply) {
+  const search = element("input", { type: "search", placeholder: "Find a value", ariaLabel: "Find a value" });
+  const list = element("ul", { ariaLabel: `Values of ${axis.name}` });
+  const matches = () => {
+    const wanted = search.value.trim().toLowerCase();
+    const all = axis.values.map((_, value) => value).sort((a, b) => axis.rank[a] - axis.rank[b]);
+    return all.filter((value) => axis.labels[value].toLowerCase().includes(wanted));
+  };
+  const refill = () => list.replaceChildren(...valueItems(axis, matches(), set));
+  const set = (change) => {
+    apply(change)();
+    refill();
+  };
+  const all = () => set(() => matches().forEach((value) => axis.hidden.delete(value)));
+  const none = () => set(() => matches().forEach((value) => axis.hidden.add(value)));
+  const only = () => set(() => showOnly(axis, matches()));
+  search.addEventListener("input", () => {
+    found.hidden = !search.value.trim();
+    refill();
+  });
+  search.addEventListener("keydown", (event) => event.key === "Enter" && only());
+  const found = button("Only these", only, { hidden: true });
+  const buttons = [button("All", all), button("None", none), found];
+  refill();
+  return [...(axis.values.length > 8 ? [search] : []), element("div", { className: "buttons" }, ...buttons), list];
+}
+
+function showOnly(axis, values) {
+  axis.hidden = new Set(axis.values.keys());
+  values.forEach((value) => axis.hidden.delete(value));
+}
+
+function valueItems(axis, values, set) {
+  const items = values.slice(0, LISTED).map((value) => {
+    const box = element("input", { type: "checkbox", checked: !axis.hidden.has(value) });
+    box.addEventListener("change", () => {
+      set(() => (box.checked ? axis.hidden.delete(value) : axis.hidden.add(value)));
+      focusBox(axis.labels[value]);
+    });
+    box.dataset.label = axis.labels[value];
+    const text = element("span", { className: "text" }, axis.labels[value]);
+    const count = element("span", { className: "number" }, `${axis.counts[value]}`);
+    const only = button("only", () => set(() => showOnly(axis, [value])), { ariaLabel: `Only ${axis.labels[value]}` });
+    return element("li", {}, element("label", {}, box, text, count), only);
+  });
+  const left = values.length - items.length;
+  return left > 0 ? [...items, element("li", { className: "more" }, `and ${left} more: search to narrow them`)] : items;
+}
+
+/** Changes list the values anew; the keyboard stays where it was. */
+function focusBox(label) {
+  [...byId("axis").querySelectorAll("input[type=checkbox]")].find((box) => box.dataset.label === label)?.focus();
+}

@@ -1,0 +1,58 @@
+// Thumbnails on canvases: cut from the atlases, which load when they are first needed, and replaced by the pictures
+// themselves where these are shown larger.
+
+const atlasImages = new Map();
+
+/** A promise of an atlas, of which there is one for so many pictures. */
+function atlasOf(number) {
+  if (!atlasImages.has(number)) atlasImages.set(number, loadImage(data.atlas.files[number]));
+  return atlasImages.get(number);
+}
+
+async function loadImage(url) {
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  return image;
+}
+
+/** Width and height of a cell's thumbnail in its atlas; page.py computes the same. */
+function thumbnailSize(cell) {
+  const scale = Math.min(1, data.thumbnail / Math.max(...cell.size));
+  return cell.size.map((side) => Math.max(1, Math.floor(side * scale + 0.5)));
+}
+
+/** A canvas with a cell's thumbnail, of a size in CSS pixels. */
+function thumbnail(cell, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  const canvas = element("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  const { columns, rows } = data.atlas;
+  const slot = cell.number % (columns * rows);
+  const [left, top] = [(slot % columns) * data.box[0], Math.floor(slot / columns) * data.box[1]];
+  atlasOf(Math.floor(cell.number / (columns * rows)))
+    .then((atlas) => canvas.dataset.sharp === "drawn" || draw(canvas, atlas, [left, top, ...thumbnailSize(cell)]))
+    .catch(() => canvas.classList.add("unread"));
+  return canvas;
+}
+
+/** Replaces the thumbnail on a canvas by the picture itself, if it shows more pixels than the thumbnail has. */
+function sharpen(canvas, cell) {
+  if (canvas.dataset.sharp || canvas.width <= thumbnailSize(cell)[0]) return;
+  canvas.dataset.sharp = "loading";
+  loadImage(cell.file)
+    .then((image) => {
+      draw(canvas, image, [0, 0, image.naturalWidth, image.naturalHeight]);
+      canvas.dataset.sharp = "drawn";
+    })
+    .catch(() => delete canvas.dataset.sharp);
+}
+
+/** Draws a part (left, top, width, height) of an image: smoothly, unless it is at least doubled. */
+function draw(canvas, image, part) {
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = canvas.width < 2 * part[2];
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, ...part, 0, 0, canvas.width, canvas.height);
+}

@@ -6,6 +6,9 @@ Without arguments: the newest style under ``runs/``, or the one shipped, on the 
 everything.
 """
 
+import dataclasses
+import functools
+import os
 import re
 import sys
 import warnings
@@ -15,14 +18,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dreamstyler_jax import grid, prompts
-from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.config import SampleConfig, parse_shard
+from dreamstyler_jax.cli import command_line, main, parse
+from dreamstyler_jax.config import SampleConfig
 from dreamstyler_jax.console import plain_warnings
+from dreamstyler_jax.devices import shard_of
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_STYLE
 from dreamstyler_jax.files import check_output
 from dreamstyler_jax.gallery import Gallery, Writer
 from dreamstyler_jax.mixing import mix
+from dreamstyler_jax.page import write_page
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.sheets import write_sheets
 from dreamstyler_jax.style import FILE_NAME, Style, check_width, load_styles
@@ -30,7 +35,9 @@ from dreamstyler_jax.style import FILE_NAME, Style, check_width, load_styles
 
 def run(config: SampleConfig) -> None:
     """Paints every picture that is missing and leaves pictures, manifest, contact sheets and page behind."""
-    styles = load_styles(config.styles or [newest_style()], config.checkpoints)
+    index, count = shard_of(config.shard)
+    config = dataclasses.replace(config, styles=config.styles or [os.path.relpath(newest_style())])
+    styles = load_styles(config.styles, config.checkpoints)
     folder = Path(config.output) if config.output else default_folder(styles)
     check_output(folder)
     warn_of_idle_scales(config)
@@ -44,8 +51,7 @@ def run(config: SampleConfig) -> None:
     cells = grid.make_cells(config, model, texts, styles, list(mixes or styles), size)
     shape = grid.shape_of(cells, config.batch_size)
     check_prompts(model, cells, styles, shape.rows)
-    index, count = parse_shard(config.shard)
-    gallery = Gallery(folder, (index, count))
+    gallery = Gallery(folder, (index, count), functools.partial(command_of, config))
     gallery.check_definition(grid.definition(cells), config.merge)
     own = cells[index::count]
     todo = gallery.missing(own)
@@ -53,7 +59,7 @@ def run(config: SampleConfig) -> None:
         print(f"{len(own) - len(todo)} of {len(own)} pictures are there and whole")
     failed = paint(model, gallery, todo, styles, shape)
     if count > 1:
-        print(f"Part {config.shard} is painted; when all are, the same command without --shard makes sheets and page")
+        print(f"Part {index}/{count} is painted; when all are, the same command without --shard makes sheets and page")
     else:
         show(config, gallery, cells, styles)
     if failed:
@@ -84,13 +90,46 @@ def paint(
 
 
 def show(config: SampleConfig, gallery: Gallery, cells: list[grid.Cell], styles: Mapping[str, Style]) -> None:
-    """Puts the manifest in order and makes the contact sheets."""
+    """Puts the manifest in order, makes contact sheets and page, and says where everything is."""
     gallery.finish(cells)
     files = {id: gallery.folder / line["file"] for id, line in gallery.lines.items() if "file" in line}
     sheets = write_sheets(gallery.folder, cells, files, styles)
+    page = write_page(gallery.folder, title=title_of(list(styles)), style_pictures=pictures_of(styles))
     where = sheets[0] if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1].name}"
     there = sum(cell.id in files for cell in cells)
     print(f"{there} pictures are in {gallery.folder / 'images'}, on sheets in {where}")
+    print(f"Look through them in a browser: {page}")
+
+
+def title_of(styles: list[str]) -> str:
+    """What a page of these styles is called."""
+    return ", ".join(styles[:3]) + (f" and {len(styles) - 3} more" if len(styles) > 3 else "")
+
+
+def command_of(config: SampleConfig, cell: grid.Cell) -> str:
+    """What to type to paint one picture of the grid again, into a folder of its own."""
+    one = dataclasses.replace(
+        config,
+        prompts=[prompts.name_placeholder(cell.prompt, cell.style)],
+        prompts_file="",
+        negative_prompt=prompts.name_placeholder(cell.negative_prompt, cell.style),
+        seeds=str(cell.seed),
+        solver=[cell.solver],
+        steps=[cell.steps],
+        **{name: [value] for name, value in cell.scales.items()},
+        height=cell.height,
+        width=cell.width,
+        shard=SampleConfig.shard,
+        merge=True,
+        output="out/again",
+    )
+    return command_line("sample.py", one)
+
+
+def pictures_of(styles: Mapping[str, Style]) -> dict[str, str]:
+    """The first picture that each style was learned from, where it still is."""
+    found = {name: (style.metadata.get("images") or [""])[0] for name, style in styles.items()}
+    return {name: path for name, path in found.items() if Path(path).is_file()}
 
 
 def check_prompts(

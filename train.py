@@ -10,6 +10,7 @@ import os
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,15 +41,19 @@ def run(config: TrainConfig) -> None:
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
     resolution = training_resolution(config, model)
     arrays = [images.to_array(images.fit(picture, resolution, resolution, config.framing)) for picture in pictures]
-    start = Style(config.name, prompts.initial_table(model, config.init_word, config.stages, config.vectors))
+    table = prompts.initial_table(model, config.init_word, config.stages, config.vectors)
+    start = Style(config.name, table, metadata_of(config, model, paths, resolution))
     check_preview_prompts(config, model, start)
     dataset = inversion.make_dataset(model, arrays, config.prompts, config.vectors, flip=config.flip, name=config.name)
-    table = train(config, model, dataset, start.table, folder)
-    recorded = ("init_word", "prompts", "steps", "batch_size", "learning_rate", "seed")
-    metadata = {name: getattr(config, name) for name in recorded} | {"images": paths, "resolution": resolution}
-    metadata |= {"model": model.name, "model_hash": model.hash}
-    Style(config.name, table, metadata).save(folder / FILE_NAME)
+    train(config, model, dataset, start, folder).save(folder / FILE_NAME)
     print(f"The style {config.name!r} is in {folder}; paint with it: {sampling_command(config)}")
+
+
+def metadata_of(config: TrainConfig, model: StableDiffusion, paths: list[str], resolution: int) -> dict[str, Any]:
+    """What a style says of its making, apart from the number of steps."""
+    recorded = ("init_word", "prompts", "batch_size", "learning_rate", "seed", "framing")
+    settings = {name: getattr(config, name) for name in recorded} | {"images": paths, "resolution": resolution}
+    return settings | {"model": model.name, "model_hash": model.hash}
 
 
 def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
@@ -88,10 +93,8 @@ def check_preview_prompts(config: TrainConfig, model: StableDiffusion, style: St
         prompts.tokenize(model.tokenizer, config.preview_prompts, {style.name: style.vectors})
 
 
-def train(
-    config: TrainConfig, model: StableDiffusion, dataset: inversion.Dataset, table: np.ndarray, folder: Path
-) -> np.ndarray:
-    """The loop over log points: advance, log, now and then save and preview. Returns the learned table."""
+def train(config: TrainConfig, model: StableDiffusion, dataset: inversion.Dataset, style: Style, folder: Path) -> Style:
+    """The loop over log points: advance, log, now and then save and preview. Takes and returns the style."""
     optimizer = inversion.make_optimizer(
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
@@ -101,7 +104,7 @@ def train(
     )
     settings = inversion.Settings(config.batch_size, config.gradient_accumulation, config.seed)
     advance = inversion.make_trainer(model.networks, optimizer, settings)
-    state = inversion.start(table, optimizer)
+    state = inversion.start(style.table, optimizer)
     size = model.size(config.resolution, config.resolution)
     with open_checkpoints(folder / "checkpoints") as checkpoints:
         state = (checkpoints.restore(state) if config.resume else None) or state
@@ -118,11 +121,16 @@ def train(
                 log.write(done, {**summary, "images_per_second": samples / (time.perf_counter() - began)})
                 if done // config.save_every > step // config.save_every or done == config.steps:
                     checkpoints.save(done, state)
-                    style = Style(config.name, np.asarray(state.table))
+                    style = at_step(style, state)
                     style.save(step_file(folder, done))
                     preview(model, style, config.preview_prompts, size, folder / "previews" / f"step_{done:06d}.png")
     runlog.draw_loss(runlog.read_metrics(folder / runlog.METRICS), folder / "loss.png")
-    return np.asarray(state.table)
+    return at_step(style, state)
+
+
+def at_step(style: Style, state: inversion.TrainState) -> Style:
+    """The style as it is in a state of the training."""
+    return Style(style.name, np.asarray(state.table), style.metadata | {"steps": int(state.step)})
 
 
 def sampling_command(config: TrainConfig) -> str:

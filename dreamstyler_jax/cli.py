@@ -60,6 +60,29 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     return config
 
 
+def command_line(script: str, config: Any) -> str:
+    """What to type to run ``script`` with ``config``: the options that differ from their defaults.
+
+    ``parse`` reads it back into an equal config.
+    """
+    words = ["python", script]
+    usual = type(config)()
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == getattr(usual, field.name) or value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        if len(values) == 1 and str(values[0]).startswith("-"):
+            words.append(f"--{field.name}={values[0]}")
+        else:
+            words += [f"--{field.name}", *(() if value is True else map(_word, values))]
+    return shlex.join(words)
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
 def main(run: Callable[[], object], *, resumable: bool = False) -> NoReturn:
     """Calls ``run`` and ends the process: the last line of every script.
 

@@ -26,6 +26,7 @@ EXAMPLE_PROMPTS = (
 )
 SHARED = ("model", "variant", "dtype")  # outside of the sections of a YAML file: for train.py and sample.py
 MAX_SEED = 2**32 - 1
+HOSTS = "hosts"  # a shard
 
 _NAME = re.compile(r"[^\W\d][\w-]*")
 _MANY_SEEDS = 100_000
@@ -178,8 +179,9 @@ class SampleConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the model's computations."""
     shard: str = "0/1"
-    """i/n: paint every n-th picture, from the i-th on, for n processes or machines at once; a last call without it
-    checks all of them and makes sheets and page."""
+    """i/n: paint every n-th picture, from the i-th on, for n processes or machines at once; `hosts`: the part of this
+    host of a TPU pod, a Slurm or an Open MPI job. A last call without it checks all pictures and makes sheets and page.
+    The devices of one host share every batch by themselves."""
     merge: bool = False
     """Add to a folder that holds pictures of other settings."""
     output: str = ""
@@ -200,7 +202,8 @@ class SampleConfig:
     def __post_init__(self):
         check_values(self)
         parse_seeds(self.seeds)
-        parse_shard(self.shard)
+        if self.shard != HOSTS:
+            parse_shard(self.shard)
         if self.prompts and self.prompts_file:
             raise UserError("prompts, prompts_file: give one of them, not both")
         if not self.prompts and not self.prompts_file:

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Gallery:
     Args:
       folder: is made where it does not exist.
       shard: (i, n), which of n processes this is.
+      command: gives what to type to paint a cell again, which is recorded with it.
 
     Attributes:
       manifest: the one that this process writes.
@@ -41,8 +42,9 @@ class Gallery:
       UserError: a line of a manifest, other than a last one cut short, cannot be read.
     """
 
-    def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1)):
+    def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1), command: Callable[[Cell], str] = lambda cell: ""):
         index, count = shard
+        self._command = command
         self.folder = folder
         self.manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
         self.lines: dict[str, dict[str, Any]] = {}
@@ -115,7 +117,7 @@ class Gallery:
         self._append({"error": reason}, cell)
 
     def _append(self, result: Mapping[str, str], cell: Cell) -> None:
-        line = {"id": cell.id, **result, **dataclasses.asdict(cell)}
+        line = {"id": cell.id, **result, **dataclasses.asdict(cell), "command": self._command(cell)}
         _append_line(self.manifest, json.dumps(line))
         self.lines[cell.id] = line
 

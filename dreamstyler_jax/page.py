@@ -38,7 +38,7 @@ ATLAS_COLUMNS, ATLAS_ROWS = 16, 16
 
 _SCRIPTS = ("elements.js", "model.js", "thumbnails.js", "grid.js", "axes.js", "views.js", "main.js")
 _JPEG = dict(quality=88, subsampling=0, optimize=True)
-_NO_AXIS = ("id", "file", "sha256", "error")
+_NO_AXIS = ("id", "file", "sha256", "error", "command")
 _OUTERMOST = ("prompt", "style", "mix", "styles", "checkpoint", "seed")  # the order in which axes take their places
 _EXACT = 2**53  # whole numbers up to here are the same in JavaScript
 
@@ -80,7 +80,6 @@ def write_page(
     folder: str | Path,
     *,
     title: str,
-    command: Callable[[dict[str, Any]], str],
     style_pictures: Mapping[str, str | Path] = MappingProxyType({}),
 ) -> Path:
     """Writes the page of the pictures that ``folder/manifest.jsonl`` lists, and the thumbnails that it shows.
@@ -93,7 +92,6 @@ def write_page(
     Args:
         folder: holds the manifest and the pictures; the page is left there.
         title: the page's heading.
-        command: gives the command that makes the picture of a line of the manifest again.
         style_pictures: what each style was learned from, by the names in the lines' ``style`` and ``styles``; any size.
             One that cannot be read is left out, with a warning.
 
@@ -129,7 +127,7 @@ def write_page(
             {
                 "id": str(line["id"]),
                 "at": [axis.at[i] for axis in axes],
-                "command": command(line),
+                "command": str(line.get("command", "")),
                 **({"error": picture} if isinstance(picture, str) else {"file": picture.url, "size": picture.size}),
             }
             for i, (line, picture) in enumerate(zip(lines, pictures, strict=True))

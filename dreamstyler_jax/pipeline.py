@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from dreamstyler_jax.devices import replicate
 from dreamstyler_jax.diffusion import NoiseSchedule
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.models.clip import CLIPTextConfig, CLIPTextModel
@@ -144,6 +145,11 @@ class StableDiffusion:
                     f"{name}: must be a multiple of {self.multiple} for this model, such as {near}, not {value}"
                 )
         return height or self.resolution, width or self.resolution
+
+    @functools.cached_property
+    def everywhere(self) -> dict[str, Any]:
+        """``params`` on all devices of this process."""
+        return replicate(self.params)
 
     @functools.cached_property
     def embedding_table(self) -> Array:

@@ -25,7 +25,7 @@ _MOST_VERSIONS = 10_000
 # Below, a placeholder is {name} and a literal brace a character of Unicode's private use area.
 _HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans({"\ue000": "{{", "\ue001": "}}"})
 _NAME = r"\{[^{}]*\}"
-_NAMES = rf"{_NAME}(?:(?:\s*[,&+]\s*|,?\s+and\s+){_NAME})*"
+_NAMES = rf"{_NAME}(?:(?:\s*[,&+]?\s*|,?\s+and\s+){_NAME})*"
 _MADE = r"(?:\b(?:as\s+)?(?:painted|drawn|made|done|rendered|inspired)\s+)?"
 
 # What says that a placeholder is a style: "in the style of {}", "painted by {}", "in {} style".

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 
+from dreamstyler_jax.devices import split_batch
 from dreamstyler_jax.diffusion import stage_of
 from dreamstyler_jax.guidance import guided, rows_needed
 from dreamstyler_jax.pipeline import Networks, StableDiffusion
@@ -43,7 +44,8 @@ def text_to_image(
     Args:
       networks, params: the model.
       table: the solver.
-      conditionings: [R, B, T, L, D], per row of guidance and image its prompt encoded once per stage.
+      conditionings: [R, B, T, L, D], per row of guidance and image its prompt encoded once per stage; B is a multiple
+        of the number of devices.
       weights: float32[R, B], see `guidance`; they sum to 1 over rows.
       seeds: uint32[B].
       size: height and width in pixels.
@@ -51,6 +53,20 @@ def text_to_image(
     Returns:
       float32[B, height, width, 3], about [-1, 1].
     """
+    paint_part = split_batch(functools.partial(_paint_part, networks, size), in_axes=(None, None, 1, 1, 0))
+    return paint_part(params, table, conditionings, weights, seeds)
+
+
+def _paint_part(
+    networks: Networks,
+    size: tuple[int, int],
+    params: Any,
+    table: SolverTable,
+    conditionings: Array,
+    weights: Array,
+    seeds: Array,
+) -> Array:
+    """What one device paints of a batch."""
     stages = conditionings.shape[2]
     denoise = guided(functools.partial(networks.denoise, params), weights)
 
@@ -93,6 +109,7 @@ def paint(
 
     Args:
       conditionings: [P, T, L, D], what the requests' rows are indices into.
+      batch_size: is rounded up to a multiple of the number of devices.
       needed: the rows of guidance to compute; those that these requests need unless said otherwise.
 
     Yields:
@@ -100,17 +117,20 @@ def paint(
     """
     if needed is None:
         needed = rows_needed(np.stack([request.weights for request in requests]))
+    batch_size += -batch_size % jax.local_device_count()
 
-    def batch(group: list[Request]) -> tuple[int, Array]:
+    def start(group: list[Request]) -> tuple[int, Array]:
         filled = group + group[-1:] * (batch_size - len(group))
         chosen = np.array([[request.rows[row] for request in filled] for row in needed])
         weights = np.stack([request.weights[list(needed)] for request in filled], 1)
         seeds = np.array([request.seed for request in filled], np.uint32)
-        images = text_to_image(model.networks, model.params, table, conditionings[chosen], weights, seeds, size=size)
+        images = text_to_image(
+            model.networks, model.everywhere, table, conditionings[chosen], weights, seeds, size=size
+        )
         return len(group), images
 
     groups = (list(requests[start : start + batch_size]) for start in range(0, len(requests), batch_size))
-    for count, images in _ahead(map(batch, groups)):
+    for count, images in _ahead(map(start, groups)):
         yield from np.asarray(images)[:count]
 
 

@@ -1,12 +1,14 @@
 """Running train.py and sample.py: in this process, or as processes of their own."""
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -65,11 +67,11 @@ def refusal(capfd, script, *words) -> str:
     return line.removeprefix("error: ")
 
 
-def start(script, *words, cwd=ROOT) -> subprocess.Popen:
-    """The script as a process of its own."""
+def start(script, *words, cwd=ROOT, env: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen:
+    """The script as a process of its own; ``env`` adds to this one's environment."""
     command = [sys.executable, script.__file__, *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=cwd, text=True, **pipes)
+    return subprocess.Popen(command, cwd=cwd, text=True, env={**os.environ, **env}, **pipes)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

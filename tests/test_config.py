@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -136,6 +137,20 @@ def test_text_in_a_file_is_not_reinterpreted(tmp_path):
     assert config.seeds == "1:8"
     assert config.prompts == ["yes", "1e3", "2026-11-22", "a: b {}"]
     assert config.negative_prompt == "007"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SampleConfig(),
+        SampleConfig(prompts=["a 'b' \"c\" {}", "x {}"], seeds="3", style_scale=[0.1, 1 / 3], merge=True, height=64),
+        TrainConfig(images=["a b.png"], flip=False, resolution=512, learning_rate=1e-4, init_word="-"),
+    ],
+)
+def test_a_command_line_reads_back_the_same(config):
+    python, script, *words = shlex.split(cli.command_line("x.py", config))
+    assert (python, script) == ("python", "x.py")
+    assert parse(type(config), words) == config
 
 
 def test_an_empty_list_overrides_the_file(tmp_path):

@@ -33,7 +33,7 @@ def a_line(prompt=PROMPTS[0], seed=0, style="gogh", **more):
         "prompt": prompt, "style": style, "negative_prompt": "", "seed": seed, "guidance": "paper",
         "scales": {"null_scale": 5.0, "style_scale": 1.0}, "solver": "dpmpp_2m", "steps": 25, "height": 8, "width": 8,
         "dtype": "float32", "styles": {style: style_hash(style)}, "model": "mini",
-        "model_hash": "ba9876543210", **more,
+        "model_hash": "ba9876543210", "command": f"python sample.py --prompts '{prompt}' --seeds {seed}", **more,
     }  # fmt: skip
     id = hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:16]
     return {"id": id, "file": f"images/{id}.png", "sha256": 4 * id, **line}
@@ -69,12 +69,8 @@ def write_pictures(folder, lines, size=(8, 8)):
     return folder
 
 
-def command(line):
-    return f"python sample.py --prompts '{line['prompt']}' --seeds {line['seed']}"
-
-
 def write(folder, **more):
-    return page.write_page(folder, **{"title": "A grid", "command": command, **more})
+    return page.write_page(folder, **{"title": "A grid", **more})
 
 
 def twelve():
@@ -492,8 +488,8 @@ def test_a_large_picture_is_fitted_in_smoothly(tmp_path, browser):
 
 
 def test_the_full_view_shows_every_parameter_and_the_command(tmp_path, browser):
-    lines = [a_line(seed=seed, seconds=seed / 8) for seed in range(3)]
-    browser.open(write(write_pictures(tmp_path, lines), command=lambda line: f"paint --seed {line['seed']} 'a  b'"))
+    lines = [a_line(seed=seed, seconds=seed / 8, command=f"paint --seed {seed} 'a  b'") for seed in range(3)]
+    browser.open(write(write_pictures(tmp_path, lines)))
     browser.keys(Keys.ARROW_RIGHT, Keys.ENTER)
     assert browser.find("#view-title").text == PROMPTS[0]
     shown = browser.pairs("#view-details")
@@ -515,7 +511,7 @@ def test_the_command_can_be_copied(tmp_path, browser):
     browser.wait(lambda: browser.find("#view .copy").text == "Copied")
     browser.script("const t = document.createElement('textarea'); document.querySelector('#view').append(t); t.focus()")
     browser.chord(Keys.CONTROL, "v")
-    assert browser.find("#view textarea").get_property("value") == command(twelve()[1])
+    assert browser.find("#view textarea").get_property("value") == twelve()[1]["command"]
 
 
 def test_the_picture_of_a_style_is_shown_where_the_style_is(tmp_path, browser):
@@ -672,7 +668,7 @@ def test_pictures_that_failed_or_are_missing_are_shown_as_such(tmp_path, browser
     assert not browser.find("#view").is_displayed()
     browser.click("#cell-0-1")
     assert "NaN in the picture" in browser.find("#view-stage").text
-    assert browser.texts("#view code") == [command(lines[1])]
+    assert browser.texts("#view code") == [lines[1]["command"]]
     browser.keys(Keys.ESCAPE)
     browser.axis("state")
     browser.press("Only failed")
@@ -689,7 +685,13 @@ EVIL = (
 def test_hostile_texts_do_no_harm_and_are_shown_as_they_are(tmp_path, browser):
     Image.new("RGB", (8, 8)).save(tmp_path / "style.png")
     lines = [
-        a_line(EVIL + str(i), seed, EVIL, **{EVIL: EVIL * seed, "__proto__": {"hurt": seed}, "mix": ["<b>", None]})
+        a_line(
+            EVIL + str(i),
+            seed,
+            EVIL,
+            command=EVIL,
+            **{EVIL: EVIL * seed, "__proto__": {"hurt": seed}, "mix": ["<b>", None]},
+        )
         for i in range(2)
         for seed in range(2)
     ]
@@ -698,7 +700,6 @@ def test_hostile_texts_do_no_harm_and_are_shown_as_they_are(tmp_path, browser):
     path = write(
         write_pictures(folder, lines),
         title=EVIL,
-        command=lambda line: EVIL,
         style_pictures={EVIL: tmp_path / "style.png"},
     )
     assert len(re.findall(rb"<script", path.read_bytes())) == len(re.findall(rb"</script", path.read_bytes())) == 2
@@ -909,15 +910,16 @@ def test_only_atlases_of_changed_pictures_are_made_anew(tmp_path):
     assert len(after) == 3 and len(before.items() & after.items()) == 1
 
 
-def test_what_is_written_is_there_in_full_or_not_at_all(tmp_path):
+def test_what_is_written_is_there_in_full_or_not_at_all(tmp_path, monkeypatch):
     path = write(write_pictures(tmp_path, twelve()))
     before = files(tmp_path)
 
-    def broken(line):
+    def broken(path, content):
         raise RuntimeError
 
-    with pytest.raises(RuntimeError):
-        write(write_pictures(tmp_path, [*twelve(), a_line(seed=9)]), command=broken)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(page, "write_atomic", broken)
+        write(write_pictures(tmp_path, [*twelve(), a_line(seed=9)]))
     assert before.items() <= files(tmp_path).items() and path.exists()
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -44,6 +44,7 @@ WORDINGS = [
     ("a baby {} swimming", "a baby swimming", "A painting in the style of {}"),
     # several styles
     ("a house in the style of {a}, {b} and {c}", "a house", "A painting in the style of {a}, {b}, {c}"),
+    ("a house in the style of {a} {b}", "a house", "A painting in the style of {a}, {b}"),
     ("a cat by {a}, a dog in the style of {b}", "a cat, a dog", "A painting in the style of {a}, {b}"),
     # an object of one's own
     ("A painting of a {dog} in the style of {gogh}", "A painting of a {dog}", "A painting in the style of {gogh}"),

@@ -7,8 +7,10 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -125,7 +127,7 @@ def eight(words, styles, *names) -> list:
 
 def difference(a, b) -> int:
     """The largest difference of two pictures, of 255."""
-    return int(np.abs(a - b).max())
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
 
 
 # What is left behind
@@ -148,7 +150,7 @@ def test_a_picture_says_how_it_was_made(painted, tiny_folder, styles):
     for line in manifest(painted):
         said = images.read_text(painted / line["file"])
         assert said.pop("software").startswith("dreamstyler_jax ")
-        own = {key: value for key, value in line.items() if key not in ("id", "file", "sha256")}
+        own = {key: value for key, value in line.items() if key not in ("id", "file", "sha256", "command")}
         assert {key: value if isinstance(own[key], str) else json.loads(value) for key, value in said.items()} == own
     assert own["styles"] == {"gogh": Style.load(styles / "gogh" / FILE_NAME).hash}
     assert (own["scales"], own["solver"], own["steps"]) == ({"guidance_scale": 3.5}, "dpmpp_2m", 3)
@@ -163,6 +165,33 @@ def test_the_sheet_shows_every_picture_beside_the_one_it_was_learned_from(painte
         tile = np.repeat(np.repeat(picture, factor, 0), factor, 1)
         corners = np.argwhere((sheet[: -len(tile), : -len(tile)] == tile[0, 0]).all(-1))
         assert any((sheet[y : y + len(tile), x : x + len(tile)] == tile).all() for y, x in corners)
+
+
+def test_the_page_shows_every_picture_and_what_the_style_was_learned_from(painted):
+    page = (painted / "index.html").read_text()
+    assert all(line["file"] in page for line in manifest(painted))
+    assert len(list((painted / "atlas").iterdir())) == 2
+
+
+def test_the_command_of_a_picture_paints_it_again(words, styles, tmp_path, monkeypatch):
+    """Whatever it was an element of; from out/again, where it is added to what is there."""
+    monkeypatch.chdir(tmp_path)
+    axes = ["--mixes", "gogh:1,monet:0", "gogh*0.5+monet*0.5", "--negative_prompt=-{}", "--solver", "ddim", "euler"]
+    scales = ["--guidance", "paper", "--style_scale", 1, 2.5, "--context_scale", 0.125]
+    more = [*axes, *scales, "--seeds", "3,5", "--prompts", "a painting of a '{red|blue}' \"house\" by {}"]
+    run(sample, *eight(words, styles, "gogh", "monet"), *more, "--output", "out/first")
+    lines = manifest(Path("out/first"))
+    assert len(lines) == 32
+    for line in lines[5], lines[30]:
+        python, script, *options = shlex.split(line["command"])
+        assert (python, script) == ("python", "sample.py")
+        run(sample, *options, "--batch_size", 8)
+        again = manifest(Path("out/again"))[-1]
+        first, second = (
+            Image.open(Path("out", *place)) for place in (("first", line["file"]), ("again", again["file"]))
+        )
+        assert difference(np.asarray(first), np.asarray(second)) <= 1
+    assert len(manifest(Path("out/again"))) == 2
 
 
 def test_the_folder_is_named_after_the_styles_unless_given(words, styles, monkeypatch, tmp_path, capsys):
@@ -417,6 +446,35 @@ def test_a_part_of_a_grid_needs_the_program_of_the_whole(words, styles, tmp_path
     assert sampling.text_to_image._cache_size() == programs
     (file,) = (tmp_path / "part" / "images").iterdir()
     assert file.read_bytes() == (tmp_path / "whole" / "images" / file.name).read_bytes()
+
+
+def test_hosts_of_a_cluster_take_a_part_each(command, undisturbed, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launched = {  # what Open MPI tells the processes that it starts
+        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "JAX_COORDINATOR_PORT": str(port),
+    }
+    hosts = []
+    for rank in ("0", "1"):
+        cluster = {**launched, "OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": rank}
+        more = ["--seeds", "0:2", "--shard", "hosts", "--output", tmp_path]
+        hosts.append(start(sample, *command, *more, env=cluster))
+    for rank, host in enumerate(hosts):
+        assert f"Part {rank}/2 is painted" in host.communicate(timeout=300)[0]
+    parts = [manifest_of(tmp_path, "0-of-2"), manifest_of(tmp_path, "1-of-2")]
+    assert [len(part) for part in parts] == [4, 4]
+    assert {line["id"] for part in parts for line in part} <= {line["id"] for line in manifest(undisturbed)}
+
+
+def test_several_devices_share_each_batch(command, undisturbed, tmp_path):
+    process = start(sample, *command, "--seeds", "0:4", "--output", tmp_path, env={"JAX_NUM_CPU_DEVICES": "3"})
+    output, errors = process.communicate(timeout=300)
+    assert "16 pictures are in" in output, errors
+    for line in manifest(tmp_path):
+        assert difference(*(Image.open(folder / line["file"]) for folder in (tmp_path, undisturbed))) <= 1
 
 
 def manifest_of(folder, shard) -> list[dict]:

@@ -17,7 +17,7 @@ from dreamstyler_jax.config import TrainConfig, write_config
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.runlog import read_metrics
 from dreamstyler_jax.runs import is_finished
-from dreamstyler_jax.style import FILE_NAME, Style, load_styles
+from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
 
 STEPS = 200
 PROMPTS = ["A painting of a red house in the style of {}", "A painting of a small dog in the style of {}"]
@@ -73,6 +73,8 @@ def test_the_style_says_how_it_was_made(finished, tiny_folder, pictures):
     facts = ("model", "steps", "learning_rate", "seed", "init_word", "resolution", "batch_size")
     assert [style.metadata[fact] for fact in facts] == [str(tiny_folder), STEPS, 0.01, 5, "painting", 16, 2]
     assert len(style.metadata["model_hash"]) == 12
+    early = Style.load(step_file(finished, 100))
+    assert dict(early.metadata) == {**style.metadata, "steps": 100}
 
 
 def test_the_settings_can_be_read_again_and_hold_the_prompts(finished, words):

@@ -84,11 +84,11 @@ class ExperimentsConfig:
     """Prompts."""
     seeds: int = 2
     """Pictures of each prompt."""
-    train_steps: int = 200
+    train_steps: int = 100
     """Training steps of a style."""
     learning_rate: float = 0.02
     """Learning rate of a style."""
-    steps: int = 15
+    steps: int = 10
     """Steps of the solver."""
     shard: str = "0/1"
     """i/n: examine every n-th painter, from the i-th on, for n processes at once; a last call without it reports."""

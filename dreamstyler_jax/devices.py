@@ -1,0 +1,55 @@
+"""Several devices and several hosts: every device paints a part of each batch, every host a part of the grid."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dreamstyler_jax.config import HOSTS, parse_shard
+from dreamstyler_jax.errors import UserError
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """(i, n) of a shard such as "1/4"; of "hosts", which of how many hosts this is.
+
+    For "hosts" it joins the other hosts' JAX processes (``jax.distributed.initialize``: TPU pods, Slurm, Open MPI), so
+    it comes before anything is computed.
+
+    Raises:
+      UserError: "hosts", and there is nobody to join.
+    """
+    if text != HOSTS:
+        return parse_shard(text)
+    try:
+        jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"shard: hosts is for TPU pods, Slurm and Open MPI jobs, not for a single machine ({error})"
+        ) from error
+    return jax.process_index(), jax.process_count()
+
+
+@functools.cache
+def mesh() -> Mesh:
+    """All devices of this process in a row."""
+    return Mesh(np.array(jax.local_devices()), ("batch",))
+
+
+def replicate(tree: Any) -> Any:
+    """The same arrays on every device, so that no call has to send them."""
+    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
+
+
+def split_batch(function: Callable[..., Array], in_axes: tuple[int | None, ...]) -> Callable[..., Array]:
+    """The function of a batch, computed by every device for its part of it.
+
+    Args:
+      in_axes: the batch axis of each argument, None where all devices see the whole, as ``jax.vmap`` has it. The batch
+        is a multiple of the number of devices, and the result's first axis.
+    """
+    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "batch") for axis in in_axes)
+    return jax.shard_map(function, mesh=mesh(), in_specs=specs, out_specs=PartitionSpec("batch"), check_vma=False)

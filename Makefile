@@ -43,7 +43,7 @@ format: $(VENV)/.installed-lint
 	$(BIN)/ruff format .
 
 # The example that the package carries and the pictures of README.md, all made anew.
-pictures: $(VENV)/.installed
+pictures: $(VENV)/.installed browser
 	rm -rf build/pictures
 	$(BIN)/python -m dreamstyler_jax.mini.example
 	$(BIN)/python train.py --output build/pictures/run
@@ -53,6 +53,9 @@ pictures: $(VENV)/.installed
 	$(BIN)/python train.py --output build/pictures/one_stage --name one_stage --stages 1
 	$(BIN)/python -m dreamstyler_jax.mini.compare --styles build/pictures/one_stage build/pictures/run \
 		--output docs/pictures/compare.png
+	$(BIN)/python sample.py --config configs/grids/guidance.yaml --styles build/pictures/run --output build/pictures/guidance
+	chromium --headless --no-sandbox --window-size=1200,760 --screenshot=docs/pictures/page.png \
+		file://$(CURDIR)/build/pictures/guidance/index.html
 	$(BIN)/python -m dreamstyler_jax.mini.check --sheet docs/pictures/check.png | tee docs/pictures/check.txt
 	$(BIN)/python -m dreamstyler_jax.mini.words | tee docs/pictures/words.txt
 

@@ -84,11 +84,14 @@ def mix(recipe: str, styles: Mapping[str, Style]) -> Style:
         number of vectors.
 
     Returns:
-      A style of T stages; its metadata hold the recipe and the hashes of what went into it.
+      A style of T stages; its metadata hold the recipe and the hashes of what went into it. The name of a style is a
+      recipe for the style itself.
 
     Raises:
       UserError: the recipe cannot be read, names a style that is not there, or leaves a stage out or gives it twice.
     """
+    if recipe in styles:
+        return styles[recipe]
     parts = parse_recipe(recipe)
     names = list(dict.fromkeys(name for part in parts for name in part.weights))
     if unknown := [name for name in names if name not in styles]:

@@ -66,7 +66,9 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
 
 
 def _label(axis: str, value: Any) -> str:
-    return "styles by name" if (axis, value) == ("style", "") else f"{axis} {value}"
+    if (axis, value) == ("style", ""):
+        return "styles by name"
+    return f"{axis} {value:g}" if isinstance(value, float) else f"{axis} {value}"
 
 
 def _cut(items: list[Any], most: int) -> list[list[Any]]:

@@ -12,12 +12,15 @@ import sys
 import time
 import typing
 from pathlib import Path
+from types import SimpleNamespace
 
 import docstring_parser
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sample
 from dreamstyler_jax import cli, grid
 from dreamstyler_jax.cli import parse
 from dreamstyler_jax.config import (
@@ -30,6 +33,9 @@ from dreamstyler_jax.config import (
     write_config,
 )
 from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.mixing import mix
+from dreamstyler_jax.prompts import expand
+from dreamstyler_jax.style import Style
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
@@ -69,6 +75,31 @@ def test_every_file_serves_both_scripts_and_opens_with_its_commands(path):
         assert parse(cls, ["--config", str(path), "--model", "elsewhere"]).model == "elsewhere"
         assert re.search(rf"python {script} +--config configs/{path.name}", header)
     assert "Hardware:" in header and "Expect:" in header
+
+
+GRIDS = {  # styles to try them with, and pictures of each file in configs/grids
+    "guidance": (["demo"], 200),
+    "mixing": (["demo", "other"], 140),
+    "progress": (["long"], 64),
+    "styles": (["demo", "other"], 2 * 312),
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/grids").iterdir()), ids=lambda path: path.stem)
+def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names, count = GRIDS[path.stem]
+    header = path.read_text().split("\n\n")[0]
+    assert re.search(rf"python sample.py --config configs/grids/{path.name} --styles", header)
+    assert str(count // (2 if path.stem == "styles" else 1)) in header
+    config = parse(SampleConfig, ["--config", str(path)])
+    steps = [f"@{step}" for step in config.checkpoints] or [""]
+    styles = {name + step: Style(name + step, np.ones((6, 1, 4))) for name in names for step in steps}
+    mixes = {recipe: mix(recipe, styles) for recipe in config.mixes}
+    texts = [text for line in config.prompts or sample.read_prompts(config.prompts_file) for text in expand(line)]
+    model = SimpleNamespace(name="mini", hash="0")
+    cells = grid.make_cells(config, model, texts, styles | mixes, list(mixes or styles), (64, 64))
+    assert len({cell.id for cell in cells}) == len(cells) == count
 
 
 # Where values come from, and how they are spelt

@@ -80,7 +80,7 @@ def command_line(script: str, config: Any) -> str:
 
 
 def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def main(run: Callable[[], object], *, resumable: bool = False) -> NoReturn:

@@ -68,7 +68,7 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
 def _label(axis: str, value: Any) -> str:
     if (axis, value) == ("style", ""):
         return "styles by name"
-    return f"{axis} {value:g}" if isinstance(value, float) else f"{axis} {value}"
+    return f"{axis} {str(value).removesuffix('.0') if isinstance(value, float) else value}"
 
 
 def _cut(items: list[Any], most: int) -> list[list[Any]]:

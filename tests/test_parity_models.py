@@ -10,6 +10,7 @@ from flax import nnx
 from parity_tools import loaded, randomised, relative_error, to_numpy, to_torch
 
 from dreamstyler_jax.models.clip import CLIPModel, CLIPTextModel
+from dreamstyler_jax.models.controlnet import ControlNetModel
 from dreamstyler_jax.models.unet import UNet2DConditionModel
 from dreamstyler_jax.models.vae import AutoencoderKL
 from dreamstyler_jax.weights import load_model, save_model
@@ -90,6 +91,16 @@ def vae_reference(**settings):
 def unet_reference(**settings):
     torch.manual_seed(3)
     return randomised(diffusers.UNet2DConditionModel(**{**UNET, **settings}))
+
+
+def controlnet_reference(**settings):
+    torch.manual_seed(4)
+    shared = {key: value for key, value in UNET.items() if key != "up_block_types"}
+    model = randomised(diffusers.ControlNetModel(**{**shared, **settings}))
+    for name, parameter in model.named_parameters():  # those that start as zero
+        if "controlnet_down" in name or "controlnet_mid" in name or "embedding.conv_out" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
 
 
 def prompts(rng):
@@ -186,6 +197,55 @@ def test_unet(variant, tmp_path, rng):
     assert relative_error(prediction, expected) < TOLERANCE
 
 
+CONTROLNET_VARIANTS = {
+    "as 1.5": dict(attention_head_dim=4, layers_per_block=2),
+    "as 2.1": dict(
+        attention_head_dim=[2, 3, 6], use_linear_projection=True, upcast_attention=True,
+        block_out_channels=(32, 48, 48),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    ),
+    "as embedded": dict(
+        attention_head_dim=4, addition_embed_type="text", addition_embed_type_num_heads=3, in_channels=8,
+        conditioning_embedding_out_channels=(8, 16, 24), controlnet_conditioning_channel_order="bgr",
+    ),
+    "pooled": dict(attention_head_dim=4, global_pool_conditions=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("guess_mode", [False, True])
+@pytest.mark.parametrize("variant", CONTROLNET_VARIANTS)
+def test_controlnet(variant, guess_mode, tmp_path, rng):
+    reference = controlnet_reference(**CONTROLNET_VARIANTS[variant])
+    ours = loaded(ControlNetModel, reference, tmp_path)
+    sample, timesteps, context = unet_inputs(rng, ours.config.in_channels)
+    height, width = (side * ours.config.downsampling for side in sample.shape[1:3])
+    control = rng.random((2, height, width, 3), np.float32)
+    inputs = to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context), to_torch(control)
+    expected = reference(*inputs, conditioning_scale=0.7, guess_mode=guess_mode)
+    call = jax.jit(ControlNetModel.__call__, static_argnames="guess_mode")
+    *skips, middle = call(ours, sample, timesteps, context, control, 0.7, guess_mode=guess_mode)
+    for residual, other in zip(skips, expected.down_block_res_samples, strict=True):
+        assert relative_error(residual, other) < TOLERANCE
+    assert relative_error(middle, expected.mid_block_res_sample) < TOLERANCE
+
+
+def test_unet_with_the_residuals_of_a_controlnet(tmp_path, rng):
+    shared = UNET_VARIANTS["as 1.5"]
+    unet, control = unet_reference(**shared), controlnet_reference(**shared)
+    ours, controlnet = (
+        loaded(UNet2DConditionModel, unet, tmp_path / "u"),
+        loaded(ControlNetModel, control, tmp_path / "c"),
+    )
+    sample, timesteps, context = unet_inputs(rng, 4)
+    image = rng.random((2, 8 * 13, 8 * 6, 3), np.float32)
+    inputs = to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context)
+    down, middle = control(*inputs, to_torch(image), return_dict=False)
+    expected = unet(*inputs, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+    residuals = jax.jit(ControlNetModel.__call__)(controlnet, sample, timesteps, context, image)
+    prediction = jax.jit(UNet2DConditionModel.__call__)(ours, sample, timesteps, context, residuals)
+    assert relative_error(prediction, expected) < TOLERANCE
+
+
 def test_unet_gradient_in_the_text_states(tmp_path, rng):
     reference = unet_reference(**UNET_VARIANTS["as embedded"])
     ours = loaded(UNet2DConditionModel, reference, tmp_path)
@@ -206,6 +266,7 @@ def test_unet_gradient_in_the_text_states(tmp_path, rng):
         (AutoencoderKL, vae_reference),
         (UNet2DConditionModel, lambda: unet_reference(**UNET_VARIANTS["as 2.1"])),
         (UNet2DConditionModel, lambda: unet_reference(**UNET_VARIANTS["as embedded"])),
+        (ControlNetModel, lambda: controlnet_reference(**CONTROLNET_VARIANTS["as 2.1"])),
     ],
 )
 def test_what_we_save_is_what_the_reference_library_loads(cls, make, tmp_path):

@@ -30,24 +30,19 @@ TRANSFORMER_NORM_EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class UNet2DConditionConfig(ModelConfig):
-    """Settings of the UNet, named as in its ``config.json``, with the defaults of that format.
+class UNetEncoderConfig(ModelConfig):
+    """Settings of the way down and the bottom of the U, named as in ``config.json``, with the defaults of that format.
 
     ``attention_head_dim`` is, by a historic mistake of that format, the *number* of heads (of all levels, or of each).
     ``upcast_attention`` has no influence, attention logits being float32 here in any case, and is only kept.
     ``addition_embed_type = "text"`` adds a pooled summary of the text states to the time embedding.
     """
 
-    sample_size: int | tuple[int, ...] | None = None
     in_channels: int = 4
-    out_channels: int = 4
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     down_block_types: tuple[str, ...] = (
         "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"
-    )  # fmt: skip
-    up_block_types: tuple[str, ...] = (
-        "UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"
     )  # fmt: skip
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int = 2
@@ -63,42 +58,24 @@ class UNet2DConditionConfig(ModelConfig):
 
     supported: ClassVar = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
         "mid_block_type": ("UNetMidBlock2DCrossAttn",),
         "addition_embed_type": (None, "text"),
         "act_fn": ("silu", "swish"),
-        "center_input_sample": (False,),
         "only_cross_attention": (False,),
-        "mid_block_only_cross_attention": (None, False),
-        "dual_cross_attention": (False,),
-        "cross_attention_norm": (None,),
-        "attention_type": ("default",),
         "num_attention_heads": (None,),
-        "reverse_transformer_layers_per_block": (None,),
         "encoder_hid_dim": (None,),
         "encoder_hid_dim_type": (None,),
         "class_embed_type": (None,),
-        "class_embeddings_concat": (False,),
         "num_class_embeds": (None,),
-        "conv_in_kernel": (3,),
-        "conv_out_kernel": (3,),
         "downsample_padding": (1,),
         "mid_block_scale_factor": (1,),
-        "resnet_out_scale_factor": (1,),
-        "resnet_skip_time_act": (False,),
         "resnet_time_scale_shift": ("default",),
-        "time_cond_proj_dim": (None,),
-        "time_embedding_act_fn": (None,),
-        "time_embedding_dim": (None,),
-        "time_embedding_type": ("positional",),
-        "timestep_post_act": (None,),
     }
-    identity: ClassVar = {"_class_name": "UNet2DConditionModel"}
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
         for name in ("down_block_types", "up_block_types", "attention_head_dim"):
-            value = getattr(self, name)
+            value = getattr(self, name, None)
             if isinstance(value, tuple) and len(value) != levels:
                 raise UserError(f"config.json: {name} has {len(value)} entries for the {levels} of block_out_channels")
         for features, heads in zip(self.block_out_channels, self.heads, strict=True):
@@ -118,6 +95,39 @@ class UNet2DConditionConfig(ModelConfig):
         """Number of attention heads per level, from the highest resolution to the lowest."""
         heads = self.attention_head_dim
         return (heads,) * len(self.block_out_channels) if isinstance(heads, int) else heads
+
+
+@dataclasses.dataclass(frozen=True)
+class UNet2DConditionConfig(UNetEncoderConfig):
+    """Settings of the whole UNet."""
+
+    sample_size: int | tuple[int, ...] | None = None
+    out_channels: int = 4
+    up_block_types: tuple[str, ...] = (
+        "UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"
+    )  # fmt: skip
+
+    supported: ClassVar = {
+        **UNetEncoderConfig.supported,
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "center_input_sample": (False,),
+        "mid_block_only_cross_attention": (None, False),
+        "dual_cross_attention": (False,),
+        "cross_attention_norm": (None,),
+        "attention_type": ("default",),
+        "reverse_transformer_layers_per_block": (None,),
+        "class_embeddings_concat": (False,),
+        "conv_in_kernel": (3,),
+        "conv_out_kernel": (3,),
+        "resnet_out_scale_factor": (1,),
+        "resnet_skip_time_act": (False,),
+        "time_cond_proj_dim": (None,),
+        "time_embedding_act_fn": (None,),
+        "time_embedding_dim": (None,),
+        "time_embedding_type": ("positional",),
+        "timestep_post_act": (None,),
+    }
+    identity: ClassVar = {"_class_name": "UNet2DConditionModel"}
 
 
 def timestep_embedding(timesteps: jax.Array, features: int, *, flip_sin_to_cos: bool, freq_shift: int) -> jax.Array:
@@ -233,7 +243,7 @@ class TransformerBlock(nnx.Module):
 class SpatialTransformer(nnx.Module):
     """Transformer blocks over the positions of a feature map, around a shortcut."""
 
-    def __init__(self, config: UNet2DConditionConfig, features: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: UNetEncoderConfig, features: int, heads: int, *, rngs: nnx.Rngs):
         project = nnx.Linear if config.use_linear_projection else Conv1x1
         self.norm = GroupNorm(features, config.norm_num_groups, TRANSFORMER_NORM_EPSILON, rngs=rngs)
         self.proj_in = project(features, features, rngs=rngs)
@@ -263,7 +273,7 @@ class UNetBlock(nnx.Module):
     """
 
     def __init__(
-        self, config: UNet2DConditionConfig, widths: Sequence[int], features: int, *, heads: int | None,
+        self, config: UNetEncoderConfig, widths: Sequence[int], features: int, *, heads: int | None,
         resample: str | None, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.resnets = nnx.List([unet_resnet(config, width, features, rngs=rngs) for width in widths])
@@ -298,7 +308,7 @@ class UNetBlock(nnx.Module):
 class UNetMidBlock(nnx.Module):
     """The bottom of the U: ResNet block, transformer, ResNet block."""
 
-    def __init__(self, config: UNet2DConditionConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: UNetEncoderConfig, *, rngs: nnx.Rngs):
         features = config.block_out_channels[-1]
         self.resnets = nnx.List([unet_resnet(config, features, features, rngs=rngs) for _ in range(2)])
         self.attentions = nnx.List([SpatialTransformer(config, features, config.heads[-1], rngs=rngs)])
@@ -309,7 +319,7 @@ class UNetMidBlock(nnx.Module):
         return self.resnets[1](x, time)
 
 
-def unet_resnet(config: UNet2DConditionConfig, in_features: int, features: int, *, rngs: nnx.Rngs) -> ResnetBlock:
+def unet_resnet(config: UNetEncoderConfig, in_features: int, features: int, *, rngs: nnx.Rngs) -> ResnetBlock:
     """A ResNet block with the UNet's normalisation and time embedding."""
     return ResnetBlock(
         in_features, features, groups=config.norm_num_groups, epsilon=config.norm_eps,
@@ -317,7 +327,7 @@ def unet_resnet(config: UNet2DConditionConfig, in_features: int, features: int, 
     )  # fmt: skip
 
 
-def down_block(config: UNet2DConditionConfig, level: int, *, rngs: nnx.Rngs) -> UNetBlock:
+def down_block(config: UNetEncoderConfig, level: int, *, rngs: nnx.Rngs) -> UNetBlock:
     """The block of resolution level ``level`` (0 is the highest resolution) on the way down."""
     channels = config.block_out_channels
     features = channels[level]
@@ -340,16 +350,10 @@ def up_block(config: UNet2DConditionConfig, index: int, *, rngs: nnx.Rngs) -> UN
     return UNetBlock(config, widths, features, heads=heads, resample=resample, rngs=rngs)
 
 
-class UNet2DConditionModel(nnx.Module):
-    """The denoiser: predicts the noise (or velocity) in latents from the timestep and the text states.
+class UNetEncoder(nnx.Module):
+    """The way down and the bottom of the U, which a ControlNet has a copy of."""
 
-    The call is three steps, :meth:`embed`, :meth:`contract` and :meth:`expand`; a ControlNet's residuals are sums with
-    what goes from the second to the third.
-    """
-
-    config_class = UNet2DConditionConfig
-
-    def __init__(self, config: UNet2DConditionConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: UNetEncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         channels, levels = config.block_out_channels, range(len(config.block_out_channels))
         self.conv_in = Conv3x3(config.in_channels, channels[0], rngs=rngs)
@@ -361,26 +365,6 @@ class UNet2DConditionModel(nnx.Module):
             )  # fmt: skip
         self.down_blocks = nnx.List([down_block(config, level, rngs=rngs) for level in levels])
         self.mid_block = UNetMidBlock(config, rngs=rngs)
-        self.up_blocks = nnx.List([up_block(config, index, rngs=rngs) for index in levels])
-        self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, config.norm_eps, rngs=rngs)
-        self.conv_out = Conv3x3(channels[0], config.out_channels, rngs=rngs)
-
-    def __call__(self, sample: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array) -> jax.Array:
-        """Evaluates the denoiser.
-
-        Args:
-            sample: noisy latents ``[B, H, W, in_channels]``, any H and W.
-            timesteps: ``[B]`` or a scalar for the whole batch, in [0, 1000).
-            encoder_hidden_states: text states ``[B, L, cross_attention_dim]``.
-
-        Returns:
-            ``[B, H, W, out_channels]`` in the parameters' dtype.
-        """
-        dtype = self.conv_in.kernel.dtype
-        sample, context = sample.astype(dtype), encoder_hidden_states.astype(dtype)
-        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context)
-        x, skips = self.contract(sample, time, context)
-        return self.expand(x, skips, time, context)
 
     def embed(self, timesteps: jax.Array, context: jax.Array) -> jax.Array:
         """The time embedding ``[B, 4 * block_out_channels[0]]``, with the text's share where the config has it."""
@@ -392,16 +376,54 @@ class UNet2DConditionModel(nnx.Module):
         time = self.time_embedding(sinusoids.astype(context.dtype))
         return time + self.add_embedding(context) if config.addition_embed_type == "text" else time
 
-    def contract(self, x: jax.Array, time: jax.Array, context: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """The way down and the bottom: the feature map behind the middle block, and the skip connections."""
-        skips = [self.conv_in(x)]
+    def contract(self, x: jax.Array, time: jax.Array, context: jax.Array) -> tuple[jax.Array, ...]:
+        """From the output of ``conv_in`` down: all skip connections, and last the feature map of the middle block."""
+        skips = [x]
         for block in self.down_blocks:
             skips += block.down(skips[-1], time, context)
-        return self.mid_block(skips[-1], time, context), tuple(skips)
+        return (*skips, self.mid_block(skips[-1], time, context))
 
-    def expand(self, x: jax.Array, skips: tuple[jax.Array, ...], time: jax.Array, context: jax.Array) -> jax.Array:
-        """The way up, from the two results of :meth:`contract` to the prediction."""
-        remaining = list(skips)
+
+class UNet2DConditionModel(UNetEncoder):
+    """The denoiser: predicts the noise (or velocity) in latents from the timestep and the text states."""
+
+    config_class = UNet2DConditionConfig
+
+    def __init__(self, config: UNet2DConditionConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        channels = config.block_out_channels
+        self.up_blocks = nnx.List([up_block(config, index, rngs=rngs) for index in range(len(channels))])
+        self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, config.norm_eps, rngs=rngs)
+        self.conv_out = Conv3x3(channels[0], config.out_channels, rngs=rngs)
+
+    def __call__(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        residuals: Sequence[jax.Array] = (),
+    ) -> jax.Array:
+        """Evaluates the denoiser.
+
+        Args:
+            sample: noisy latents ``[B, H, W, in_channels]``, any H and W.
+            timesteps: ``[B]`` or a scalar for the whole batch, in [0, 1000).
+            encoder_hidden_states: text states ``[B, L, cross_attention_dim]``.
+            residuals: what a ControlNet adds to the results of :meth:`contract`, or nothing.
+
+        Returns:
+            ``[B, H, W, out_channels]`` in the parameters' dtype.
+        """
+        dtype = self.conv_in.kernel.dtype
+        sample, context = sample.astype(dtype), encoder_hidden_states.astype(dtype)
+        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context)
+        *skips, x = self.contract(self.conv_in(sample), time, context)
+        if residuals:
+            *skips, x = (a + b for a, b in zip((*skips, x), residuals, strict=True))
+        return self.expand(x, skips, time, context)
+
+    def expand(self, x: jax.Array, skips: list[jax.Array], time: jax.Array, context: jax.Array) -> jax.Array:
+        """The way up, from the results of :meth:`contract` to the prediction; empties ``skips``."""
         for block in self.up_blocks:
-            x = block.up(x, remaining, time, context)
+            x = block.up(x, skips, time, context)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))

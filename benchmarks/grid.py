@@ -135,7 +135,7 @@ class Gaps:
         self.handed: list[float] = []
         self.done: list[float] = []
         self._queue: queue.SimpleQueue[jax.Array] = queue.SimpleQueue()
-        self._paint = sampling.text_to_image
+        self._paint = sampling.paint_batch
         threading.Thread(target=self._watch, daemon=True).start()
 
     def __call__(self, *arguments, **options) -> jax.Array:
@@ -158,7 +158,7 @@ class Gaps:
 def idle(config: GridBenchmarkConfig) -> None:
     """Paints the grid in this process and sums up the gaps."""
     words = [*options(config), "--output", str(Path(config.output) / f"idle-{time.time():.0f}")]
-    sampling.text_to_image = gaps = Gaps()
+    sampling.paint_batch = gaps = Gaps()
     sample.run(parse(SampleConfig, words))
     while len(gaps.done) < len(gaps.handed):
         time.sleep(0.1)

@@ -10,6 +10,7 @@ so for ls = lc it is classifier-free guidance at ln + ls + lc, exactly, and its 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,18 +41,19 @@ def rows_needed(weights: np.ndarray) -> list[int]:
     return [row for row in range(len(ROWS)) if np.any(weights[:, row])]
 
 
-def guided(denoise: Callable[[Array, Array, Array], Array], weights: Array) -> Callable[[Array, Array, Array], Array]:
+def guided(denoise: Callable[[Array, Array, Any], Array], weights: Array) -> Callable[[Array, Array, Any], Array]:
     """The denoiser that follows several prompts at once.
 
     Args:
-      denoise: ``(x [B, h, w, c], t int32[], states [B, L, D]) -> [B, h, w, c]``.
+      denoise: ``(x [B, h, w, c], t int32[], states) -> [B, h, w, c]``, ``states`` text states [B, L, D], or any pytree
+        of what depends on the row.
       weights: float32[R, B], one weight per row and image; the sum over rows is 1.
 
     Returns:
-      ``(x, t, states [R, B, L, D]) -> [B, h, w, c]``; the rows are one vmapped batch of the denoiser.
+      ``(x, t, states with a leading axis [R]) -> [B, h, w, c]``; the rows are one vmapped batch of the denoiser.
     """
 
-    def denoise_guided(x: Array, t: Array, states: Array) -> Array:
+    def denoise_guided(x: Array, t: Array, states: Any) -> Array:
         predictions = jax.vmap(denoise, in_axes=(None, None, 0))(x, t, states)
         return jnp.einsum("rb,rb...->b...", weights, predictions, precision="highest")
 

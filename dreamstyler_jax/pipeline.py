@@ -8,9 +8,11 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -19,6 +21,7 @@ from dreamstyler_jax.devices import replicate
 from dreamstyler_jax.diffusion import NoiseSchedule
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from dreamstyler_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
 from dreamstyler_jax.tokenizer import Tokenizer
@@ -36,6 +39,8 @@ class Networks:
     Attributes:
       text_encoder, vae, unet: graph definitions of the modules.
       schedule: noise schedule and prediction type.
+      controlnets: graph definitions of ControlNets, whose residuals add up.
+      guess_mode: whether the ControlNets paint without the prompt's help, see `models.controlnet`.
     """
 
     text_encoder: nnx.GraphDef
@@ -43,6 +48,8 @@ class Networks:
     unet: nnx.GraphDef
     vae_config: AutoencoderKLConfig
     schedule: NoiseSchedule
+    controlnets: tuple[nnx.GraphDef, ...] = ()
+    guess_mode: bool = False
 
     def embed_tokens(self, params: Any, ids: Array) -> Array:
         """Token vectors [B, L, D] of int32[B, L]."""
@@ -63,9 +70,34 @@ class Networks:
         vae = nnx.merge(self.vae, params["vae"])
         return vae.decode(latents / self.vae_config.scaling_factor).astype(jnp.float32)
 
-    def denoise(self, params: Any, latents: Array, timesteps: Array, states: Array) -> Array:
-        """The UNet's output float32[B, h, w, c] for latents, timesteps int32[] or [B] and text states [B, L, D]."""
-        return nnx.merge(self.unet, params["unet"])(latents, timesteps, states).astype(jnp.float32)
+    def hints(self, params: Any, maps: Sequence[Array]) -> tuple[Array, ...]:
+        """What each ControlNet makes of its control map [B, H, W, 3] in [0, 1], for all timesteps."""
+        return tuple(net.hint(map) for net, map in zip(self._controlnets(params), maps, strict=True))
+
+    def denoise(
+        self,
+        params: Any,
+        latents: Array,
+        timesteps: Array,
+        states: Array,
+        hints: Sequence[Array] = (),
+        scales: Array | None = None,
+    ) -> Array:
+        """The UNet's output float32[B, h, w, c] for latents, timesteps int32[] or [B] and text states [B, L, D].
+
+        Args:
+          hints: of each ControlNet; none: the UNet alone.
+          scales: float32[B, K], how much each of them counts.
+        """
+        residuals: list[tuple[Array, ...]] = []
+        for k, (net, hint) in enumerate(zip(self._controlnets(params), hints, strict=bool(hints))):
+            residuals.append(net(latents, timesteps, states, hint, scales[:, k], guess_mode=self.guess_mode))
+        total = [sum(parts) for parts in zip(*residuals, strict=True)]
+        return nnx.merge(self.unet, params["unet"])(latents, timesteps, states, total).astype(jnp.float32)
+
+    def _controlnets(self, params: Any) -> list[ControlNetModel]:
+        pairs = zip(self.controlnets, params.get("controlnets", ()), strict=True)
+        return [nnx.merge(graphdef, own) for graphdef, own in pairs]
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape (h, w, c) of the latents of an image of ``height`` x ``width`` pixels."""
@@ -79,7 +111,8 @@ class StableDiffusion:
 
     Attributes:
       networks: the architecture, static under jit.
-      params: ``{"text_encoder": ..., "vae": ..., "unet": ...}``, all of one dtype.
+      params: ``{"text_encoder": ..., "vae": ..., "unet": ...}``, with ControlNets also ``"controlnets"``, a list; all
+        of one dtype.
       tokenizer: the model's tokenizer.
       text_width: width D of the text encoder, and of a style's vectors.
       resolution: side in pixels of the images that the model was trained on.
@@ -131,6 +164,24 @@ class StableDiffusion:
             name=model,
             hash=_hash_files(sorted(file for name in PARTS for file in (folder / name).glob("*.safetensors"))),
         )
+
+    def with_controlnets(self, folders: Sequence[str], *, variant: str | None = None, guess_mode: bool = False) -> Self:
+        """The model with ControlNets, each a folder in diffusers' layout or a hub id.
+
+        Raises:
+          UserError: not a ControlNet, or one of another family of models.
+        """
+        graphdefs, params = [], []
+        for name in folders:
+            folder = resolve_model(name, variant=variant)
+            config = ControlNetConfig.from_dict(_read_json(folder / "config.json"))
+            _check_controlnet(folder, config, self)
+            dtype = jax.tree.leaves(self.params["unet"])[0].dtype
+            graphdef, own = load_model(ControlNetModel, folder, dtype=dtype, variant=variant)
+            graphdefs.append(graphdef)
+            params.append(own)
+        networks = dataclasses.replace(self.networks, controlnets=tuple(graphdefs), guess_mode=guess_mode)
+        return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params})
 
     def size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels, the model's own where None.
@@ -202,6 +253,17 @@ def _check_fit(
     for left, a, right, b in pairs:
         if a != b:
             raise UserError(f"{folder} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
+
+
+def _check_controlnet(folder: Path, config: ControlNetConfig, model: StableDiffusion) -> None:
+    unet, vae = nnx.merge(model.networks.unet, model.params["unet"]).config, model.networks.vae_config
+    theirs = {"downsampling of its control map": config.downsampling, "cross_attention_dim": config.cross_attention_dim}
+    ours = {"downsampling of its control map": vae.downsampling, "cross_attention_dim": unet.cross_attention_dim}
+    for name in ("in_channels", "block_out_channels", "layers_per_block", "down_block_types"):
+        theirs[name], ours[name] = getattr(config, name), getattr(unet, name)
+    different = [f"{name} is {theirs[name]}, not {ours[name]}" for name in ours if theirs[name] != ours[name]]
+    if different:
+        raise UserError(f"the ControlNet {folder} is for another family of models than {model.name}: {different[0]}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

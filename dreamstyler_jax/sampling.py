@@ -14,8 +14,8 @@ import numpy as np
 from jax import Array, lax
 
 from dreamstyler_jax.devices import split_batch
-from dreamstyler_jax.diffusion import stage_of
-from dreamstyler_jax.guidance import guided, rows_needed
+from dreamstyler_jax.diffusion import add_noise, stage_of
+from dreamstyler_jax.guidance import ROWS, guided, rows_needed
 from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step
 
@@ -28,14 +28,31 @@ def initial_noise(seeds: Array, shape: tuple[int, ...]) -> Array:
     return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
 
 
+class Content(NamedTuple):
+    """What a batch of images repaints; by default nothing.
+
+    ``latents``: [B, h, w, c] of the pictures to start from, noised to the solver's first timestep (SDEdit, Meng et al.
+    2022); None: from noise alone. ``maps``: for each ControlNet its control maps [B, H, W, 3] in [0, 1]. ``scales``:
+    float32[B, N, R, K], how much each ControlNet counts in each step and row of guidance.
+    """
+
+    latents: Array | None = None
+    maps: tuple[Array, ...] = ()
+    scales: Array | None = None
+
+
+NOTHING = Content()
+
+
 @functools.partial(jax.jit, static_argnames=("networks", "size"))
-def text_to_image(
+def paint_batch(
     networks: Networks,
     params: Any,
     table: SolverTable,
     conditionings: Array,
     weights: Array,
     seeds: Array,
+    content: Content = NOTHING,
     *,
     size: tuple[int, int],
 ) -> Array:
@@ -48,13 +65,14 @@ def text_to_image(
         of the number of devices.
       weights: float32[R, B], see `guidance`; they sum to 1 over rows.
       seeds: uint32[B].
+      content: what the images repaint.
       size: height and width in pixels.
 
     Returns:
       float32[B, height, width, 3], about [-1, 1].
     """
-    paint_part = split_batch(functools.partial(_paint_part, networks, size), in_axes=(None, None, 1, 1, 0))
-    return paint_part(params, table, conditionings, weights, seeds)
+    paint_part = split_batch(functools.partial(_paint_part, networks, size), in_axes=(None, None, 1, 1, 0, 0))
+    return paint_part(params, table, conditionings, weights, seeds, content)
 
 
 def _paint_part(
@@ -65,18 +83,25 @@ def _paint_part(
     conditionings: Array,
     weights: Array,
     seeds: Array,
+    content: Content,
 ) -> Array:
     """What one device paints of a batch."""
     stages = conditionings.shape[2]
-    denoise = guided(functools.partial(networks.denoise, params), weights)
+    hints = networks.hints(params, content.maps)
+    denoise = guided(lambda x, t, row: networks.denoise(params, x, t, row[0], hints, row[1]), weights)
 
     def step(state, row):
-        timestep, coefficients = row
+        timestep, coefficients, scales = row
         states = lax.dynamic_index_in_dim(conditionings, stage_of(timestep, stages), axis=2, keepdims=False)
-        return solver_step(state, coefficients, denoise(state.x, timestep, states)), None
+        return solver_step(state, coefficients, denoise(state.x, timestep, (states, scales))), None
 
     noise = initial_noise(seeds, networks.latent_shape(*size))
-    state, _ = lax.scan(step, solver_start(noise * table.init_scale), (table.timesteps, table.coefficients))
+    if content.latents is None:
+        start = noise * table.init_scale
+    else:
+        start = add_noise(networks.schedule, content.latents, noise, table.timesteps[0])
+    scales = None if content.scales is None else content.scales.transpose(1, 2, 0, 3)
+    state, _ = lax.scan(step, solver_start(start), (table.timesteps, table.coefficients, scales))
     return networks.decode_latents(params, state.x)
 
 
@@ -84,12 +109,22 @@ class Request(NamedTuple):
     """One image to paint.
 
     ``rows``: for each row of `guidance.ROWS` the index of its conditioning; ``weights``: float32[4]; ``seed``: 0 to
-    2**32 - 1.
+    2**32 - 1. ``content``: index of the picture to repaint; ``scales``: float32[N, K], how much each ControlNet counts
+    in each step.
     """
 
     rows: tuple[int, int, int, int]
     weights: np.ndarray
     seed: int
+    content: int = 0
+    scales: np.ndarray | None = None
+
+
+class Contents(NamedTuple):
+    """The pictures that requests repaint, as in `Content`, without the axis of scales."""
+
+    latents: Array | None = None
+    maps: tuple[Array, ...] = ()
 
 
 def paint(
@@ -101,6 +136,7 @@ def paint(
     size: tuple[int, int],
     batch_size: int,
     needed: Sequence[int] | None = None,
+    contents: Contents | None = None,
 ) -> Iterator[np.ndarray]:
     """Paints requests in batches of one shape, the last one filled up with copies, and yields each image in order.
 
@@ -110,6 +146,7 @@ def paint(
     Args:
       conditionings: [P, T, L, D], what the requests' rows are indices into.
       batch_size: is rounded up to a multiple of the number of devices.
+      contents: the pictures that the requests repaint, [C, ...] each.
       needed: the rows of guidance to compute; those that these requests need unless said otherwise.
 
     Yields:
@@ -124,14 +161,27 @@ def paint(
         chosen = np.array([[request.rows[row] for request in filled] for row in needed])
         weights = np.stack([request.weights[list(needed)] for request in filled], 1)
         seeds = np.array([request.seed for request in filled], np.uint32)
-        images = text_to_image(
-            model.networks, model.everywhere, table, conditionings[chosen], weights, seeds, size=size
-        )
+        content = _content(contents, filled, needed, model.networks.guess_mode)
+        batch = table, conditionings[chosen], weights, seeds, content
+        images = paint_batch(model.networks, model.everywhere, *batch, size=size)
         return len(group), images
 
     groups = (list(requests[start : start + batch_size]) for start in range(0, len(requests), batch_size))
     for count, images in _ahead(map(start, groups)):
         yield from np.asarray(images)[:count]
+
+
+def _content(contents: Contents | None, requests: Sequence[Request], rows: Sequence[int], guess_mode: bool) -> Content:
+    """What some requests repaint. In guess mode the ControlNets leave the row of the null prompt alone."""
+    if contents is None:
+        return NOTHING
+    chosen = np.array([request.content for request in requests])
+    latents, maps = jax.tree.map(lambda bank: bank[chosen], contents)
+    if not maps:
+        return Content(latents)
+    heeded = np.array([not (guess_mode and ROWS[row] == "null") for row in rows], np.float32)
+    scales = np.stack([request.scales for request in requests])[:, :, None] * heeded[:, None]
+    return Content(latents, maps, scales)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:

@@ -165,9 +165,9 @@ BATCH = 20
 def sweep(tiny):
     """5 x 5 scales, 8 prompts, 2 styles: the cells, their pictures by id, the programs that this took."""
     cells = cells_for(TEXTS, model=tiny, seeds="0", **SWEEP)
-    before = sampling.text_to_image._cache_size()
+    before = sampling.paint_batch._cache_size()
     pictures = paint(tiny, cells, grid.shape_of(cells, BATCH))
-    return cells, pictures, sampling.text_to_image._cache_size() - before
+    return cells, pictures, sampling.paint_batch._cache_size() - before
 
 
 def paint(tiny, cells, shape):
@@ -179,11 +179,11 @@ def paint(tiny, cells, shape):
 def test_a_sweep_is_one_program_and_each_other_number_of_steps_one_more(tiny, sweep):
     cells, _, programs = sweep
     assert (len(cells), programs) == (400, 1)
-    before = sampling.text_to_image._cache_size()
+    before = sampling.paint_batch._cache_size()
     others = [dataclasses.replace(cell, solver="ddim", seed=5) for cell in cells[:30]]
     more = [dataclasses.replace(cell, steps=3) for cell in cells[:BATCH]]
     paint(tiny, cells[:3] + others + more + cells[-2:], grid.shape_of(cells, BATCH))
-    assert sampling.text_to_image._cache_size() - before == 1
+    assert sampling.paint_batch._cache_size() - before == 1
 
 
 def test_a_cell_painted_in_any_batch_equals_itself_alone(tiny, sweep):

@@ -1,5 +1,7 @@
 """Our networks give the numbers of transformers and diffusers, from the files those libraries write; and back."""
 
+import functools
+
 import diffusers
 import jax
 import numpy as np
@@ -212,6 +214,11 @@ CONTROLNET_VARIANTS = {
 }  # fmt: skip
 
 
+@functools.partial(jax.jit, static_argnames="guess_mode")
+def controlled(model, sample, timesteps, context, control, *more, **options):
+    return model(sample, timesteps, context, model.hint(control), *more, **options)
+
+
 @pytest.mark.parametrize("guess_mode", [False, True])
 @pytest.mark.parametrize("variant", CONTROLNET_VARIANTS)
 def test_controlnet(variant, guess_mode, tmp_path, rng):
@@ -222,8 +229,7 @@ def test_controlnet(variant, guess_mode, tmp_path, rng):
     control = rng.random((2, height, width, 3), np.float32)
     inputs = to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context), to_torch(control)
     expected = reference(*inputs, conditioning_scale=0.7, guess_mode=guess_mode)
-    call = jax.jit(ControlNetModel.__call__, static_argnames="guess_mode")
-    *skips, middle = call(ours, sample, timesteps, context, control, 0.7, guess_mode=guess_mode)
+    *skips, middle = controlled(ours, sample, timesteps, context, control, 0.7, guess_mode=guess_mode)
     for residual, other in zip(skips, expected.down_block_res_samples, strict=True):
         assert relative_error(residual, other) < TOLERANCE
     assert relative_error(middle, expected.mid_block_res_sample) < TOLERANCE
@@ -241,7 +247,7 @@ def test_unet_with_the_residuals_of_a_controlnet(tmp_path, rng):
     inputs = to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context)
     down, middle = control(*inputs, to_torch(image), return_dict=False)
     expected = unet(*inputs, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
-    residuals = jax.jit(ControlNetModel.__call__)(controlnet, sample, timesteps, context, image)
+    residuals = controlled(controlnet, sample, timesteps, context, image)
     prediction = jax.jit(UNet2DConditionModel.__call__)(ours, sample, timesteps, context, residuals)
     assert relative_error(prediction, expected) < TOLERANCE
 

@@ -390,7 +390,7 @@ def test_any_prompt_is_painted_within_the_folder(words, styles, tmp_path):
 
 def test_what_is_done_is_not_done_again(copy, command, monkeypatch, capsys):
     before = contents(copy)
-    monkeypatch.setattr(sampling, "text_to_image", None)
+    monkeypatch.setattr(sampling, "paint_batch", None)
     run(sample, *command, "--output", copy)
     assert "32 of 32 pictures are there and whole" in capsys.readouterr().out
     assert contents(copy) == before
@@ -412,13 +412,13 @@ def test_only_what_is_missing_or_damaged_is_painted_and_comes_out_the_same(copy,
 
 def painted_seeds(monkeypatch) -> list[list[int]]:
     """The seeds of each batch painted from now on."""
-    seen, real = [], sampling.text_to_image
+    seen, real = [], sampling.paint_batch
 
-    def text_to_image(*arguments, **options):
+    def paint_batch(*arguments, **options):
         seen.append(arguments[-1].tolist())
         return real(*arguments, **options)
 
-    monkeypatch.setattr(sampling, "text_to_image", text_to_image)
+    monkeypatch.setattr(sampling, "paint_batch", paint_batch)
     return seen
 
 
@@ -440,10 +440,10 @@ def test_a_part_of_a_grid_needs_the_program_of_the_whole(words, styles, tmp_path
     scales = ["--guidance", "paper", "--style_scale", 1, 2, "--context_scale", 1, 2]
     options = [*eight(words, styles, "gogh"), "--prompts", HOUSE, *scales, "--output"]
     run(sample, *options, tmp_path / "whole")
-    programs = sampling.text_to_image._cache_size()
+    programs = sampling.paint_batch._cache_size()
     run(sample, *options, tmp_path / "part", "--shard", "5/32")
     assert [line["scales"]["style_scale"] for line in manifest_of(tmp_path / "part", "5-of-32")] == [1.0]
-    assert sampling.text_to_image._cache_size() == programs
+    assert sampling.paint_batch._cache_size() == programs
     (file,) = (tmp_path / "part" / "images").iterdir()
     assert file.read_bytes() == (tmp_path / "whole" / "images" / file.name).read_bytes()
 
@@ -554,14 +554,14 @@ def spoilt(monkeypatch, kind, chosen, times):
         return True
 
     if kind == "NaN":
-        real = sampling.text_to_image
+        real = sampling.paint_batch
 
-        def text_to_image(*arguments, **options):
+        def paint_batch(*arguments, **options):
             painted = np.array(real(*arguments, **options))
             painted[[fails(seed) for seed in arguments[-1].tolist()], 0, 0] = np.nan
             return painted
 
-        monkeypatch.setattr(sampling, "text_to_image", text_to_image)
+        monkeypatch.setattr(sampling, "paint_batch", paint_batch)
     else:
         write = gallery.write_atomic
 

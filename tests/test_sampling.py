@@ -110,7 +110,7 @@ def test_a_picture_does_not_depend_on_its_batch(bank, paint):
 def test_everything_asked_for_matters_and_nothing_of_it_is_compiled_in(tiny, bank, paint):
     request = Request(HOUSE_ROWS, guidance.cfg(3), 3)
     first = paint(bank, [request])[0]
-    programs = sampling.text_to_image._cache_size()
+    programs = sampling.paint_batch._cache_size()
     others = {
         "prompt": paint(bank, [request._replace(rows=DOG_ROWS)]),
         "negative prompt": paint(bank, [request._replace(rows=(BLURRY, *HOUSE_ROWS[1:]))]),
@@ -122,7 +122,7 @@ def test_everything_asked_for_matters_and_nothing_of_it_is_compiled_in(tiny, ban
     for name, (other,) in others.items():
         assert difference(first, other) > 2, name
     assert difference(first, paint(bank, [request])[0]) == 0
-    assert sampling.text_to_image._cache_size() == programs
+    assert sampling.paint_batch._cache_size() == programs
 
 
 def test_a_stages_vectors_count_at_its_timesteps_alone(tiny, bank, paint):
@@ -153,11 +153,11 @@ def asked(monkeypatch):
     """What the compiled program is asked for: conditionings, weights and seeds of each batch. It paints nothing."""
     asked = []
 
-    def text_to_image(networks, params, table, conditionings, weights, seeds, *, size):
+    def paint_batch(networks, params, table, conditionings, weights, seeds, *, size):
         asked.append((conditionings, weights, seeds))
         return np.zeros((len(seeds), *size, 3), np.float32)
 
-    monkeypatch.setattr(sampling, "text_to_image", text_to_image)
+    monkeypatch.setattr(sampling, "paint_batch", paint_batch)
     return asked
 
 
@@ -225,7 +225,7 @@ def test_rows_are_one_batch_of_the_denoiser(tiny, rows):
     one = count(tiny.networks.denoise, tiny.params, jnp.zeros((3, 8, 8, 4)), jnp.int32(0), states[0, :, 0])
     decoding = count(tiny.networks.decode_latents, tiny.params, jnp.zeros((3, 8, 8, 4)))
     program = jax.make_jaxpr(
-        lambda *arguments: sampling.text_to_image(tiny.networks, *arguments, size=(16, 16))
+        lambda *arguments: sampling.paint_batch(tiny.networks, *arguments, size=(16, 16))
     )(tiny.params, table, states, weights, seeds)  # fmt: skip
     found = list(convolutions(program.jaxpr))
     assert len(found) == one + decoding

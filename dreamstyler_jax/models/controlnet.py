@@ -79,7 +79,7 @@ class ControlNetModel(UNetEncoder):
         sample: jax.Array,
         timesteps: jax.Array,
         encoder_hidden_states: jax.Array,
-        control: jax.Array,
+        hint: jax.Array,
         scale: jax.Array | float = 1.0,
         *,
         guess_mode: bool = False,
@@ -88,7 +88,7 @@ class ControlNetModel(UNetEncoder):
 
         Args:
             sample, timesteps, encoder_hidden_states: as the UNet's.
-            control: control map ``[B, H * downsampling, W * downsampling, conditioning_channels]`` in [0, 1].
+            hint: what :meth:`hint` made of the control maps ``[B, H, W, C]``.
             scale: conditioning scale, one or ``[B]``.
             guess_mode: let the residuals grow from a tenth of ``scale`` at the largest feature map to all of it at the
                 smallest, as where the prompt says nothing (diffusers' ``ControlNetModel.forward``).
@@ -97,11 +97,9 @@ class ControlNetModel(UNetEncoder):
             The ``residuals`` for the UNet.
         """
         config, dtype = self.config, self.conv_in.kernel.dtype
-        sample, context, control = (x.astype(dtype) for x in (sample, encoder_hidden_states, control))
-        if config.controlnet_conditioning_channel_order == "bgr":
-            control = control[..., ::-1]
+        sample, context = sample.astype(dtype), encoder_hidden_states.astype(dtype)
         time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context)
-        maps = self.contract(self.conv_in(sample) + self.controlnet_cond_embedding(control), time, context)
+        maps = self.contract(self.conv_in(sample) + hint, time, context)
         layers = (*self.controlnet_down_blocks, self.controlnet_mid_block)
         weights = (
             np.ones(len(maps)) if config.global_pool_conditions or not guess_mode else np.logspace(-1, 0, len(maps))
@@ -111,3 +109,16 @@ class ControlNetModel(UNetEncoder):
         if config.global_pool_conditions:
             return tuple(x.mean((1, 2), keepdims=True) for x in residuals)
         return tuple(residuals)
+
+    def hint(self, control: jax.Array) -> jax.Array:
+        """Encodes control maps, once for all timesteps.
+
+        Args:
+            control: ``[B, H * downsampling, W * downsampling, conditioning_channels]`` in [0, 1].
+
+        Returns:
+            ``[B, H, W, C]``, of the latents' size.
+        """
+        if self.config.controlnet_conditioning_channel_order == "bgr":
+            control = control[..., ::-1]
+        return self.controlnet_cond_embedding(control.astype(self.conv_in.kernel.dtype))

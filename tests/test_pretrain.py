@@ -10,7 +10,7 @@ from script_tools import contents
 
 from dreamstyler_jax import scores
 from dreamstyler_jax.checkpoints import Checkpoints
-from dreamstyler_jax.mini import data, judge, painter, pretrain
+from dreamstyler_jax.mini import data, judge, painter, pretrain, trainer
 from dreamstyler_jax.models.clip import CLIPModel
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.prompts import encode
@@ -44,13 +44,16 @@ def small(monkeypatch):
     monkeypatch.setattr(pretrain, "clip_config", clip_config)
     monkeypatch.setattr(pretrain, "unet_config", unet_config)
     monkeypatch.setattr(judge.JudgeConfig, "widths", (8, 8))
-    monkeypatch.setattr(pretrain, "CHUNK_STEPS", 1)
+    monkeypatch.setattr(trainer, "CHUNK_STEPS", 1)
     monkeypatch.setattr(data, "CHUNK", 4)
     monkeypatch.setattr(painter, "pictures", noise)
 
 
+PARTS = ("vae", "clip", "judge", "unet", "controlnet")
+
+
 def config_for(folder) -> pretrain.PretrainConfig:
-    small = {f"{part}_{number}": 2 for part in ("vae", "clip", "judge", "unet") for number in ("steps", "batch_size")}
+    small = {f"{part}_{number}": 2 for part in PARTS for number in ("steps", "batch_size")}
     return pretrain.PretrainConfig(output=str(folder), pictures=6, vocabulary=600, save_every=1, **small)
 
 
@@ -65,6 +68,8 @@ def test_all_parts_run_and_make_a_model_that_a_second_call_leaves_alone(small, m
     pixels = np.zeros((1, 64, 64, 3), np.float32)
     assert scores.Clip.load(tmp_path / "model" / "clip").pictures(pixels).shape == (1, 16)
     assert judge.Referee.load(tmp_path / "model" / "judge").verdict(pixels).painter.shape == (1, 241)
+    nets = [str(tmp_path / "model" / f"controlnet_{kind}") for kind in ("depth", "edges")]
+    assert len(model.with_controlnets(nets).networks.controlnets) == 2
     jax.tree.map(np.testing.assert_array_equal, clip["text_model"], model.params["text_encoder"]["text_model"])
 
     def never(*_):
@@ -77,16 +82,15 @@ def test_all_parts_run_and_make_a_model_that_a_second_call_leaves_alone(small, m
 
 
 def test_an_interrupted_part_continues_identically(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrain, "CHUNK_STEPS", 3)
+    monkeypatch.setattr(trainer, "CHUNK_STEPS", 3)
 
     def loss(params, arrays, key, step):
         noise = jax.random.normal(key, (4,)) / (1 + step)
         return ((params["weights"] - arrays + noise) ** 2).sum()
 
     def fit(name):
-        config = pretrain.PretrainConfig(output=str(tmp_path), save_every=6)
-        start = {"weights": jnp.zeros(4)}
-        return pretrain.fit(name, config, loss, start, jnp.arange(4.0), steps=30, learning_rate=0.1)["weights"]
+        start, options = {"weights": jnp.zeros(4)}, dict(steps=30, learning_rate=0.1, save_every=6)
+        return trainer.fit(tmp_path / name, loss, start, jnp.arange(4.0), **options)["weights"]
 
     whole = fit("whole")
     saved = []

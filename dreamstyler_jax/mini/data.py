@@ -40,11 +40,20 @@ def render(key: Array, painters: painter.Painter, numbers: np.ndarray, scene: sc
 
 def render_chunk(seed: int, chunk: int, painters: painter.Painter) -> Pictures:
     """Chunk number ``chunk`` of the training set: random scenes by random trained painters, some as photographs."""
-    k_scene, k_painter, k_paint, k_photo = jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 4)
+    _, k_painter, k_paint, k_photo = _keys(seed, chunk)
     numbers = jax.random.randint(k_painter, (CHUNK,), 0, captions.PAINTERS)
     photographed = jax.random.bernoulli(k_photo, PHOTOGRAPHS, (CHUNK,))
     numbers = np.asarray(jnp.where(photographed, captions.PHOTOGRAPH, numbers))
-    return render(k_paint, painters, numbers, scenes.sample(k_scene, (CHUNK,)))
+    return render(k_paint, painters, numbers, chunk_scenes(seed, chunk))
+
+
+def chunk_scenes(seed: int, chunk: int) -> scenes.Scene:
+    """What the pictures of chunk number ``chunk`` show."""
+    return scenes.sample(_keys(seed, chunk)[0], (CHUNK,))
+
+
+def _keys(seed: int, chunk: int) -> Array:
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 4)
 
 
 def unseen(count: int, seed: int, painters: range = range(captions.PAINTERS)) -> Pictures:

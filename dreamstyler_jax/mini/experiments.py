@@ -84,7 +84,7 @@ class ExperimentsConfig:
     """Prompts."""
     seeds: int = 2
     """Pictures of each prompt."""
-    train_steps: int = 100
+    train_steps: int = 400
     """Training steps of a style."""
     learning_rate: float = 0.02
     """Learning rate of a style."""
@@ -111,6 +111,11 @@ class Laboratory:
         folder = Path(config.model)
         self.examiner = Examiner(self.model, scores.Clip.load(folder / "clip"), Referee.load(folder / "judge"))
         self.exam = functools.cache(lambda painter: set_exam(painter, config.questions))
+
+    @property
+    def _exam_name(self) -> str:
+        c = self.config
+        return f"marks-train{c.train_steps}-rate{c.learning_rate:g}-{c.questions}x{c.seeds}-solver{c.steps}"
 
     def painters(self, method: Method) -> list[int]:
         """Whose exams a method takes."""
@@ -146,7 +151,7 @@ class Laboratory:
         """Marks by method and painter, those already on disk from there."""
         tables: dict[str, list[dict[str, float]]] = {method.name: [] for method in group}
         for painter in tqdm(self.painters(group[0]), desc=group[0].name, unit="painter", mininterval=10):
-            path = Path(self.config.output) / "marks" / f"{_file_name(group[0])}-{painter}.json"
+            path = Path(self.config.output) / self._exam_name / f"{_file_name(group[0])}-{painter}.json"
             if not path.exists():
                 rows = self.marks(group, painter)
                 write_atomic(path, json.dumps(dict(zip(tables, rows, strict=True))).encode())

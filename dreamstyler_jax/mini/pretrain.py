@@ -1,6 +1,6 @@
 """Pretrains the embedded model from nothing: ``python -m dreamstyler_jax.mini.pretrain``.
 
-    pictures -> tokenizer -> vae, clip, judge -> latents -> unet -> model folder
+    pictures -> tokenizer -> vae, clip, judge -> latents -> unet -> ControlNets -> model folder
 
 Each part finds what is already done in the work folder and continues it; a run may be interrupted at any moment. CLIP
 comes first and is then frozen, because a text encoder in which painters and subjects are already apart is worth
@@ -9,7 +9,6 @@ evaluation, and the judge.
 """
 
 import dataclasses
-import functools
 import hashlib
 import io
 import json
@@ -24,22 +23,21 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from dreamstyler_jax import diffusion, pipeline
-from dreamstyler_jax.checkpoints import open_checkpoints
 from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.files import write_atomic
-from dreamstyler_jax.mini import captions, data, judge
+from dreamstyler_jax.mini import captions, controls, data, judge
+from dreamstyler_jax.mini.trainer import Loss, fit, spread
 from dreamstyler_jax.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
+from dreamstyler_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
 from dreamstyler_jax.tokenizer import Tokenizer
 from dreamstyler_jax.weights import init_model, save_model
 
 CAPTIONS_PER_PICTURE = 6
-CHUNK_STEPS = 10  # optimizer steps per compiled call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +76,12 @@ class PretrainConfig:
     """Pictures per step of the UNet."""
     unet_learning_rate: float = 8e-4
     """Highest learning rate of the UNet."""
+    controlnet_steps: int = 2_000
+    """Steps of each ControlNet."""
+    controlnet_batch_size: int = 32
+    """Pictures per step of a ControlNet."""
+    controlnet_learning_rate: float = 4e-4
+    """Highest learning rate of a ControlNet."""
     save_every: int = 100
     """Steps between two checkpoints, a multiple of 10."""
 
@@ -116,76 +120,11 @@ def unet_config() -> UNet2DConditionConfig:
     )
 
 
-class Fit(NamedTuple):
-    """The state of one part's training."""
-
-    params: Any
-    average: Any
-    optimizer: Any
-    step: Array
-
-
-Loss = Callable[[Any, Any, Array, Array], Array]
-
-
-def all_devices(*axes: str | None) -> NamedSharding:
-    """How arrays lie on the devices: ``all_devices("batch")`` splits the first axis, ``all_devices()`` copies."""
-    return NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec(*axes))
-
-
-def spread(batch: Array) -> Array:
-    """The batch split over the devices, where they divide it."""
-    if len(batch) % len(jax.devices()):
-        return batch
-    return jax.lax.with_sharding_constraint(batch, all_devices("batch"))
-
-
-def fit(
-    name: str, config: PretrainConfig, loss: Loss, params: Any, arrays: Any, *, steps: int, learning_rate: float
-) -> Any:
-    """Trains ``params`` and returns their running average (decay 0.999).
-
-    Args:
-      loss: ``loss(params, arrays, key, step) -> scalar``; it draws its own batch, so step k depends on (seed, k) alone.
-      arrays: the data, passed through to ``loss``.
-    """
-    schedule = optax.join_schedules(
-        [
-            optax.linear_schedule(0, learning_rate, 100),
-            optax.constant_schedule(learning_rate),
-            optax.linear_schedule(learning_rate, learning_rate / 100, steps // 3),
-        ],
-        [100, steps - steps // 3],
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=1e-3))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def chunk(state: Fit, arrays: Any) -> tuple[Fit, Array]:
-        def body(state, _):
-            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-            value, gradient = jax.value_and_grad(loss)(state.params, arrays, key, state.step)
-            updates, opt = optimizer.update(gradient, state.optimizer, state.params)
-            params = optax.apply_updates(state.params, updates)
-            decay = jnp.minimum(0.999, state.step / (state.step + 10.0))
-            average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
-            return Fit(params, average, opt, state.step + 1), value
-
-        return jax.lax.scan(body, state, None, CHUNK_STEPS)
-
-    state = Fit(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.int32(0))
-    arrays = jax.device_put(arrays, all_devices())
-    with open_checkpoints(Path(config.output) / name) as checkpoints:
-        state = jax.device_put(checkpoints.restore(state) or state, all_devices())
-        done = int(state.step)
-        with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=10) as bar:
-            while done < steps:
-                state, losses = chunk(state, arrays)
-                done = int(state.step)
-                bar.set_postfix(loss=f"{losses.mean():.4f}", refresh=False)
-                bar.update(CHUNK_STEPS)
-                if done % config.save_every == 0 or done >= steps:
-                    checkpoints.save(done, state)
-    return state.average
+def _fit(part: str, config: PretrainConfig, loss: Loss, params: Any, arrays: Any) -> Any:
+    """Trains a part as long and as fast as the config says of it."""
+    steps, rate = (getattr(config, f"{part}_{name}") for name in ("steps", "learning_rate"))
+    options = dict(steps=steps, learning_rate=rate, seed=config.seed, save_every=config.save_every)
+    return fit(Path(config.output) / part, loss, params, arrays, **options)
 
 
 def make_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
@@ -257,26 +196,56 @@ def clip_loss(graphdef, batch_size: int, length: int) -> Loss:
     return loss
 
 
-def unet_loss(graphdef, text_graphdef, batch_size: int, schedule: diffusion.NoiseSchedule) -> Loss:
-    """The denoising loss at stratified uniform timesteps; one caption in ten is left out, for guidance."""
+class Denoising(NamedTuple):
+    """A batch to denoise: ``index`` of the pictures, ``noisy`` latents at ``timesteps``, ``text`` states, ``target``."""
+
+    index: Array
+    noisy: Array
+    timesteps: Array
+    text: Array
+    target: Array
+
+
+def draw_denoising(arrays: Any, key: Array, text_graphdef: Any, batch_size: int, dropout: float) -> Denoising:
+    """Pictures at stratified uniform timesteps; of the captions a share ``dropout`` is left out, for guidance."""
+    k_index, k_caption, k_drop, k_latent, k_t, k_noise = jax.random.split(key, 6)
+    index = spread(jax.random.randint(k_index, (batch_size,), 0, arrays["captions"].shape[0]))
+    which = jax.random.randint(k_caption, (batch_size,), 0, CAPTIONS_PER_PICTURE)
+    mean, deviation = jnp.moveaxis(arrays["moments"][index].astype(jnp.float32), 1, 0)
+    latents = mean + deviation * spread(jax.random.normal(k_latent, mean.shape))
+    ids = arrays["captions"][index, which].astype(jnp.int32)
+    dropped = jax.random.bernoulli(k_drop, dropout, (batch_size, 1))
+    ids = jnp.where(dropped, arrays["empty"].astype(jnp.int32), ids)
+    text = jax.lax.stop_gradient(nnx.merge(text_graphdef, arrays["text_params"])(ids)[0])
+    t = (jnp.arange(batch_size) + jax.random.uniform(k_t, (batch_size,))) * 1000 / batch_size
+    t = t.astype(jnp.int32)
+    noise = spread(jax.random.normal(k_noise, latents.shape))
+    noisy, target = diffusion.add_noise(SCHEDULE, latents, noise, t), diffusion.target(SCHEDULE, latents, noise, t)
+    return Denoising(index, noisy, t, text, target)
+
+
+def unet_loss(graphdef: Any, text_graphdef: Any, batch_size: int) -> Loss:
+    """The denoising loss; one caption in ten is left out."""
 
     def loss(params, arrays, key, step):
         del step
-        k_index, k_caption, k_drop, k_latent, k_t, k_noise = jax.random.split(key, 6)
-        index = spread(jax.random.randint(k_index, (batch_size,), 0, arrays["captions"].shape[0]))
-        which = jax.random.randint(k_caption, (batch_size,), 0, CAPTIONS_PER_PICTURE)
-        mean, deviation = jnp.moveaxis(arrays["moments"][index].astype(jnp.float32), 1, 0)
-        latents = mean + deviation * spread(jax.random.normal(k_latent, mean.shape))
-        ids = arrays["captions"][index, which].astype(jnp.int32)
-        dropped = jax.random.bernoulli(k_drop, 0.1, (batch_size, 1))
-        ids = jnp.where(dropped, arrays["empty"].astype(jnp.int32), ids)
-        text = nnx.merge(text_graphdef, arrays["text_params"])(ids)[0]
-        t = (jnp.arange(batch_size) + jax.random.uniform(k_t, (batch_size,))) * 1000 / batch_size
-        t = t.astype(jnp.int32)
-        noise = spread(jax.random.normal(k_noise, latents.shape))
-        unet = nnx.merge(graphdef, params)
-        prediction = unet(diffusion.add_noise(schedule, latents, noise, t), t, jax.lax.stop_gradient(text))
-        return ((prediction - diffusion.target(schedule, latents, noise, t)) ** 2).mean()
+        batch = draw_denoising(arrays, key, text_graphdef, batch_size, dropout=0.1)
+        return ((nnx.merge(graphdef, params)(*batch[1:4]) - batch.target) ** 2).mean()
+
+    return loss
+
+
+def controlnet_loss(graphdef: Any, unet_graphdef: Any, text_graphdef: Any, batch_size: int) -> Loss:
+    """The denoising loss of the frozen UNet with a ControlNet; every second caption is left out (Zhang et al. 2023)."""
+
+    def loss(params, arrays, key, step):
+        del step
+        batch = draw_denoising(arrays, key, text_graphdef, batch_size, dropout=0.5)
+        controlnet = nnx.merge(graphdef, params)
+        maps = arrays["maps"][batch.index].astype(jnp.float32)[..., None] / 255
+        residuals = controlnet(*batch[1:4], controlnet.hint(jnp.repeat(maps, 3, axis=-1)))
+        prediction = nnx.merge(unet_graphdef, arrays["unet_params"])(*batch[1:4], residuals)
+        return ((prediction - batch.target) ** 2).mean()
 
     return loss
 
@@ -316,10 +285,7 @@ def train_vae(config: PretrainConfig, pictures: data.Pictures) -> Parts:
     vae = Parts(*init_model(AutoencoderKL, VAE, seed=config.seed))
     loss = vae_loss(vae.graphdef, config.vae_batch_size)
     arrays = {"pixels": jnp.asarray(pictures.pixels)}
-    params = fit(
-        "vae", config, loss, vae.params, arrays, steps=config.vae_steps, learning_rate=config.vae_learning_rate
-    )
-    return vae._replace(params=params)
+    return vae._replace(params=_fit("vae", config, loss, vae.params, arrays))
 
 
 def train_clip(config: PretrainConfig, pictures: data.Pictures, tokenizer: Tokenizer, ids: np.ndarray) -> Parts:
@@ -328,8 +294,7 @@ def train_clip(config: PretrainConfig, pictures: data.Pictures, tokenizer: Token
     length = int((ids != tokenizer.pad_id).sum(-1).max()) + 1
     loss = clip_loss(clip.graphdef, config.clip_batch_size, length)
     arrays = {"pixels": jnp.asarray(pictures.pixels), "captions": jnp.asarray(ids)}
-    options = dict(steps=config.clip_steps, learning_rate=config.clip_learning_rate)
-    return clip._replace(params=fit("clip", config, loss, clip.params, arrays, **options))
+    return clip._replace(params=_fit("clip", config, loss, clip.params, arrays))
 
 
 def train_judge(config: PretrainConfig, pictures: data.Pictures) -> Parts:
@@ -344,8 +309,7 @@ def train_judge(config: PretrainConfig, pictures: data.Pictures) -> Parts:
         return judge.loss(nnx.merge(parts.graphdef, params), k_disturb, pixels, labels)
 
     arrays = {"pixels": jnp.asarray(pictures.pixels), "labels": jnp.asarray(pictures.labels)}
-    options = dict(steps=config.judge_steps, learning_rate=config.judge_learning_rate)
-    return parts._replace(params=fit("judge", config, loss, parts.params, arrays, **options))
+    return parts._replace(params=_fit("judge", config, loss, parts.params, arrays))
 
 
 def text_encoder(tokenizer: Tokenizer, clip: Parts) -> Parts:
@@ -354,27 +318,67 @@ def text_encoder(tokenizer: Tokenizer, clip: Parts) -> Parts:
     return Parts(graphdef, {"text_model": clip.params["text_model"]})
 
 
-def train_unet(
-    config: PretrainConfig, moments: np.ndarray, tokenizer: Tokenizer, ids: np.ndarray, clip: Parts
-) -> Parts:
+def denoising_arrays(moments: np.ndarray, tokenizer: Tokenizer, ids: np.ndarray, text: Parts) -> dict[str, Any]:
+    """What `draw_denoising` draws from."""
+    captions, empty = jnp.asarray(ids), jnp.asarray(tokenizer([""]))
+    return {"moments": jnp.asarray(moments), "captions": captions, "empty": empty, "text_params": text.params}
+
+
+def train_unet(config: PretrainConfig, arrays: dict[str, Any], text: Parts) -> Parts:
     """The UNet, on latents of unit scale, with the text encoder frozen."""
     unet = Parts(*init_model(UNet2DConditionModel, unet_config(), seed=config.seed))
-    text = text_encoder(tokenizer, clip)
-    loss = unet_loss(unet.graphdef, text.graphdef, config.unet_batch_size, SCHEDULE)
-    arrays = {
-        "moments": jnp.asarray(moments),
-        "captions": jnp.asarray(ids),
-        "empty": jnp.asarray(tokenizer([""])),
-        "text_params": text.params,
-    }
-    options = dict(steps=config.unet_steps, learning_rate=config.unet_learning_rate)
-    return unet._replace(params=fit("unet", config, loss, unet.params, arrays, **options))
+    loss = unet_loss(unet.graphdef, text.graphdef, config.unet_batch_size)
+    return unet._replace(params=_fit("unet", config, loss, unet.params, arrays))
+
+
+def controlnet_config() -> ControlNetConfig:
+    """The UNet's sizes, as far as it is copied."""
+    shared = {field.name for field in dataclasses.fields(ControlNetConfig)}
+    copied = {name: value for name, value in dataclasses.asdict(unet_config()).items() if name in shared}
+    return ControlNetConfig(**copied, conditioning_embedding_out_channels=(16, 32, 64))
+
+
+def initial_controlnet(unet: Parts, seed: int) -> Parts:
+    """The UNet's encoder, and layers that give nothing yet (Zhang et al. 2023, section 3.1)."""
+    controlnet = Parts(*init_model(ControlNetModel, controlnet_config(), seed=seed))
+    params = {**controlnet.params, **{name: unet.params[name] for name in controlnet.params if name in unet.params}}
+    for name in ("controlnet_down_blocks", "controlnet_mid_block"):
+        params[name] = jax.tree.map(jnp.zeros_like, params[name])
+    embedding = params["controlnet_cond_embedding"]
+    silent = jax.tree.map(jnp.zeros_like, embedding["conv_out"])
+    return controlnet._replace(params={**params, "controlnet_cond_embedding": {**embedding, "conv_out": silent}})
+
+
+def train_controlnet(
+    kind: str, config: PretrainConfig, arrays: dict[str, Any], unet: Parts, text: Parts, count: int
+) -> Parts:
+    """The ControlNet of one kind of map, over the frozen UNet."""
+    controlnet = initial_controlnet(unet, config.seed)
+    loss = controlnet_loss(controlnet.graphdef, unet.graphdef, text.graphdef, config.controlnet_batch_size)
+    arrays = {**arrays, "unet_params": unet.params, "maps": jnp.asarray(control_maps(kind, count, config.seed))}
+    options = dict(steps=config.controlnet_steps, learning_rate=config.controlnet_learning_rate)
+    options |= dict(seed=config.seed, save_every=config.save_every)
+    folder = Path(config.output) / f"controlnet_{kind}"
+    return controlnet._replace(params=fit(folder, loss, controlnet.params, arrays, **options))
+
+
+def control_maps(kind: str, count: int, seed: int) -> np.ndarray:
+    """The control maps of the training pictures: uint8[count, 64, 64]."""
+    chunks = tqdm(range(-(-count // data.CHUNK)), desc=f"{kind} maps", mininterval=10)
+    return np.concatenate([controls.maps(kind, data.chunk_scenes(seed, chunk)) for chunk in chunks])[:count]
 
 
 def export(
-    folder: Path, tokenizer: Tokenizer, vae: Parts, clip: Parts, referee: Parts, unet: Parts, scale: float
+    folder: Path,
+    tokenizer: Tokenizer,
+    vae: Parts,
+    clip: Parts,
+    referee: Parts,
+    unet: Parts,
+    controlnets: dict[str, Parts],
+    scale: float,
 ) -> None:
-    """Writes the model folder in float16, with the whole CLIP in ``clip`` and the judge in ``judge``."""
+    """Writes the model folder in float16, with the whole CLIP in ``clip``, the judge in ``judge``, the ControlNets."""
     half = lambda params: jax.tree.map(lambda a: a.astype(jnp.float16), params)  # noqa: E731
     vae_config = dataclasses.replace(VAE, scaling_factor=scale)
     text_config = clip_config(tokenizer).text_config
@@ -390,6 +394,8 @@ def export(
     preprocessor |= {"crop_size": {"height": 64, "width": 64}}
     write_atomic(folder / "clip" / "preprocessor_config.json", (json.dumps(preprocessor, indent=2) + "\n").encode())
     save_model(folder / "judge", judge.JudgeConfig(), half(referee.params))
+    for kind, controlnet in controlnets.items():
+        save_model(folder / f"controlnet_{kind}", controlnet_config(), half(controlnet.params))
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -403,8 +409,11 @@ def pretrain(config: PretrainConfig) -> None:
     referee = train_judge(config, pictures)
     moments = cached(work / "latents", vae.params, lambda: latent_moments(*vae, pictures.pixels))
     scale = float(1 / moments[:2000, 0].astype(np.float32).std())
-    unet = train_unet(config, moments * np.float16(scale), tokenizer, ids, clip)
-    export(work / "model", tokenizer, vae, clip, referee, unet, scale)
+    text = text_encoder(tokenizer, clip)
+    arrays = denoising_arrays(moments * np.float16(scale), tokenizer, ids, text)
+    unet = train_unet(config, arrays, text)
+    controlnets = {kind: train_controlnet(kind, config, arrays, unet, text, config.pictures) for kind in controls.KINDS}
+    export(work / "model", tokenizer, vae, clip, referee, unet, controlnets, scale)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,26 @@
+"""Control maps of scenes, known exactly: what the embedded model's ControlNets were trained on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamstyler_jax import transfer
+from dreamstyler_jax.mini import scenes
+
+KINDS = ("depth", "edges")
+SIZE = 64
+
+
+@jax.jit
+def _rasters(scene: scenes.Scene) -> tuple[jax.Array, jax.Array]:
+    colour, depth = jax.vmap(lambda one: scenes.raster(one, SIZE))(scene)
+    return jnp.round(colour * 255).astype(jnp.uint8), jnp.round((1 - depth) * 255).astype(jnp.uint8)
+
+
+def maps(kind: str, scene: scenes.Scene) -> np.ndarray:
+    """The control maps uint8[B, 64, 64] of a batch of scenes.
+
+    ``depth``: white is near. ``edges``: Canny's, of the unpainted scene.
+    """
+    colour, depth = (np.asarray(array) for array in _rasters(scene))
+    return depth if kind == "depth" else np.stack([transfer.edges(picture) for picture in colour])

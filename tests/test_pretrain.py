@@ -68,8 +68,7 @@ def test_all_parts_run_and_make_a_model_that_a_second_call_leaves_alone(small, m
     pixels = np.zeros((1, 64, 64, 3), np.float32)
     assert scores.Clip.load(tmp_path / "model" / "clip").pictures(pixels).shape == (1, 16)
     assert judge.Referee.load(tmp_path / "model" / "judge").verdict(pixels).painter.shape == (1, 241)
-    nets = [str(tmp_path / "model" / f"controlnet_{kind}") for kind in ("depth", "edges")]
-    assert len(model.with_controlnets(nets).networks.controlnets) == 2
+    assert len(model.with_controlnets([str(tmp_path / "model" / "controlnet")]).networks.controlnets) == 1
     jax.tree.map(np.testing.assert_array_equal, clip["text_model"], model.params["text_encoder"]["text_model"])
 
     def never(*_):

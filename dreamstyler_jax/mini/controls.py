@@ -1,4 +1,4 @@
-"""Control maps of scenes, known exactly: what the embedded model's ControlNets were trained on."""
+"""Control maps of scenes, known exactly: what the embedded model's ControlNet was trained on."""
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ def _rasters(scene: scenes.Scene) -> tuple[jax.Array, jax.Array]:
     return jnp.round(colour * 255).astype(jnp.uint8), jnp.round((1 - depth) * 255).astype(jnp.uint8)
 
 
-def maps(kind: str, scene: scenes.Scene) -> np.ndarray:
-    """The control maps uint8[B, 64, 64] of a batch of scenes.
+def maps(scene: scenes.Scene) -> np.ndarray:
+    """The control maps uint8[K, B, 64, 64] of a batch of scenes, one of each of `KINDS`.
 
     ``depth``: white is near. ``edges``: Canny's, of the unpainted scene.
     """
     colour, depth = (np.asarray(array) for array in _rasters(scene))
-    return depth if kind == "depth" else np.stack([transfer.edges(picture) for picture in colour])
+    return np.stack([depth, np.stack([transfer.edges(picture) for picture in colour])])

@@ -1,6 +1,6 @@
 """Pretrains the embedded model from nothing: ``python -m dreamstyler_jax.mini.pretrain``.
 
-    pictures -> tokenizer -> vae, clip, judge -> latents -> unet -> ControlNets -> model folder
+    pictures -> tokenizer -> vae, clip, judge -> latents -> unet -> controlnet -> model folder
 
 Each part finds what is already done in the work folder and continues it; a run may be interrupted at any moment. CLIP
 comes first and is then frozen, because a text encoder in which painters and subjects are already apart is worth
@@ -77,11 +77,11 @@ class PretrainConfig:
     unet_learning_rate: float = 8e-4
     """Highest learning rate of the UNet."""
     controlnet_steps: int = 2_000
-    """Steps of each ControlNet."""
+    """Steps of the ControlNet."""
     controlnet_batch_size: int = 32
-    """Pictures per step of a ControlNet."""
+    """Pictures per step of the ControlNet."""
     controlnet_learning_rate: float = 4e-4
-    """Highest learning rate of a ControlNet."""
+    """Highest learning rate of the ControlNet."""
     save_every: int = 100
     """Steps between two checkpoints, a multiple of 10."""
 
@@ -197,7 +197,7 @@ def clip_loss(graphdef, batch_size: int, length: int) -> Loss:
 
 
 class Denoising(NamedTuple):
-    """A batch to denoise: ``index`` of the pictures, ``noisy`` latents at ``timesteps``, ``text`` states, ``target``."""
+    """A batch to denoise: pictures by ``index``, ``noisy`` latents at ``timesteps``, ``text`` states, ``target``."""
 
     index: Array
     noisy: Array
@@ -236,13 +236,17 @@ def unet_loss(graphdef: Any, text_graphdef: Any, batch_size: int) -> Loss:
 
 
 def controlnet_loss(graphdef: Any, unet_graphdef: Any, text_graphdef: Any, batch_size: int) -> Loss:
-    """The denoising loss of the frozen UNet with a ControlNet; every second caption is left out (Zhang et al. 2023)."""
+    """The denoising loss of the frozen UNet with a ControlNet, which is given one kind of map or another.
+
+    Every second caption is left out, so that it learns to read the map (Zhang et al. 2023, section 3.3).
+    """
 
     def loss(params, arrays, key, step):
         del step
         batch = draw_denoising(arrays, key, text_graphdef, batch_size, dropout=0.5)
         controlnet = nnx.merge(graphdef, params)
-        maps = arrays["maps"][batch.index].astype(jnp.float32)[..., None] / 255
+        kind = jax.random.randint(jax.random.fold_in(key, 6), (batch_size,), 0, len(arrays["maps"]))
+        maps = arrays["maps"][kind, batch.index].astype(jnp.float32)[..., None] / 255
         residuals = controlnet(*batch[1:4], controlnet.hint(jnp.repeat(maps, 3, axis=-1)))
         prediction = nnx.merge(unet_graphdef, arrays["unet_params"])(*batch[1:4], residuals)
         return ((prediction - batch.target) ** 2).mean()
@@ -349,23 +353,18 @@ def initial_controlnet(unet: Parts, seed: int) -> Parts:
     return controlnet._replace(params={**params, "controlnet_cond_embedding": {**embedding, "conv_out": silent}})
 
 
-def train_controlnet(
-    kind: str, config: PretrainConfig, arrays: dict[str, Any], unet: Parts, text: Parts, count: int
-) -> Parts:
-    """The ControlNet of one kind of map, over the frozen UNet."""
+def train_controlnet(config: PretrainConfig, arrays: dict[str, Any], unet: Parts, text: Parts) -> Parts:
+    """One ControlNet for all kinds of maps, over the frozen UNet."""
     controlnet = initial_controlnet(unet, config.seed)
     loss = controlnet_loss(controlnet.graphdef, unet.graphdef, text.graphdef, config.controlnet_batch_size)
-    arrays = {**arrays, "unet_params": unet.params, "maps": jnp.asarray(control_maps(kind, count, config.seed))}
-    options = dict(steps=config.controlnet_steps, learning_rate=config.controlnet_learning_rate)
-    options |= dict(seed=config.seed, save_every=config.save_every)
-    folder = Path(config.output) / f"controlnet_{kind}"
-    return controlnet._replace(params=fit(folder, loss, controlnet.params, arrays, **options))
+    arrays = {**arrays, "unet_params": unet.params, "maps": jnp.asarray(control_maps(config.pictures, config.seed))}
+    return controlnet._replace(params=_fit("controlnet", config, loss, controlnet.params, arrays))
 
 
-def control_maps(kind: str, count: int, seed: int) -> np.ndarray:
-    """The control maps of the training pictures: uint8[count, 64, 64]."""
-    chunks = tqdm(range(-(-count // data.CHUNK)), desc=f"{kind} maps", mininterval=10)
-    return np.concatenate([controls.maps(kind, data.chunk_scenes(seed, chunk)) for chunk in chunks])[:count]
+def control_maps(count: int, seed: int) -> np.ndarray:
+    """The control maps of the training pictures: uint8[K, count, 64, 64], one of each of `controls.KINDS`."""
+    chunks = tqdm(range(-(-count // data.CHUNK)), desc="control maps", mininterval=10)
+    return np.concatenate([controls.maps(data.chunk_scenes(seed, chunk)) for chunk in chunks], axis=1)[:, :count]
 
 
 def export(
@@ -375,10 +374,10 @@ def export(
     clip: Parts,
     referee: Parts,
     unet: Parts,
-    controlnets: dict[str, Parts],
+    controlnet: Parts,
     scale: float,
 ) -> None:
-    """Writes the model folder in float16, with the whole CLIP in ``clip``, the judge in ``judge``, the ControlNets."""
+    """Writes the model folder in float16, with the whole CLIP in ``clip``, the judge in ``judge``, the ControlNet."""
     half = lambda params: jax.tree.map(lambda a: a.astype(jnp.float16), params)  # noqa: E731
     vae_config = dataclasses.replace(VAE, scaling_factor=scale)
     text_config = clip_config(tokenizer).text_config
@@ -394,8 +393,7 @@ def export(
     preprocessor |= {"crop_size": {"height": 64, "width": 64}}
     write_atomic(folder / "clip" / "preprocessor_config.json", (json.dumps(preprocessor, indent=2) + "\n").encode())
     save_model(folder / "judge", judge.JudgeConfig(), half(referee.params))
-    for kind, controlnet in controlnets.items():
-        save_model(folder / f"controlnet_{kind}", controlnet_config(), half(controlnet.params))
+    save_model(folder / "controlnet", controlnet_config(), half(controlnet.params))
 
 
 def pretrain(config: PretrainConfig) -> None:

@@ -12,12 +12,14 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from dreamstyler_jax import grid, prompts
+from dreamstyler_jax import grid, prompts, transfer
 from dreamstyler_jax.cli import command_line, main, parse
 from dreamstyler_jax.config import SampleConfig
 from dreamstyler_jax.console import plain_warnings
@@ -28,9 +30,11 @@ from dreamstyler_jax.files import check_output
 from dreamstyler_jax.gallery import Gallery, Writer
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.page import write_page
-from dreamstyler_jax.pipeline import StableDiffusion
+from dreamstyler_jax.pipeline import EMBEDDED_CONTROLNET, StableDiffusion
 from dreamstyler_jax.sheets import write_sheets
 from dreamstyler_jax.style import FILE_NAME, Style, check_width, load_styles
+
+Painted = Iterator[tuple[grid.Cell, np.ndarray]]
 
 
 def run(config: SampleConfig) -> None:
@@ -48,8 +52,13 @@ def run(config: SampleConfig) -> None:
     styles |= mixes
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
     size = model.size(config.height, config.width)
-    cells = grid.make_cells(config, model, texts, styles, list(mixes or styles), size)
-    shape = grid.shape_of(cells, config.batch_size)
+    nets = controlnets(config)
+    contents = load_contents(config, model)
+    if nets:
+        folders = [transfer.parse_net(net).model or EMBEDDED_CONTROLNET for net in nets]
+        model = model.with_controlnets(folders, variant=config.variant, guess_mode=config.guess_mode)
+    cells = grid.make_cells(config, model, texts, styles, list(mixes or styles), size, contents, nets)
+    shape, studio = grid.shape_of(cells, config.batch_size), grid.Studio(model, contents, nets, config.depth_model)
     check_prompts(model, cells, styles, shape.rows)
     gallery = Gallery(folder, (index, count), functools.partial(command_of, config))
     gallery.check_definition(grid.definition(cells), config.merge)
@@ -57,7 +66,7 @@ def run(config: SampleConfig) -> None:
     todo = gallery.missing(own)
     if len(todo) < len(own):
         print(f"{len(own) - len(todo)} of {len(own)} pictures are there and whole")
-    failed = paint(model, gallery, todo, styles, shape)
+    failed = paint(gallery, todo, lambda some: grid.paint(model, some, styles, shape, studio))
     if count > 1:
         print(f"Part {index}/{count} is painted; when all are, the same command without --shard makes sheets and page")
     else:
@@ -68,16 +77,14 @@ def run(config: SampleConfig) -> None:
         )
 
 
-def paint(
-    model: StableDiffusion, gallery: Gallery, cells: list[grid.Cell], styles: Mapping[str, Style], shape: grid.Shape
-) -> int:
+def paint(gallery: Gallery, cells: list[grid.Cell], painter: Callable[[list[grid.Cell]], Painted]) -> int:
     """Paints cells into the gallery, what fails once more; the number of those that failed twice, now recorded."""
     gallery.begin()
     failed: list[tuple[grid.Cell, str]] = []
     for attempt in ("painting", "once more"):
         if not cells:
             return 0
-        painted = grid.paint(model, cells, styles, shape)
+        painted = painter(cells)
         with Writer(gallery) as writer:
             # No bar where nobody watches: disable=None is tqdm's word for "unless stderr is a terminal".
             for cell, picture in tqdm(painted, attempt, len(cells), unit="picture", file=sys.stderr, disable=None):
@@ -87,6 +94,26 @@ def paint(
     for cell, reason in failed:
         gallery.fail(cell, reason)
     return len(failed)
+
+
+def controlnets(config: SampleConfig) -> list[str]:
+    """The ControlNets in use: those asked for, or the embedded model's own for what is repainted with it."""
+    if config.controlnets and not config.content:
+        raise UserError("controlnets: give the pictures that they are to keep the structure of, with --content")
+    asked = config.controlnets or (["edges"] if config.content and config.model == "mini" else [])
+    nets = [] if asked == ["none"] else asked
+    for net in nets:
+        if not transfer.parse_net(net).model and config.model != "mini":
+            raise UserError(f"controlnets: say which, as in {net}=FOLDER; only the embedded model has one of its own")
+    return nets
+
+
+def load_contents(config: SampleConfig, model: StableDiffusion) -> list[transfer.Content]:
+    """The pictures to repaint, cut to the height and width asked for, or else as they are."""
+    size = model.size(config.height, config.width) if config.height or config.width else None
+    given = config.control_images or [None] * len(config.content)
+    pairs = zip(config.content, given, strict=True)
+    return [transfer.load_content(path, model.resolution, model.multiple, size, own) for path, own in pairs]
 
 
 def show(config: SampleConfig, gallery: Gallery, cells: list[grid.Cell], styles: Mapping[str, Style]) -> None:
@@ -117,13 +144,25 @@ def command_of(config: SampleConfig, cell: grid.Cell) -> str:
         solver=[cell.solver],
         steps=[cell.steps],
         **{name: [value] for name, value in cell.scales.items()},
-        height=cell.height,
-        width=cell.width,
+        **size_and_content(config, cell),
         shard=SampleConfig.shard,
         merge=True,
         output="out/again",
     )
     return command_line("sample.py", one)
+
+
+def size_and_content(config: SampleConfig, cell: grid.Cell) -> dict[str, Any]:
+    """Settings that make pictures of the cell's size and content."""
+    if not cell.repaint:
+        return {"height": cell.height, "width": cell.width}
+    number = config.content.index(cell.repaint.content)
+    return {
+        "content": [cell.repaint.content],
+        "control_images": config.control_images[number : number + 1],
+        "strength": [cell.repaint.strength],
+        "control_scale": [cell.repaint.control_scale] if cell.repaint.controlnets else config.control_scale,
+    }
 
 
 def pictures_of(styles: Mapping[str, Style]) -> dict[str, str]:

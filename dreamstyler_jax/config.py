@@ -24,6 +24,7 @@ EXAMPLE_PROMPTS = (
     "A painting of an orange cat in the snow by day in the style of {}",
     "A painting of a green tree in the desert at night in the style of {}",
 )
+TRANSFER_PROMPT = "A painting in the style of {}"
 SHARED = ("model", "variant", "dtype")  # outside of the sections of a YAML file: for train.py and sample.py
 MAX_SEED = 2**32 - 1
 HOSTS = "hosts"  # a shard
@@ -151,6 +152,26 @@ class SampleConfig:
     """Text file with one prompt per line, instead of prompts; empty lines and lines that begin with # do not count."""
     negative_prompt: str = ""
     """What the pictures should not show."""
+    content: list[str] = dataclasses.field(default_factory=list)
+    """Pictures to repaint, each in every style with every prompt. None: pictures are painted from the prompt alone."""
+    strength: list[float] = dataclasses.field(default_factory=lambda: [0.8])
+    """Of `content`: how much of it is painted anew, 0.01 to 1."""
+    controlnets: list[str] = dataclasses.field(default_factory=list)
+    """ControlNets that keep the structure of `content`, KIND=PATH each: `edges`, `depth`, or `image`, a map given with
+    control_images; PATH is a folder or hub id; KIND*0.5=PATH counts half. For the embedded model `edges`, without a
+    path, is the default; `none` for none."""
+    control_images: list[str] = dataclasses.field(default_factory=list)
+    """Control maps of the pictures in `content`, in their order, for ControlNets of the kind `image`."""
+    control_scale: list[float] = dataclasses.field(default_factory=lambda: [0.8])
+    """How much the ControlNets count, 0 to 2."""
+    control_start: float = 0.0
+    """Where in the sampling, 0 to 1, the ControlNets begin to count."""
+    control_end: float = 1.0
+    """Where in the sampling, 0 to 1, they no longer do."""
+    guess_mode: bool = False
+    """Let the ControlNets alone say what is seen: they count less at large sizes, and not without the prompt."""
+    depth_model: str = "depth-anything/Depth-Anything-V2-Small-hf"
+    """Depth model of transformers that makes the maps of the kind `depth`: a folder or hub id."""
     seeds: str = "0:4"
     """Seeds of the pictures of each prompt: numbers and ranges without their ends, such as 0:8 or 1,5,20:24."""
     solver: list[Literal["ddim", "euler", "dpmpp_2m", "unipc"]] = dataclasses.field(
@@ -189,6 +210,10 @@ class SampleConfig:
 
     ranges: ClassVar[dict[str, tuple[float, float]]] = {
         "checkpoints": (1, 10**9),
+        "strength": (0.01, 1),
+        "control_scale": (0, 2),
+        "control_start": (0, 1),
+        "control_end": (0, 1),
         "steps": (1, 1000),
         "guidance_scale": (0, 100),
         "null_scale": (0, 100),
@@ -207,7 +232,16 @@ class SampleConfig:
         if self.prompts and self.prompts_file:
             raise UserError("prompts, prompts_file: give one of them, not both")
         if not self.prompts and not self.prompts_file:
-            object.__setattr__(self, "prompts", list(EXAMPLE_PROMPTS))
+            object.__setattr__(self, "prompts", [TRANSFER_PROMPT] if self.content else list(EXAMPLE_PROMPTS))
+        if len(set(self.content)) < len(self.content):
+            raise UserError("content: names a picture twice")
+        if self.control_images and len(self.control_images) != len(self.content):
+            raise UserError(
+                f"control_images: {len(self.control_images)} given for {len(self.content)} pictures in content; "
+                "give one for each"
+            )
+        if self.control_start >= self.control_end:
+            raise UserError(f"control_end: must be more than control_start, {self.control_start:g}")
 
 
 Config = TrainConfig | SampleConfig

@@ -5,7 +5,6 @@ what the manifest lists is whole. Several processes may fill one folder, each wi
 """
 
 import concurrent.futures
-import dataclasses
 import errno
 import hashlib
 import json
@@ -117,7 +116,7 @@ class Gallery:
         self._append({"error": reason}, cell)
 
     def _append(self, result: Mapping[str, str], cell: Cell) -> None:
-        line = {"id": cell.id, **result, **dataclasses.asdict(cell), "command": self._command(cell)}
+        line = {"id": cell.id, **result, **cell.parameters(), "command": self._command(cell)}
         _append_line(self.manifest, json.dumps(line))
         self.lines[cell.id] = line
 

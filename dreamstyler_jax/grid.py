@@ -6,23 +6,26 @@ painted by one compiled program; only the number of steps changes it.
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dreamstyler_jax import __version__, prompts, sampling
+from dreamstyler_jax import __version__, prompts, sampling, transfer
 from dreamstyler_jax.config import SampleConfig, parse_seeds
 from dreamstyler_jax.guidance import rows_needed, weights_for
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.sampling import Request
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.style import Style
+from dreamstyler_jax.transfer import Content
 
 SCALES = {
     "cfg": ("guidance_scale",),
@@ -33,11 +36,28 @@ _CHUNK = 32  # prompts encoded at once, always as many: one program, and the sam
 
 
 @dataclasses.dataclass(frozen=True)
+class Repaint:
+    """What a cell repaints, and how strictly; fields as in `config.SampleConfig`.
+
+    ``content``, ``content_hash``: path and hash of the picture.
+    """
+
+    content: str
+    content_hash: str
+    strength: float
+    controlnets: tuple[str, ...]
+    control_scale: float
+    control_start: float
+    control_end: float
+    guess_mode: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """One picture of a grid and everything that makes it.
 
     ``style``: what {} stands for in the prompts, empty where there is no {}. ``styles``: name and hash of every style
-    that the prompts name.
+    that the prompts name. ``repaint``: None where it is painted from the prompt alone.
     """
 
     prompt: str
@@ -54,11 +74,17 @@ class Cell:
     styles: Mapping[str, str]
     model: str
     model_hash: str
+    repaint: Repaint | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """All of them by name."""
+        own = dataclasses.asdict(self)
+        return own | (own.pop("repaint") or {})
 
     @property
     def id(self) -> str:
         """Sixteen hexadecimal digits of all parameters: safe as a file name, whatever the prompt."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def texts(self) -> tuple[str, str, str, str]:
@@ -75,8 +101,7 @@ class Cell:
     def text(self) -> dict[str, str]:
         """The parameters as text chunks of a PNG."""
         values = {
-            key: value if isinstance(value, str) else json.dumps(value)
-            for key, value in dataclasses.asdict(self).items()
+            key: value if isinstance(value, str) else json.dumps(value) for key, value in self.parameters().items()
         }
         return {**values, "software": f"dreamstyler_jax {__version__}"}
 
@@ -88,19 +113,27 @@ def make_cells(
     styles: Mapping[str, Style],
     voices: Sequence[str],
     size: tuple[int, int],
+    contents: Sequence[Content] = (),
+    nets: Sequence[str] = (),
 ) -> list[Cell]:
-    """The product of all axes: prompts x voices x scales x solvers x steps x seeds.
+    """The product of all axes: contents x prompts x voices x scales x solvers x steps x strengths x seeds.
 
     Args:
       texts: the prompts, without alternatives.
       styles: all that prompts may name, mixes among them.
       voices: the names of those that {} stands for in turn.
-      size: height and width in pixels.
+      size: height and width in pixels, of what is not repainted.
+      contents: the pictures to repaint, if any.
+      nets: their ControlNets, as `transfer.parse_net` reads them.
+
+    Raises:
+      UserError: a solver cannot take so many steps, or a strength leaves none of them.
     """
     scale_names = SCALES[config.guidance]
     scale_values = list(itertools.product(*(map(float, getattr(config, name)) for name in scale_names)))
+    repaints = _repaints(config, contents, nets)
     cells = []
-    for text in texts:
+    for (repaint, (height, width)), text in itertools.product(repaints or [(None, size)], texts):
         names = prompts.names_in(text) + prompts.names_in(config.negative_prompt)
         for voice in voices if "" in names else [""]:
             used = {name or voice for name in names}
@@ -109,12 +142,13 @@ def make_cells(
                 style=voice,
                 negative_prompt=config.negative_prompt,
                 guidance=config.guidance,
-                height=size[0],
-                width=size[1],
+                height=height,
+                width=width,
                 dtype=config.dtype,
                 styles={name: styles[name].hash for name in styles if name in used},
                 model=model.name,
                 model_hash=model.hash,
+                repaint=repaint,
             )
             axes = itertools.product(scale_values, config.solver, config.steps, parse_seeds(config.seeds))
             for scales, solver, steps, seed in axes:
@@ -122,14 +156,31 @@ def make_cells(
                     scales=dict(zip(scale_names, scales, strict=True)), solver=solver, steps=steps, seed=seed
                 )
                 cells.append(Cell(**common, **of_cell))
+    for solver, steps, strength in itertools.product(config.solver, config.steps, config.strength if contents else [1]):
+        solver_table(solver, model.networks.schedule, steps, strength=strength)
     return cells
+
+
+def _repaints(
+    config: SampleConfig, contents: Sequence[Content], nets: Sequence[str]
+) -> list[tuple[Repaint, tuple[int, int]]]:
+    """Contents x strengths x control scales, each with the height and width of its pictures."""
+    scales = map(float, config.control_scale if nets else [0.0])
+    common = (config.control_start, config.control_end, config.guess_mode) if nets else (0.0, 1.0, False)
+    return [
+        (
+            Repaint(content.name, content.hash, strength, tuple(nets), scale, *common),
+            (content.frame.inner_height, content.frame.inner_width),
+        )
+        for content, strength, scale in itertools.product(contents, map(float, config.strength), scales)
+    ]
 
 
 def definition(cells: Sequence[Cell]) -> dict[str, Any]:
     """The axes of a grid and their values, as YAML can hold them: equal just where the cells are."""
     fields: dict[str, dict[str, Any]] = {}
     for cell in cells:
-        for name, value in dataclasses.asdict(cell).items():
+        for name, value in cell.parameters().items():
             fields.setdefault(name, {}).setdefault(json.dumps(value, sort_keys=True), value)
     several = {name: list(values.values()) for name, values in fields.items()}
     return {name: values[0] if len(values) == 1 else values for name, values in several.items()}
@@ -146,37 +197,104 @@ class Shape(NamedTuple):
 
 
 def shape_of(cells: Sequence[Cell], batch_size: int) -> Shape:
-    """The shape of a grid: batches of ``batch_size``, or less where no solver and number of steps has so many cells."""
-    largest = max(collections.Counter((cell.solver, cell.steps) for cell in cells).values())
+    """The shape of a grid: batches of ``batch_size``, or less where no program has so many cells to paint."""
+    largest = max(collections.Counter(map(_program, cells)).values())
     return Shape(min(batch_size, largest), rows_needed(np.stack([cell.weights for cell in cells])))
 
 
+def _program(cell: Cell) -> tuple:
+    """Cells of one program and one table."""
+    return cell.solver, cell.steps, cell.height, cell.width, cell.repaint and cell.repaint.strength
+
+
 def paint(
-    model: StableDiffusion, cells: Sequence[Cell], styles: Mapping[str, Style], shape: Shape
+    model: StableDiffusion,
+    cells: Sequence[Cell],
+    styles: Mapping[str, Style],
+    shape: Shape,
+    studio: "Studio | None" = None,
 ) -> Iterator[tuple[Cell, np.ndarray]]:
-    """Paints cells, those of equal steps and solver together, and yields each with its picture float32[H, W, 3].
+    """Paints cells, those of one program together, and yields each with its picture float32[H, W, 3].
 
     Args:
       cells: a grid, or some of its cells.
       styles: all that the grid's prompts may name.
       shape: the whole grid's.
+      studio: has the pictures that cells repaint.
     """
     batch_size, needed = shape
-    for (solver, steps), group in _grouped(cells).items():
-        table = solver_table(solver, model.networks.schedule, steps)
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_program(cell), []).append(cell)
+    for group in groups.values():
+        first = group[0]
+        strength = first.repaint.strength if first.repaint else 1.0
+        table = solver_table(first.solver, model.networks.schedule, first.steps, strength=strength)
+        size = studio.size(first) if first.repaint else (first.height, first.width)
         for start in range(0, len(group), _BLOCK * batch_size):
             block = group[start : start + _BLOCK * batch_size]
             bank, requests = _encode(model, block, styles, needed)
-            size = (block[0].height, block[0].width)
-            pictures = sampling.paint(model, table, bank, requests, size=size, batch_size=batch_size, needed=needed)
-            yield from zip(block, pictures, strict=True)
+            contents = None
+            if first.repaint:
+                contents, requests = studio.set_up(block, requests, len(table.timesteps))
+            options = dict(size=size, batch_size=batch_size, needed=needed, contents=contents)
+            for cell, picture in zip(block, sampling.paint(model, table, bank, requests, **options), strict=True):
+                yield cell, picture[: cell.height, : cell.width]
 
 
-def _grouped(cells: Sequence[Cell]) -> dict[tuple[str, int], list[Cell]]:
-    groups: dict[tuple[str, int], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.solver, cell.steps), []).append(cell)
-    return groups
+class Studio:
+    """The pictures that a grid repaints, as the sampler takes them.
+
+    Args:
+      model: with the ControlNets.
+      contents: the pictures.
+      nets: the ControlNets, as `transfer.parse_net` reads them.
+      depth_model: see `config.SampleConfig`.
+
+    Raises:
+      UserError: a control map cannot be had.
+    """
+
+    def __init__(self, model: StableDiffusion, contents: Sequence[Content], nets: Sequence[str], depth_model: str):
+        self._model, self._depth_model = model, depth_model
+        self._contents = {content.hash: content for content in contents}
+        self._nets = [transfer.parse_net(net) for net in nets]
+        self._encode_images = jax.jit(model.networks.encode_images)
+        self._prepared = functools.lru_cache(_BLOCK)(self._prepare)
+        for content in contents[:1]:
+            self._maps(content)  # what is wrong with one is wrong with all, and found before anything is painted
+
+    def size(self, cell: Cell) -> tuple[int, int]:
+        """Height and width in which a cell is painted."""
+        return self._contents[cell.repaint.content_hash].frame[:2]
+
+    def set_up(
+        self, cells: Sequence[Cell], requests: Sequence[Request], steps: int
+    ) -> tuple[sampling.Contents, list[Request]]:
+        """What some cells of one size repaint, and the requests with what they have to do with it."""
+        hashes = list(dict.fromkeys(cell.repaint.content_hash for cell in cells))
+        latents, maps = zip(*map(self._prepared, hashes), strict=True)
+        contents = sampling.Contents(np.stack(latents), tuple(np.stack(kind) for kind in zip(*maps, strict=True)))
+        return contents, [
+            request._replace(
+                content=hashes.index(cell.repaint.content_hash), scales=self._control_scales(cell.repaint, steps)
+            )
+            for cell, request in zip(cells, requests, strict=True)
+        ]
+
+    def _control_scales(self, repaint: Repaint, steps: int) -> np.ndarray:
+        scales = [net.weight * repaint.control_scale for net in self._nets]
+        return transfer.control_scales(scales, [(repaint.control_start, repaint.control_end)] * len(scales), steps)
+
+    def _prepare(self, hash: str) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Latents [h, w, c] and control maps [H, W, 3] of a content."""
+        content = self._contents[hash]
+        pixels = transfer.to_frame(content.picture, content.frame)
+        mean, _ = self._encode_images(self._model.params, pixels[None].astype(np.float32) / 127.5 - 1)
+        return np.asarray(mean[0]), self._maps(content)
+
+    def _maps(self, content: Content) -> list[np.ndarray]:
+        return [transfer.control_map(net.kind, content, self._depth_model) for net in self._nets]
 
 
 def _encode(

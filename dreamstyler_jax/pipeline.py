@@ -28,6 +28,7 @@ from dreamstyler_jax.tokenizer import Tokenizer
 from dreamstyler_jax.weights import load_model, resolve_model, save_model
 
 EMBEDDED_MODEL = Path(__file__).parent / "mini" / "model"
+EMBEDDED_CONTROLNET = str(EMBEDDED_MODEL / "controlnet")
 _PIECE = 4096  # bytes
 PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
 
@@ -170,18 +171,22 @@ class StableDiffusion:
 
         Raises:
           UserError: not a ControlNet, or one of another family of models.
+
+        The hash becomes that of model and ControlNets together.
         """
-        graphdefs, params = [], []
+        graphdefs, params, hashes = [], [], [self.hash]
         for name in folders:
-            folder = resolve_model(name, variant=variant)
+            folder = resolve_model(name, variant=variant or None)
             config = ControlNetConfig.from_dict(_read_json(folder / "config.json"))
             _check_controlnet(folder, config, self)
             dtype = jax.tree.leaves(self.params["unet"])[0].dtype
-            graphdef, own = load_model(ControlNetModel, folder, dtype=dtype, variant=variant)
+            graphdef, own = load_model(ControlNetModel, folder, dtype=dtype, variant=variant or None)
             graphdefs.append(graphdef)
             params.append(own)
+            hashes.append(_hash_files(sorted(folder.glob("*.safetensors"))))
         networks = dataclasses.replace(self.networks, controlnets=tuple(graphdefs), guess_mode=guess_mode)
-        return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params})
+        hash = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
+        return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params}, hash=hash)
 
     def size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels, the model's own where None.

@@ -1,6 +1,5 @@
 """Contact sheets of a grid: a row per prompt, a column per seed or what else varies; several where it is large."""
 
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from dreamstyler_jax.style import Style
 MOST_ROWS, MOST_COLUMNS = 20, 16
 
 
+_NAMES = ("content", "prompt", "style", "solver", "steps", "strength", "control_scale", "seed")
 AXES: dict[str, Callable[[Cell], Any]] = {
-    name: operator.attrgetter(name) for name in ("prompt", "style", "solver", "steps", "seed")
+    name: lambda cell, name=name: getattr(cell, name, getattr(cell.repaint, name, None)) for name in _NAMES
 }
 
 

@@ -32,6 +32,7 @@ from dreamstyler_jax.config import (
     to_yaml,
     write_config,
 )
+from dreamstyler_jax.diffusion import NoiseSchedule
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.prompts import expand
@@ -97,7 +98,7 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     styles = {name + step: Style(name + step, np.ones((6, 1, 4))) for name in names for step in steps}
     mixes = {recipe: mix(recipe, styles) for recipe in config.mixes}
     texts = [text for line in config.prompts or sample.read_prompts(config.prompts_file) for text in expand(line)]
-    model = SimpleNamespace(name="mini", hash="0")
+    model = SimpleNamespace(name="mini", hash="0", networks=SimpleNamespace(schedule=NoiseSchedule()))
     cells = grid.make_cells(config, model, texts, styles | mixes, list(mixes or styles), (64, 64))
     assert len({cell.id for cell in cells}) == len(cells) == count
 

@@ -23,7 +23,8 @@ OTHER_VALUES = {
     "scales": {**CELL.scales, "null_scale": 4.0}, "solver": "ddim", "steps": 24, "height": 24, "width": 16,
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
 }  # fmt: skip
-MODEL = SimpleNamespace(name="mini", hash="ba9876543210")
+NETWORKS = SimpleNamespace(schedule=NoiseSchedule())
+MODEL = SimpleNamespace(name="mini", hash="ba9876543210", networks=NETWORKS)
 STAGES = 2
 
 

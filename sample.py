@@ -32,7 +32,7 @@ from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.page import write_page
 from dreamstyler_jax.pipeline import EMBEDDED_CONTROLNET, StableDiffusion
 from dreamstyler_jax.sheets import write_sheets
-from dreamstyler_jax.style import FILE_NAME, Style, check_width, load_styles
+from dreamstyler_jax.style import FILE_NAME, STEP, Style, at_step, check_width, load_styles
 
 Painted = Iterator[tuple[grid.Cell, np.ndarray]]
 
@@ -48,8 +48,8 @@ def run(config: SampleConfig) -> None:
     texts = [text for line in config.prompts or read_prompts(config.prompts_file) for text in prompts.expand(line)]
     texts = list(dict.fromkeys(texts))
     prompts.require_placeholders(texts, styles)
-    mixes = {recipe: mix(recipe, styles) for recipe in config.mixes}
-    styles |= mixes
+    styles |= mixed(config, styles)
+    voices = config.mixes or list(dict.fromkeys(STEP.sub("", name) for name in styles))
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
     size = model.size(config.height, config.width)
     nets = controlnets(config)
@@ -57,15 +57,17 @@ def run(config: SampleConfig) -> None:
     if nets:
         folders = [transfer.parse_net(net).model or EMBEDDED_CONTROLNET for net in nets]
         model = model.with_controlnets(folders, variant=config.variant, guess_mode=config.guess_mode)
-    cells = grid.make_cells(config, model, texts, styles, list(mixes or styles), size, contents, nets)
+    cells = grid.make_cells(config, model, texts, styles, voices, size, contents, nets)
     shape, studio = grid.shape_of(cells, config.batch_size), grid.Studio(model, contents, nets, config.depth_model)
     check_prompts(model, cells, styles, shape.rows)
-    gallery = Gallery(folder, (index, count), functools.partial(command_of, config))
+    gallery = Gallery(folder, (index, count), functools.partial(note, config, styles))
     gallery.check_definition(grid.definition(cells), config.merge)
     own = cells[index::count]
     todo = gallery.missing(own)
-    if len(todo) < len(own):
-        print(f"{len(own) - len(todo)} of {len(own)} pictures are there and whole")
+    if listed := gallery.listed(own):
+        whole = len(own) - len(todo)
+        damage = f", {listed - whole} damaged" if listed > whole else ""
+        print(f"{whole} of {len(own)} pictures are there and whole{damage}")
     failed = paint(gallery, todo, lambda some: grid.paint(model, some, styles, shape, studio))
     if count > 1:
         print(f"Part {index}/{count} is painted; when all are, the same command without --shard makes sheets and page")
@@ -75,6 +77,16 @@ def run(config: SampleConfig) -> None:
         raise UserError(
             f"{failed} of {len(own)} pictures failed, see {gallery.manifest}; the same command tries them again"
         )
+
+
+def mixed(config: SampleConfig, styles: Mapping[str, Style]) -> dict[str, Style]:
+    """The mixes, each as it was at every checkpoint; once if its recipe says of which checkpoints it is."""
+    mixes = {}
+    for recipe in config.mixes:
+        for step in config.checkpoints if config.checkpoints and at_step(recipe, 1) != recipe else [0]:
+            then = {STEP.sub("", name): style for name, style in styles.items() if step and name.endswith(f"@{step}")}
+            mixes[at_step(recipe, step)] = mix(recipe, {**styles, **then})
+    return mixes
 
 
 def paint(gallery: Gallery, cells: list[grid.Cell], painter: Callable[[list[grid.Cell]], Painted]) -> int:
@@ -121,16 +133,26 @@ def show(config: SampleConfig, gallery: Gallery, cells: list[grid.Cell], styles:
     gallery.finish(cells)
     files = {id: gallery.folder / line["file"] for id, line in gallery.lines.items() if "file" in line}
     sheets = write_sheets(gallery.folder, cells, files, styles)
-    page = write_page(gallery.folder, title=title_of(list(styles)), style_pictures=pictures_of(styles))
+    names = dict.fromkeys(name for line in gallery.lines.values() for name in line["styles"])
+    pictures = {name: path for line in gallery.lines.values() for name, path in line.get("learned_from", {}).items()}
+    page = write_page(gallery.folder, title=title_of(list(names)), style_pictures=pictures)
     where = sheets[0] if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1].name}"
-    there = sum(cell.id in files for cell in cells)
-    print(f"{there} pictures are in {gallery.folder / 'images'}, on sheets in {where}")
+    several, earlier = "s" * (len(files) != 1), len(files) - sum(cell.id in files for cell in cells)
+    on_sheets = f"all but {earlier} earlier ones on sheets in" if earlier else "on sheets in"
+    print(f"{len(files)} picture{several} in {gallery.folder / 'images'}, {on_sheets} {where}")
     print(f"Look through them in a browser: {page}")
 
 
 def title_of(styles: list[str]) -> str:
     """What a page of these styles is called."""
     return ", ".join(styles[:3]) + (f" and {len(styles) - 3} more" if len(styles) > 3 else "")
+
+
+def note(config: SampleConfig, styles: Mapping[str, Style], cell: grid.Cell) -> dict[str, Any]:
+    """What the manifest says of a picture besides its parameters: how to paint it again, and what its styles know."""
+    sources = {name: styles[at_step(name, cell.checkpoint)].metadata.get("images") for name in cell.styles}
+    learned_from = {name: paths[0] for name, paths in sources.items() if paths and Path(paths[0]).is_file()}
+    return {"command": command_of(config, cell), "learned_from": learned_from}
 
 
 def command_of(config: SampleConfig, cell: grid.Cell) -> str:
@@ -141,6 +163,7 @@ def command_of(config: SampleConfig, cell: grid.Cell) -> str:
         prompts_file="",
         negative_prompt=prompts.name_placeholder(cell.negative_prompt, cell.style),
         seeds=str(cell.seed),
+        checkpoints=[cell.checkpoint] if cell.checkpoint else config.checkpoints,
         solver=[cell.solver],
         steps=[cell.steps],
         **{name: [value] for name, value in cell.scales.items()},
@@ -163,12 +186,6 @@ def size_and_content(config: SampleConfig, cell: grid.Cell) -> dict[str, Any]:
         "strength": [cell.repaint.strength],
         "control_scale": [cell.repaint.control_scale] if cell.repaint.controlnets else config.control_scale,
     }
-
-
-def pictures_of(styles: Mapping[str, Style]) -> dict[str, str]:
-    """The first picture that each style was learned from, where it still is."""
-    found = {name: (style.metadata.get("images") or [""])[0] for name, style in styles.items()}
-    return {name: path for name, path in found.items() if Path(path).is_file()}
 
 
 def check_prompts(

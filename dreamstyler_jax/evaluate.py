@@ -16,7 +16,6 @@ import functools
 import itertools
 import json
 import math
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ from dreamstyler_jax.files import check_output, write_atomic
 from dreamstyler_jax.gallery import MANIFEST, Gallery
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
-from dreamstyler_jax.style import FILE_NAME, Style, load_styles
+from dreamstyler_jax.style import FILE_NAME, STEP, Style, at_step, load_styles
 from dreamstyler_jax.tokenizer import Placeholder, parse_prompt
 from dreamstyler_jax.weights import resolve_model
 
@@ -128,7 +127,7 @@ def _painted(folder: Path, line: Mapping[str, Any]) -> Painted:
     names = prompts.names_in(prompts.style_only(named))
     if not names or not set(names) <= styles.keys():
         raise UserError(f"the prompt {prompt[:80]!r} should name its styles, {', '.join(styles)}")
-    own = tuple((name, styles[name]) for name in styles if name in names)
+    own = tuple((at_step(name, line.get("checkpoint", 0)), styles[name]) for name in styles if name in names)
     return Painted(folder / file, line, plain_context(named), own)
 
 
@@ -193,7 +192,7 @@ def _sources(name: str, digest: str, known: Sequence[Style], by_name: bool) -> d
     """
     if same := [style for style in known if style.hash == digest]:
         return {name: same[0]}
-    final = re.sub(r"@\d+(?=\s*(?:[*+:,]|$))", "", name)
+    final = STEP.sub("", name)
     made, sources = _made_of(final, known)
     if made is None or (made.hash != digest and not by_name):
         where = "those given" if by_name else "those under runs/"

@@ -31,7 +31,7 @@ class Gallery:
     Args:
       folder: is made where it does not exist.
       shard: (i, n), which of n processes this is.
-      command: gives what to type to paint a cell again, which is recorded with it.
+      note: what else to record of a cell.
 
     Attributes:
       manifest: the one that this process writes.
@@ -41,16 +41,22 @@ class Gallery:
       UserError: a line of a manifest, other than a last one cut short, cannot be read.
     """
 
-    def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1), command: Callable[[Cell], str] = lambda cell: ""):
+    def __init__(
+        self, folder: Path, shard: tuple[int, int] = (0, 1), note: Callable[[Cell], dict[str, Any]] = lambda cell: {}
+    ):
         index, count = shard
-        self._command = command
+        self._note = note
         self.folder = folder
         self.manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
-        self.lines: dict[str, dict[str, Any]] = {}
+        self.lines = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        lines: dict[str, dict[str, Any]] = {}
         for path in self._manifests():
             for id, line in _read_manifest(path).items():
-                if "file" in line or id not in self.lines:  # what one process painted outweighs another's failure
-                    self.lines[id] = line
+                if "file" in line or id not in lines:  # what one process painted outweighs another's failure
+                    lines[id] = line
+        return lines
 
     def _manifests(self) -> list[Path]:
         return [*self.folder.glob(MANIFEST), *sorted(self.folder.glob("manifest.*-of-*.jsonl"))]
@@ -72,8 +78,9 @@ class Gallery:
             return
         if known and not merge:
             changed = [key for key in definition if definition[key] != known[-1].get(key)]
+            verb = "differs" if len(changed) == 1 else "differ"
             raise UserError(
-                f"{self.folder} holds the pictures of another grid ({', '.join(changed)} differ): "
+                f"{self.folder} holds the pictures of another grid ({', '.join(changed)} {verb}): "
                 "choose another --output, or add to it with --merge"
             )
         write_atomic(path, _yaml(*known, definition).encode())
@@ -81,6 +88,10 @@ class Gallery:
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """Those without a whole picture: never painted, failed, or with a file that is not what was written."""
         return [cell for cell in cells if not self._is_whole(self.lines.get(cell.id, {}))]
+
+    def listed(self, cells: Iterable[Cell]) -> int:
+        """How many of them have been painted at some time."""
+        return sum("file" in self.lines.get(cell.id, {}) for cell in cells)
 
     def _is_whole(self, line: Mapping[str, Any]) -> bool:
         if "file" not in line:
@@ -116,7 +127,7 @@ class Gallery:
         self._append({"error": reason}, cell)
 
     def _append(self, result: Mapping[str, str], cell: Cell) -> None:
-        line = {"id": cell.id, **result, **cell.parameters(), "command": self._command(cell)}
+        line = {"id": cell.id, **result, **cell.parameters(), **self._note(cell)}
         _append_line(self.manifest, json.dumps(line))
         self.lines[cell.id] = line
 
@@ -125,6 +136,7 @@ class Gallery:
 
         What killed processes left behind goes, too.
         """
+        self.lines = self._read()  # other processes may have added to it
         own = dict.fromkeys(cell.id for cell in cells)
         others = [line for id, line in self.lines.items() if id not in own]
         ordered = others + [self.lines[id] for id in own if id in self.lines]

@@ -24,7 +24,7 @@ from dreamstyler_jax.guidance import rows_needed, weights_for
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.sampling import Request
 from dreamstyler_jax.solvers import solver_table
-from dreamstyler_jax.style import Style
+from dreamstyler_jax.style import Style, at_step
 from dreamstyler_jax.transfer import Content
 
 SCALES = {
@@ -57,7 +57,8 @@ class Cell:
     """One picture of a grid and everything that makes it.
 
     ``style``: what {} stands for in the prompts, empty where there is no {}. ``styles``: name and hash of every style
-    that the prompts name. ``repaint``: None where it is painted from the prompt alone.
+    that the prompts name. ``checkpoint``: the training step of these styles, 0 for the last. ``repaint``: None where it
+    is painted from the prompt alone.
     """
 
     prompt: str
@@ -74,12 +75,14 @@ class Cell:
     styles: Mapping[str, str]
     model: str
     model_hash: str
+    checkpoint: int = 0
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:
-        """All of them by name."""
+        """All of them by name, but for those of a checkpoint or content that there is none of."""
         own = dataclasses.asdict(self)
-        return own | (own.pop("repaint") or {})
+        checkpoint = {"checkpoint": own.pop("checkpoint")} if self.checkpoint else {}
+        return own | checkpoint | (own.pop("repaint") or {})
 
     @property
     def id(self) -> str:
@@ -88,9 +91,9 @@ class Cell:
 
     @property
     def texts(self) -> tuple[str, str, str, str]:
-        """The prompts of `guidance.ROWS`, with {} as {name}."""
-        named = prompts.name_placeholder(self.prompt, self.style)
-        negative = prompts.name_placeholder(self.negative_prompt, self.style)
+        """The prompts of `guidance.ROWS`, with {} as {name} or {name@checkpoint}."""
+        named = prompts.name_placeholder(self.prompt, self.style, self.checkpoint)
+        negative = prompts.name_placeholder(self.negative_prompt, self.style, self.checkpoint)
         return negative, named, prompts.context_only(named), prompts.style_only(named)
 
     @property
@@ -116,11 +119,11 @@ def make_cells(
     contents: Sequence[Content] = (),
     nets: Sequence[str] = (),
 ) -> list[Cell]:
-    """The product of all axes: contents x prompts x voices x scales x solvers x steps x strengths x seeds.
+    """The product of all axes: contents x prompts x voices x checkpoints x scales x solvers x steps x seeds.
 
     Args:
       texts: the prompts, without alternatives.
-      styles: all that prompts may name, mixes among them.
+      styles: all that prompts may name, mixes among them; as they were at ``config.checkpoints`` by `style.at_step`.
       voices: the names of those that {} stands for in turn.
       size: height and width in pixels, of what is not repainted.
       contents: the pictures to repaint, if any.
@@ -135,8 +138,7 @@ def make_cells(
     cells = []
     for (repaint, (height, width)), text in itertools.product(repaints or [(None, size)], texts):
         names = prompts.names_in(text) + prompts.names_in(config.negative_prompt)
-        for voice in voices if "" in names else [""]:
-            used = {name or voice for name in names}
+        for voice, checkpoint, used in _castings(names, voices, config.checkpoints):
             common = dict(
                 prompt=text,
                 style=voice,
@@ -145,9 +147,10 @@ def make_cells(
                 height=height,
                 width=width,
                 dtype=config.dtype,
-                styles={name: styles[name].hash for name in styles if name in used},
+                styles={name: styles[own].hash for name in used if (own := at_step(name, checkpoint)) in styles},
                 model=model.name,
                 model_hash=model.hash,
+                checkpoint=checkpoint,
                 repaint=repaint,
             )
             axes = itertools.product(scale_values, config.solver, config.steps, parse_seeds(config.seeds))
@@ -159,6 +162,16 @@ def make_cells(
     for solver, steps, strength in itertools.product(config.solver, config.steps, config.strength if contents else [1]):
         solver_table(solver, model.networks.schedule, steps, strength=strength)
     return cells
+
+
+def _castings(
+    names: Sequence[str], voices: Sequence[str], checkpoints: Sequence[int]
+) -> Iterator[tuple[str, int, list[str]]]:
+    """Voice, checkpoint and the names of all styles of each version of a prompt with placeholders of these names."""
+    for voice in voices if "" in names else [""]:
+        used = list(dict.fromkeys(name or voice for name in names))
+        for checkpoint in checkpoints if any(at_step(name, 1) != name for name in used) and checkpoints else [0]:
+            yield voice, checkpoint, used
 
 
 def _repaints(

@@ -38,7 +38,7 @@ ATLAS_COLUMNS, ATLAS_ROWS = 16, 16
 
 _SCRIPTS = ("elements.js", "model.js", "thumbnails.js", "grid.js", "axes.js", "views.js", "main.js")
 _JPEG = dict(quality=88, subsampling=0, optimize=True)
-_NO_AXIS = ("id", "file", "sha256", "error", "command")
+_NO_AXIS = ("id", "file", "sha256", "error", "command", "learned_from")
 _OUTERMOST = ("prompt", "style", "mix", "styles", "checkpoint", "seed")  # the order in which axes take their places
 _EXACT = 2**53  # whole numbers up to here are the same in JavaScript
 

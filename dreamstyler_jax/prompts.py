@@ -18,7 +18,7 @@ from jax import Array
 
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.pipeline import Networks, StableDiffusion
-from dreamstyler_jax.style import Style, check_width
+from dreamstyler_jax.style import Style, at_step, check_width
 from dreamstyler_jax.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
 
 _MOST_VERSIONS = 10_000
@@ -83,9 +83,12 @@ def names_in(prompt: str) -> list[str]:
     return [part.name for part in parse_prompt(prompt) if isinstance(part, Placeholder)]
 
 
-def name_placeholder(prompt: str, name: str) -> str:
-    """The prompt with {name} for each {}."""
-    parts = [Placeholder(part.name or name) if isinstance(part, Placeholder) else part for part in parse_prompt(prompt)]
+def name_placeholder(prompt: str, name: str, step: int = 0) -> str:
+    """The prompt with {name} for each {}, and with every style as it was after ``step`` training steps (`at_step`)."""
+    parts = [
+        Placeholder(at_step(part.name or name, step)) if isinstance(part, Placeholder) else part
+        for part in parse_prompt(prompt)
+    ]
     return "".join(part.replace("{", "{{").replace("}", "}}") if isinstance(part, str) else str(part) for part in parts)
 
 

@@ -15,7 +15,7 @@ from dreamstyler_jax.style import Style
 MOST_ROWS, MOST_COLUMNS = 20, 16
 
 
-_NAMES = ("content", "prompt", "style", "solver", "steps", "strength", "control_scale", "seed")
+_NAMES = ("content", "prompt", "style", "checkpoint", "solver", "steps", "strength", "control_scale", "seed")
 AXES: dict[str, Callable[[Cell], Any]] = {
     name: lambda cell, name=name: getattr(cell, name, getattr(cell.repaint, name, None)) for name in _NAMES
 }

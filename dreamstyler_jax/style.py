@@ -33,7 +33,7 @@ class Style:
     signature. Optimise, vmap and jit over :attr:`table`, an ordinary array, and build a style from the result.
 
     Attributes:
-        name: what prompts call it, as in "in the style of {name}"; no braces, no line breaks.
+        name: what prompts call it, as in "in the style of {name}"; no braces, no |, no line breaks.
         table: float32[T, V, D], read-only: T stages (0 has the least noise), V vectors per stage, D the width of the
             text encoder. Finite. Any array is accepted and copied.
         metadata: how it was made, as JSON values: model, init_word, prompts, steps, ...
@@ -49,8 +49,8 @@ class Style:
     def __post_init__(self):
         table = np.array(self.table, np.float32, order="C")
         table.flags.writeable = False
-        if not self.name.strip() or re.search(r"[{}\r\n]", self.name) or self.name != self.name.strip():
-            raise UserError(f"a style cannot be called {self.name!r}: choose a name without braces and outer spaces")
+        if not self.name.strip() or re.search(r"[{}|\r\n]", self.name) or self.name != self.name.strip():
+            raise UserError(f"a style cannot be called {self.name!r}: choose a name without braces, | and outer spaces")
         if table.ndim != 3 or not table.size:
             raise ValueError(f"a style's table has the shape [stages, vectors, width], not {list(table.shape)}")
         if not np.isfinite(table).all():
@@ -186,7 +186,7 @@ def load_styles(paths: Iterable[str | Path], steps: Sequence[int] = ()) -> dict[
             file = file if step is None else _file_at(file, step)
             style = Style.load(file)
             if alias or step is not None:
-                style = dataclasses.replace(style, name=(alias or style.name) + ("" if step is None else f"@{step}"))
+                style = dataclasses.replace(style, name=at_step(alias or style.name, step or 0))
             if style.name in styles and sources[style.name].resolve() != file.resolve():
                 raise UserError(
                     f"two styles are called {style.name!r}, {sources[style.name]} and {file}: "
@@ -217,6 +217,15 @@ def _alias(item: str | Path) -> tuple[str | None, Path]:
     if equals and name.strip() and not Path(item).exists():
         return name.strip(), Path(path)
     return None, Path(item)
+
+
+# In the name of a style, or in a recipe, the training step that it is of.
+STEP = re.compile(r"@\d+(?=\s*(?:[*+:,]|$))")
+
+
+def at_step(name: str, step: int) -> str:
+    """What a style, or mix, is called as it was after ``step`` training steps; 0: in the end, or as it says itself."""
+    return name if not step or STEP.search(name) else f"{name}@{step}"
 
 
 def step_file(folder: Path, step: int) -> Path:
@@ -262,7 +271,7 @@ def _from_tensors(path: Path, keys: list[str], read: Callable[[str], np.ndarray]
     rows = [np.atleast_2d(read(key)) for key in keys]
     if rows[0].ndim != 2 or any(row.shape != rows[0].shape for row in rows):
         raise UserError(f"no style, its tensors have the shapes {', '.join(str(row.shape) for row in rows[:4])}, ...")
-    name = re.sub(r"[{}\s]+", " ", token.removeprefix("<").removesuffix(">")).strip()
+    name = re.sub(r"[{}|\s]+", " ", token.removeprefix("<").removesuffix(">")).strip()
     return name or path.stem, np.stack([row.astype(np.float32) for row in rows])
 
 

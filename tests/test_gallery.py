@@ -82,7 +82,7 @@ def test_pictures_say_what_they_are(tmp_path):
 def test_the_manifest_has_one_line_per_picture(whole):
     lines = manifest(whole)
     assert [line.pop("sha256") for line in lines] == [digest(whole / line["file"]) for line in lines]
-    assert lines == [{"id": c.id, "file": f"images/{c.id}.png", **dataclasses.asdict(c), "command": ""} for c in CELLS]
+    assert lines == [{"id": c.id, "file": f"images/{c.id}.png", **c.parameters()} for c in CELLS]
 
 
 def digest(file):
@@ -220,7 +220,7 @@ def test_a_failed_cell_is_recorded_and_missing_until_it_is_painted(whole, copy):
     process = Gallery(copy)
     process.fail(CELLS[1], "the picture holds NaN or Inf")
     assert manifest(copy)[-1] == {
-        "id": CELLS[1].id, "error": "the picture holds NaN or Inf", **dataclasses.asdict(CELLS[1]), "command": "",
+        "id": CELLS[1].id, "error": "the picture holds NaN or Inf", **CELLS[1].parameters(),
     }  # fmt: skip
     assert process.missing(CELLS) == Gallery(copy).missing(CELLS) == [CELLS[1]]
     assert work(copy) == [CELLS[1].id]
@@ -294,7 +294,7 @@ def test_what_one_process_painted_outweighs_that_another_failed(tmp_path):
 def test_a_changed_grid_is_refused_in_one_line_and_added_with_merge(whole, copy):
     more = cells_of(ODD_PROMPTS[:2], range(4))
     PICTURES.update({cell.id: plain_picture(8000) for cell in more[3::4]})
-    with pytest.raises(UserError, match=r"pictures of another grid \(seed differ\): .*--output.*--merge") as error:
+    with pytest.raises(UserError, match=r"pictures of another grid \(seed differs\): .*--output.*--merge") as error:
         work(copy, more)
     assert "\n" not in str(error.value)
     assert contents(copy) == contents(whole)

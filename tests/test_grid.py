@@ -22,6 +22,7 @@ OTHER_VALUES = {
     "prompt": "another", "style": "wave", "negative_prompt": "blurry", "seed": 1, "guidance": "release",
     "scales": {**CELL.scales, "null_scale": 4.0}, "solver": "ddim", "steps": 24, "height": 24, "width": 16,
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
+    "checkpoint": 100, "repaint": grid.Repaint("a.png", "0" * 12, 0.8, ("edges",), 0.8, 0.0, 1.0, False),
 }  # fmt: skip
 NETWORKS = SimpleNamespace(schedule=NoiseSchedule())
 MODEL = SimpleNamespace(name="mini", hash="ba9876543210", networks=NETWORKS)
@@ -151,7 +152,13 @@ def test_every_parameter_counts_in_the_definition():
     for name, value in OTHER_VALUES.items():
         other = dataclasses.replace(CELL, **{name: value})
         assert grid.definition([other]) != grid.definition([CELL])
-        assert grid.definition([CELL, other])[name] == [getattr(CELL, name), value]
+        both = grid.definition([CELL, other])
+        if name in CELL.parameters():
+            assert both[name] == [getattr(CELL, name), value]
+        else:
+            assert all(
+                both[key] == other.parameters()[key] for key in other.parameters().keys() - CELL.parameters().keys()
+            )
 
 
 # Painting: one sweep for all that follows, in batches of a size that no other test has
@@ -235,18 +242,23 @@ def test_the_shape_of_a_grid():
 @pytest.mark.parametrize(("guidance", "each"), [("cfg", 1), ("paper", 2)])
 def test_prompts_are_encoded_once_each_and_always_as_many_at_once(monkeypatch, guidance, each):
     """Null and style-only prompts are shared; those of rows without weight do not count, nor need they be possible."""
-    encoded = []
+    encoded, requests = [], []
 
     def encode(model, texts, styles):
         encoded.append(texts)
         return np.zeros((len(texts), STAGES, 4, 16))
 
     monkeypatch.setattr(prompts, "encode", encode)
-    monkeypatch.setattr(sampling, "paint", lambda model, table, bank, requests, **_: iter(requests))
+
+    def paint(model, table, bank, asked, **_):
+        requests.extend(asked)
+        return iter(np.zeros((len(asked), 16, 16, 3)))
+
+    monkeypatch.setattr(sampling, "paint", paint)
     texts = [f"a painting of thing {i} in the style of {{}}" for i in range(20)]
     cells = cells_for(texts, ["gogh"], seeds="0:3", guidance=guidance)
     model = SimpleNamespace(networks=SimpleNamespace(schedule=NoiseSchedule()))
-    requests = [request for _, request in grid.paint(model, cells, STYLES, grid.shape_of(cells, 8))]
+    list(grid.paint(model, cells, STYLES, grid.shape_of(cells, 8)))
     assert {len(chunk) for chunk in encoded} == {32}
     distinct = {text for chunk in encoded for text in chunk}
     assert len(distinct) == 1 + 20 * each + (guidance == "paper")

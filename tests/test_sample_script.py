@@ -37,7 +37,7 @@ from dreamstyler_jax import cli, gallery, images, sampling
 from dreamstyler_jax.config import SampleConfig
 from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
+from dreamstyler_jax.style import FILE_NAME, Style, step_file
 
 HOUSE, DOG = "a painting of a red house in the style of {}", "a painting of a small dog in the style of {}"
 CFG = ["--guidance", "cfg", "--guidance_scale"]
@@ -150,9 +150,11 @@ def test_a_picture_says_how_it_was_made(painted, tiny_folder, styles):
     for line in manifest(painted):
         said = images.read_text(painted / line["file"])
         assert said.pop("software").startswith("dreamstyler_jax ")
-        own = {key: value for key, value in line.items() if key not in ("id", "file", "sha256", "command")}
-        assert {key: value if isinstance(own[key], str) else json.loads(value) for key, value in said.items()} == own
-    assert own["styles"] == {"gogh": Style.load(styles / "gogh" / FILE_NAME).hash}
+        own = {
+            key: value for key, value in line.items() if key not in ("id", "file", "sha256", "command", "learned_from")
+        }
+        assert {key: value if isinstance(line[key], str) else json.loads(value) for key, value in said.items()} == line
+    assert line["styles"] == {"gogh": Style.load(styles / "gogh" / FILE_NAME).hash}
     assert (own["scales"], own["solver"], own["steps"]) == ({"guidance_scale": 3.5}, "dpmpp_2m", 3)
     assert (own["model"], own["negative_prompt"]) == (str(tiny_folder), "the sea")
 
@@ -198,7 +200,7 @@ def test_the_folder_is_named_after_the_styles_unless_given(words, styles, monkey
     monkeypatch.chdir(tmp_path)
     run(sample, *eight(words, styles, "gogh"), "--prompts", HOUSE)
     assert Image.open("out/gogh/grid.png")
-    assert "8 pictures are in out/gogh/images" in capsys.readouterr().out
+    assert "8 pictures in out/gogh/images" in capsys.readouterr().out
 
 
 def test_foreign_names_of_styles_stay_below_the_output_folder():
@@ -355,17 +357,33 @@ def test_checkpoints(words, tmp_path):
         random_style("gogh", seed=seed).save(step_file(folder, step))
     options = ["--seeds", "0:8", "--prompts", HOUSE]
     run(sample, *words, *options, "--styles", folder, "--checkpoints", 200, 100, "--output", tmp_path / "both")
-    assert [line["style"] for line in manifest(tmp_path / "both")[::8]] == ["gogh@200", "gogh@100"]
+    lines = manifest(tmp_path / "both")[::8]
+    assert [(line["style"], line["checkpoint"]) for line in lines] == [("gogh", 200), ("gogh", 100)]
     for step in (100, 200):
         file = step_file(folder, step)
         direct = paint(tmp_path / str(step), *words, *options, "--styles", file)
-        (name,) = load_styles([folder], [step])
-        kept = pictures(tmp_path / "both", style=name)
+        kept = pictures(tmp_path / "both", checkpoint=step)
         assert max(difference(*pair) for pair in zip(kept, direct, strict=True)) <= 1
     assert difference(pictures(tmp_path / "100")[0], pictures(tmp_path / "200")[0]) > 8
     mix = ["--mixes", "gogh@100:1,gogh@200:0", "--checkpoints", 100, 200]
     run(sample, *words, *options, "--styles", folder, *mix, "--output", tmp_path / "mixed")
-    assert manifest(tmp_path / "mixed")[0]["style"] == "gogh@100:1,gogh@200:0"
+    lines = manifest(tmp_path / "mixed")
+    assert len(lines) == 8 and lines[0]["style"] == "gogh@100:1,gogh@200:0" and "checkpoint" not in lines[0]
+
+
+def test_recipes_and_named_styles_at_every_checkpoint(words, tmp_path):
+    for name, seed in (("gogh", 0), ("wave", 3)):
+        folder = write_style(tmp_path / "runs" / name, name)
+        for step in (100, 200):
+            random_style(name, seed=seed + step).save(step_file(folder, step))
+    options = [*words, "--styles", tmp_path / "runs", "--checkpoints", 100, 200, "--seeds", "0:8", "--prompts"]
+    by_name = paint(tmp_path / "named", *options, "a house by {wave}")
+    mixed = paint(tmp_path / "mixed", *options, "a house by {}", "--mixes", "wave:1-0", "gogh:1,wave:0")
+    lines = manifest(tmp_path / "mixed")
+    at = [("wave:1-0", 100), ("wave:1-0", 200), ("gogh:1,wave:0", 100), ("gogh:1,wave:0", 200)]
+    assert [(line["style"], line["checkpoint"]) for line in lines[::8]] == at
+    assert max(difference(*pair) for pair in zip(by_name, mixed[:16], strict=True)) <= 1
+    assert difference(np.stack(mixed[16:24]), np.stack(mixed[24:])) > 8
 
 
 def test_any_prompt_is_painted_within_the_folder(words, styles, tmp_path):
@@ -415,7 +433,7 @@ def painted_seeds(monkeypatch) -> list[list[int]]:
     seen, real = [], sampling.paint_batch
 
     def paint_batch(*arguments, **options):
-        seen.append(arguments[-1].tolist())
+        seen.append(arguments[5].tolist())
         return real(*arguments, **options)
 
     monkeypatch.setattr(sampling, "paint_batch", paint_batch)
@@ -472,7 +490,7 @@ def test_hosts_of_a_cluster_take_a_part_each(command, undisturbed, tmp_path):
 def test_several_devices_share_each_batch(command, undisturbed, tmp_path):
     process = start(sample, *command, "--seeds", "0:4", "--output", tmp_path, env={"JAX_NUM_CPU_DEVICES": "3"})
     output, errors = process.communicate(timeout=300)
-    assert "16 pictures are in" in output, errors
+    assert "16 pictures in" in output, errors
     for line in manifest(tmp_path):
         assert difference(*(Image.open(folder / line["file"]) for folder in (tmp_path, undisturbed))) <= 1
 
@@ -485,7 +503,7 @@ def test_a_changed_grid_is_refused_in_one_line_and_added_with_merge(copy, comman
     before = contents(copy)
     line = refusal(capfd, sample, *command, "--seeds", "4:12", "--output", copy)
     assert re.search(
-        r"copy holds the pictures of another grid \(seed differ\): choose another --output, .*--merge", line
+        r"copy holds the pictures of another grid \(seed differs\): choose another --output, .*--merge", line
     )
     assert contents(copy) == before
     run(sample, *command, "--seeds", "4:12", "--merge", "--output", copy)
@@ -505,6 +523,17 @@ DYING = """
 import os, runpy, signal, sys, threading
 call, count, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 real = getattr(os, call)
+
+def test_what_is_added_does_not_take_the_place_of_what_was(words, styles, tmp_path, capsys):
+    options = ["--seeds", "0:8", "--prompts", HOUSE, "--output", tmp_path / "out"]
+    run(sample, *words, "--styles", styles / "gogh", *options)
+    atlas = set((tmp_path / "out" / "atlas").iterdir())
+    run(sample, *words, "--styles", styles / "wave", *options, "--merge")
+    assert "16 pictures in" in capsys.readouterr().out
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<title>gogh, wave" in page and all(line["file"] in page for line in manifest(tmp_path / "out"))
+    assert len(atlas & set((tmp_path / "out" / "atlas").iterdir())) == 1, "what gogh was learned from is still shown"
+
 
 def dying(*arguments):
     global count
@@ -558,7 +587,7 @@ def spoilt(monkeypatch, kind, chosen, times):
 
         def paint_batch(*arguments, **options):
             painted = np.array(real(*arguments, **options))
-            painted[[fails(seed) for seed in arguments[-1].tolist()], 0, 0] = np.nan
+            painted[[fails(seed) for seed in arguments[5].tolist()], 0, 0] = np.nan
             return painted
 
         monkeypatch.setattr(sampling, "paint_batch", paint_batch)
@@ -592,7 +621,7 @@ def test_what_fails_twice_is_recorded_and_the_rest_painted(kind, reason, undistu
             cli.main(lambda: run(sample, *command, "--output", tmp_path))
     said = capfd.readouterr()
     assert end.value.code == 2
-    assert "24 pictures are in" in said.out
+    assert "24 pictures in" in said.out
     assert said.err == (
         f"error: 8 of 32 pictures failed, see {tmp_path}/manifest.jsonl; the same command tries them again\n"
     )

@@ -153,7 +153,7 @@ def asked(monkeypatch):
     """What the compiled program is asked for: conditionings, weights and seeds of each batch. It paints nothing."""
     asked = []
 
-    def paint_batch(networks, params, table, conditionings, weights, seeds, *, size):
+    def paint_batch(networks, params, table, conditionings, weights, seeds, content, *, size):
         asked.append((conditionings, weights, seeds))
         return np.zeros((len(seeds), *size, 3), np.float32)
 

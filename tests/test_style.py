@@ -135,7 +135,7 @@ def test_non_finite_tables_are_refused(tmp_path):
             Style.load(tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("name", ["", " ", "a{b", "}", "a\nb", " a"])
+@pytest.mark.parametrize("name", ["", " ", "a{b", "}", "a|b", "a\nb", " a"])
 def test_unusable_names(name):
     with pytest.raises(UserError, match="cannot be called"):
         Style(name, np.zeros((1, 1, 1)))

@@ -81,8 +81,8 @@ class Cell:
     def parameters(self) -> dict[str, Any]:
         """All of them by name, but for those of a checkpoint or content that there is none of."""
         own = dataclasses.asdict(self)
-        checkpoint = {"checkpoint": own.pop("checkpoint")} if self.checkpoint else {}
-        return own | checkpoint | (own.pop("repaint") or {})
+        repaint, checkpoint = own.pop("repaint") or {}, own.pop("checkpoint")
+        return own | ({"checkpoint": checkpoint} if checkpoint else {}) | repaint
 
     @property
     def id(self) -> str:

@@ -10,19 +10,17 @@ import dataclasses
 import functools
 import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dreamstyler_jax import grid, prompts, transfer
 from dreamstyler_jax.cli import command_line, main, parse
 from dreamstyler_jax.config import SampleConfig
-from dreamstyler_jax.console import plain_warnings
+from dreamstyler_jax.console import plain_warnings, progress
 from dreamstyler_jax.devices import shard_of
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_STYLE
@@ -98,8 +96,7 @@ def paint(gallery: Gallery, cells: list[grid.Cell], painter: Callable[[list[grid
             return 0
         painted = painter(cells)
         with Writer(gallery) as writer:
-            # No bar where nobody watches: disable=None is tqdm's word for "unless stderr is a terminal".
-            for cell, picture in tqdm(painted, attempt, len(cells), unit="picture", file=sys.stderr, disable=None):
+            for cell, picture in progress(painted, attempt, len(cells), unit="picture"):
                 writer.save(cell, picture)
         failed = writer.failed
         cells = [cell for cell, _ in failed]

@@ -43,19 +43,16 @@ def run(config: SampleConfig) -> None:
     folder = Path(config.output) if config.output else default_folder(styles)
     check_output(folder)
     warn_of_idle_scales(config)
-    texts = [text for line in config.prompts or read_prompts(config.prompts_file) for text in prompts.expand(line)]
-    texts = list(dict.fromkeys(texts))
+    texts = all_prompts(config)
     prompts.require_placeholders(texts, styles)
     styles |= mixed(config, styles)
     voices = config.mixes or list(dict.fromkeys(STEP.sub("", name) for name in styles))
-    model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
-    size = model.size(config.height, config.width)
     nets = controlnets(config)
+    model = load_model(config, nets)
     contents = load_contents(config, model)
-    if nets:
-        folders = [transfer.parse_net(net).model or EMBEDDED_CONTROLNET for net in nets]
-        model = model.with_controlnets(folders, variant=config.variant, guess_mode=config.guess_mode)
-    cells = grid.make_cells(config, model, texts, styles, voices, size, contents, nets)
+    cells = grid.make_cells(
+        config, model, texts, styles, voices, model.size(config.height, config.width), contents, nets
+    )
     shape, studio = grid.shape_of(cells, config.batch_size), grid.Studio(model, contents, nets, config.depth_model)
     check_prompts(model, cells, styles, shape.rows)
     gallery = Gallery(folder, (index, count), functools.partial(note, config, styles))
@@ -115,6 +112,15 @@ def controlnets(config: SampleConfig) -> list[str]:
         if not transfer.parse_net(net).model and config.model != "mini":
             raise UserError(f"controlnets: say which, as in {net}=FOLDER; only the embedded model has one of its own")
     return nets
+
+
+def load_model(config: SampleConfig, nets: list[str]) -> StableDiffusion:
+    """The model with the ControlNets."""
+    model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
+    if not nets:
+        return model
+    folders = [transfer.parse_net(net).model or EMBEDDED_CONTROLNET for net in nets]
+    return model.with_controlnets(folders, variant=config.variant, guess_mode=config.guess_mode)
 
 
 def load_contents(config: SampleConfig, model: StableDiffusion) -> list[transfer.Content]:
@@ -209,6 +215,12 @@ def default_folder(styles: Iterable[str]) -> Path:
     """``out/`` and the names of the styles, made fit for a folder: they may come from any tool's file."""
     name = re.sub(r"[^\w.-]+", "_", "-".join(styles)).strip("._")
     return Path("out") / (name[:100] or "style")
+
+
+def all_prompts(config: SampleConfig) -> list[str]:
+    """Every version of every prompt, none twice."""
+    lines = config.prompts or read_prompts(config.prompts_file)
+    return list(dict.fromkeys(text for line in lines for text in prompts.expand(line)))
 
 
 def read_prompts(path: str) -> list[str]:

@@ -150,11 +150,10 @@ def test_a_picture_says_how_it_was_made(painted, tiny_folder, styles):
     for line in manifest(painted):
         said = images.read_text(painted / line["file"])
         assert said.pop("software").startswith("dreamstyler_jax ")
-        own = {
-            key: value for key, value in line.items() if key not in ("id", "file", "sha256", "command", "learned_from")
-        }
-        assert {key: value if isinstance(line[key], str) else json.loads(value) for key, value in said.items()} == line
-    assert line["styles"] == {"gogh": Style.load(styles / "gogh" / FILE_NAME).hash}
+        unsaid = ("id", "file", "sha256", "command", "learned_from")
+        own = {key: value for key, value in line.items() if key not in unsaid}
+        assert {key: value if isinstance(own[key], str) else json.loads(value) for key, value in said.items()} == own
+    assert own["styles"] == {"gogh": Style.load(styles / "gogh" / FILE_NAME).hash}
     assert (own["scales"], own["solver"], own["steps"]) == ({"guidance_scale": 3.5}, "dpmpp_2m", 3)
     assert (own["model"], own["negative_prompt"]) == (str(tiny_folder), "the sea")
 

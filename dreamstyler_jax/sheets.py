@@ -10,7 +10,7 @@ from PIL import Image
 from dreamstyler_jax import images
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.grid import Cell
-from dreamstyler_jax.style import Style
+from dreamstyler_jax.style import Style, at_step
 
 MOST_ROWS, MOST_COLUMNS = 20, 16
 
@@ -107,10 +107,10 @@ def _open(path: Path | None) -> Image.Image | None:
 
 def _training_picture(cells: Sequence[Cell], styles: Mapping[str, Style]) -> Image.Image | None:
     """The first picture of the only style, if it is still where it was and can be read."""
-    used = {name for cell in cells for name in cell.styles}
+    used = {name: at_step(name, cell.checkpoint) for cell in cells for name in cell.styles}
     if len(used) != 1:
         return None
-    paths = styles[used.pop()].metadata.get("images") or [""]
+    paths = styles[used.popitem()[1]].metadata.get("images") or [""]
     try:
         picture = images.load(paths[0])
     except UserError:

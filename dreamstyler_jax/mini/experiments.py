@@ -28,6 +28,7 @@ from dreamstyler_jax.style import Style
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)  # of ls and lc in the sweep
 NULL_SCALE = 2.0  # ln in the sweep
+GAINS = ("text", "truth", "distance")  # marks that are compared painter by painter
 
 
 class Method(NamedTuple):
@@ -179,17 +180,17 @@ def groups(methods: list[Method]) -> Iterator[list[Method]]:
 
 
 def table(results: Mapping[str, list[dict[str, float]]], reference: str | None = None) -> str:
-    """Markdown: a row per method, mean and 95 % interval over painters; last the gain over ``reference``, paired."""
+    """Markdown: a row per method, mean and 95 % interval over painters; last the gains over ``reference``, paired."""
     names = list(next(iter(results.values()))[0])
-    lines = ["| | " + " | ".join(names) + (" | distance less |" if reference else " |")]
-    lines.append("|---" * (len(names) + 1 + bool(reference)) + "|")
+    gains = GAINS if reference else ()
+    heads = [*names, *(f"{name} more than {reference}" for name in gains)]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for method, rows in results.items():
         cells = [str(scores.estimate([row[name] for row in rows])) for name in names]
-        if reference and len(rows) == len(results[reference]) and method != reference:
-            gains = [b["distance"] - a["distance"] for a, b in zip(rows, results[reference], strict=True)]
-            cells.append(str(scores.estimate(gains)))
-        elif reference:
-            cells.append("")
+        for name in gains:
+            comparable = method != reference and len(rows) == len(results[reference])
+            pairs = zip(rows, results[reference], strict=True) if comparable else ()
+            cells.append(str(scores.estimate([own[name] - other[name] for own, other in pairs])) if comparable else "")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -410,8 +410,8 @@ def pretrain(config: PretrainConfig) -> None:
     text = text_encoder(tokenizer, clip)
     arrays = denoising_arrays(moments * np.float16(scale), tokenizer, ids, text)
     unet = train_unet(config, arrays, text)
-    controlnets = {kind: train_controlnet(kind, config, arrays, unet, text, config.pictures) for kind in controls.KINDS}
-    export(work / "model", tokenizer, vae, clip, referee, unet, controlnets, scale)
+    controlnet = train_controlnet(config, arrays, unet, text)
+    export(work / "model", tokenizer, vae, clip, referee, unet, controlnet, scale)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from dreamstyler_jax.files import check_output
 from dreamstyler_jax.gallery import Gallery, Writer
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.page import write_page
-from dreamstyler_jax.pipeline import EMBEDDED_CONTROLNET, StableDiffusion
+from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.sheets import write_sheets
 from dreamstyler_jax.style import FILE_NAME, STEP, Style, at_step, check_width, load_styles
 
@@ -103,15 +103,17 @@ def paint(gallery: Gallery, cells: list[grid.Cell], painter: Callable[[list[grid
 
 
 def controlnets(config: SampleConfig) -> list[str]:
-    """The ControlNets in use: those asked for, or the embedded model's own for what is repainted with it."""
+    """The ControlNets in use.
+
+    Raises:
+      UserError: there is nothing to repaint, or one of them cannot be read or has no path.
+    """
     if config.controlnets and not config.content:
         raise UserError("controlnets: give the pictures that they are to keep the structure of, with --content")
-    asked = config.controlnets or (["edges"] if config.content and config.model == "mini" else [])
-    nets = [] if asked == ["none"] else asked
-    for net in nets:
-        if not transfer.parse_net(net).model and config.model != "mini":
-            raise UserError(f"controlnets: say which, as in {net}=FOLDER; only the embedded model has one of its own")
-    return nets
+    for net in config.controlnets:
+        if not transfer.parse_net(net).model:
+            raise UserError(f"controlnets: say which, as in {net}=FOLDER")
+    return config.controlnets
 
 
 def load_model(config: SampleConfig, nets: list[str]) -> StableDiffusion:
@@ -119,7 +121,7 @@ def load_model(config: SampleConfig, nets: list[str]) -> StableDiffusion:
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
     if not nets:
         return model
-    folders = [transfer.parse_net(net).model or EMBEDDED_CONTROLNET for net in nets]
+    folders = [transfer.parse_net(net).model for net in nets]
     return model.with_controlnets(folders, variant=config.variant, guess_mode=config.guess_mode)
 
 

@@ -158,8 +158,7 @@ class SampleConfig:
     """Of `content`: how much of it is painted anew, 0.01 to 1."""
     controlnets: list[str] = dataclasses.field(default_factory=list)
     """ControlNets that keep the structure of `content`, KIND=PATH each: `edges`, `depth`, or `image`, a map given with
-    control_images; PATH is a folder or hub id; KIND*0.5=PATH counts half. For the embedded model `edges`, without a
-    path, is the default; `none` for none."""
+    control_images; PATH is a folder or hub id; KIND*0.5=PATH counts half."""
     control_images: list[str] = dataclasses.field(default_factory=list)
     """Control maps of the pictures in `content`, in their order, for ControlNets of the kind `image`."""
     control_scale: list[float] = dataclasses.field(default_factory=lambda: [0.8])

@@ -28,7 +28,6 @@ from dreamstyler_jax.tokenizer import Tokenizer
 from dreamstyler_jax.weights import load_model, resolve_model, save_model
 
 EMBEDDED_MODEL = Path(__file__).parent / "mini" / "model"
-EMBEDDED_CONTROLNET = str(EMBEDDED_MODEL / "controlnet")
 _PIECE = 4096  # bytes
 PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
 

@@ -29,7 +29,7 @@ _NET = re.compile(r"(?P<kind>\w+)(?:\*(?P<weight>\d*\.?\d+))?(?:=(?P<model>.+))?
 
 
 class Net(NamedTuple):
-    """A ControlNet: which kind of map it takes, how much it counts, its folder or hub id ("" the embedded one)."""
+    """A ControlNet: which kind of map it takes, how much it counts, its folder or hub id, or ""."""
 
     kind: str
     weight: float

@@ -144,8 +144,8 @@ class SampleConfig:
     mixes: list[str] = dataclasses.field(default_factory=list)
     """New styles out of those, such as gogh:5-3,monet:2-0 or gogh*0.7+monet*0.3; then {} stands for each of them."""
     checkpoints: list[int] = dataclasses.field(default_factory=list)
-    """Steps of the styles' training: styles and mixes as they were then, instead of in the end; a prompt or a recipe can
-    also name one itself, as gogh@100. None: in the end."""
+    """Steps of the styles' training: styles and mixes as they were then, instead of in the end. A prompt or a recipe
+    can also name one itself, as gogh@100. None: in the end."""
     prompts: list[str] = dataclasses.field(default_factory=list)
     """What to paint, with {} for each style in turn, or {name} for one of several; {a|b} stands for both words in turn.
     None: four examples."""

@@ -23,7 +23,7 @@ tables = hnp.arrays(
     st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 9)),
     elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
 )
-names = st.text(st.characters(exclude_characters="{}\r\n", exclude_categories=["Cs"]), min_size=1).filter(
+names = st.text(st.characters(exclude_characters="{}|\r\n", exclude_categories=["Cs"]), min_size=1).filter(
     lambda name: name == name.strip()
 )
 values = st.recursive(

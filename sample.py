@@ -47,12 +47,10 @@ def run(config: SampleConfig) -> None:
     prompts.require_placeholders(texts, styles)
     styles |= mixed(config, styles)
     voices = config.mixes or list(dict.fromkeys(STEP.sub("", name) for name in styles))
-    nets = controlnets(config)
+    nets = [transfer.parse_net(net) for net in config.controlnets]
     model = load_model(config, nets)
     contents = load_contents(config, model)
-    cells = grid.make_cells(
-        config, model, texts, styles, voices, model.size(config.height, config.width), contents, nets
-    )
+    cells = grid.make_cells(config, model, texts, styles, voices, model.size(config.height, config.width), contents)
     shape, studio = grid.shape_of(cells, config.batch_size), grid.Studio(model, contents, nets, config.depth_model)
     check_prompts(model, cells, styles, shape.rows)
     gallery = Gallery(folder, (index, count), functools.partial(note, config, styles))
@@ -102,26 +100,12 @@ def paint(gallery: Gallery, cells: list[grid.Cell], painter: Callable[[list[grid
     return len(failed)
 
 
-def controlnets(config: SampleConfig) -> list[str]:
-    """The ControlNets in use.
-
-    Raises:
-      UserError: there is nothing to repaint, or one of them cannot be read or has no path.
-    """
-    if config.controlnets and not config.content:
-        raise UserError("controlnets: give the pictures that they are to keep the structure of, with --content")
-    for net in config.controlnets:
-        if not transfer.parse_net(net).model:
-            raise UserError(f"controlnets: say which, as in {net}=FOLDER")
-    return config.controlnets
-
-
-def load_model(config: SampleConfig, nets: list[str]) -> StableDiffusion:
+def load_model(config: SampleConfig, nets: list[transfer.Net]) -> StableDiffusion:
     """The model with the ControlNets."""
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
     if not nets:
         return model
-    folders = [transfer.parse_net(net).model for net in nets]
+    folders = [net.model for net in nets]
     return model.with_controlnets(folders, variant=config.variant, guess_mode=config.guess_mode)
 
 
@@ -140,7 +124,7 @@ def show(config: SampleConfig, gallery: Gallery, cells: list[grid.Cell], styles:
     sheets = write_sheets(gallery.folder, cells, files, styles)
     names = dict.fromkeys(name for line in gallery.lines.values() for name in line["styles"])
     pictures = {name: path for line in gallery.lines.values() for name, path in line.get("learned_from", {}).items()}
-    page = write_page(gallery.folder, title=title_of(list(names)), style_pictures=pictures)
+    page = write_page(gallery.folder, gallery.lines.values(), title=title_of(list(names)), style_pictures=pictures)
     where = sheets[0] if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1].name}"
     several, earlier = "s" * (len(files) != 1), len(files) - sum(cell.id in files for cell in cells)
     on_sheets = f"all but {earlier} earlier ones on sheets in" if earlier else "on sheets in"

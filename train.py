@@ -121,14 +121,14 @@ def train(config: TrainConfig, model: StableDiffusion, dataset: inversion.Datase
                 log.write(done, {**summary, "images_per_second": samples / (time.perf_counter() - began)})
                 if done // config.save_every > step // config.save_every or done == config.steps:
                     checkpoints.save(done, state)
-                    style = at_step(style, state)
+                    style = style_in(style, state)
                     style.save(step_file(folder, done))
                     preview(model, style, config.preview_prompts, size, folder / "previews" / f"step_{done:06d}.png")
     runlog.draw_loss(runlog.read_metrics(folder / runlog.METRICS), folder / "loss.png")
-    return at_step(style, state)
+    return style_in(style, state)
 
 
-def at_step(style: Style, state: inversion.TrainState) -> Style:
+def style_in(style: Style, state: inversion.TrainState) -> Style:
     """The style as it is in a state of the training."""
     return Style(style.name, np.asarray(state.table), style.metadata | {"steps": int(state.step)})
 

@@ -233,6 +233,8 @@ class SampleConfig:
             raise UserError("prompts, prompts_file: give one of them, not both")
         if not self.prompts and not self.prompts_file:
             object.__setattr__(self, "prompts", [TRANSFER_PROMPT] if self.content else list(EXAMPLE_PROMPTS))
+        if self.controlnets and not self.content:
+            raise UserError("controlnets: give the pictures that they are to keep the structure of, with --content")
         if len(set(self.content)) < len(self.content):
             raise UserError("content: names a picture twice")
         if self.control_images and len(self.control_images) != len(self.content):

@@ -39,9 +39,14 @@ def mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("batch",))
 
 
+def placed(*axes: str | None) -> NamedSharding:
+    """How arrays lie on the devices: ``placed("batch")`` splits the first axis, ``placed()`` copies."""
+    return NamedSharding(mesh(), PartitionSpec(*axes))
+
+
 def replicate(tree: Any) -> Any:
     """The same arrays on every device, so that no call has to send them."""
-    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
+    return jax.device_put(tree, placed())
 
 
 def split_batch(function: Callable[..., Array], in_axes: tuple[int | None, ...]) -> Callable[..., Array]:

@@ -140,6 +140,7 @@ class Gallery:
         own = dict.fromkeys(cell.id for cell in cells)
         others = [line for id, line in self.lines.items() if id not in own]
         ordered = others + [self.lines[id] for id in own if id in self.lines]
+        self.lines = {line["id"]: line for line in ordered}
         _write_manifest(self.folder / MANIFEST, ordered)
         for path in self._manifests():
             if path.name != MANIFEST:
@@ -220,5 +221,5 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     try:
         lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
         return {line["id"]: line for line in lines}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it, or choose another output") from error

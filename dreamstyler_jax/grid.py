@@ -1,7 +1,7 @@
 """What a grid consists of, and how it is painted: axes -> cells -> batches of one shape -> pictures.
 
 A cell is one picture and everything that makes it. Cells that differ in prompt, style, seed, scales or solver are
-painted by one compiled program; only the number of steps changes it.
+painted by one compiled program; only the size and the number of steps taken change it.
 """
 
 import collections
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dreamstyler_jax import __version__, prompts, sampling, transfer
+from dreamstyler_jax import __version__, images, prompts, sampling, transfer
 from dreamstyler_jax.config import SampleConfig, parse_seeds
 from dreamstyler_jax.guidance import rows_needed, weights_for
 from dreamstyler_jax.pipeline import StableDiffusion
@@ -84,7 +84,7 @@ class Cell:
         repaint, checkpoint = own.pop("repaint") or {}, own.pop("checkpoint")
         return own | ({"checkpoint": checkpoint} if checkpoint else {}) | repaint
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Sixteen hexadecimal digits of all parameters: safe as a file name, whatever the prompt."""
         return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()[:16]
@@ -117,7 +117,6 @@ def make_cells(
     voices: Sequence[str],
     size: tuple[int, int],
     contents: Sequence[Content] = (),
-    nets: Sequence[str] = (),
 ) -> list[Cell]:
     """The product of all axes: contents x prompts x voices x checkpoints x scales x solvers x steps x seeds.
 
@@ -127,14 +126,13 @@ def make_cells(
       voices: the names of those that {} stands for in turn.
       size: height and width in pixels, of what is not repainted.
       contents: the pictures to repaint, if any.
-      nets: their ControlNets, as `transfer.parse_net` reads them.
 
     Raises:
       UserError: a solver cannot take so many steps, or a strength leaves none of them.
     """
     scale_names = SCALES[config.guidance]
     scale_values = list(itertools.product(*(map(float, getattr(config, name)) for name in scale_names)))
-    repaints = _repaints(config, contents, nets)
+    repaints = _repaints(config, contents)
     cells = []
     for (repaint, (height, width)), text in itertools.product(repaints or [(None, size)], texts):
         names = prompts.names_in(text) + prompts.names_in(config.negative_prompt)
@@ -174,15 +172,13 @@ def _castings(
             yield voice, checkpoint, used
 
 
-def _repaints(
-    config: SampleConfig, contents: Sequence[Content], nets: Sequence[str]
-) -> list[tuple[Repaint, tuple[int, int]]]:
+def _repaints(config: SampleConfig, contents: Sequence[Content]) -> list[tuple[Repaint, tuple[int, int]]]:
     """Contents x strengths x control scales, each with the height and width of its pictures."""
-    scales = map(float, config.control_scale if nets else [0.0])
-    common = (config.control_start, config.control_end, config.guess_mode) if nets else (0.0, 1.0, False)
+    scales = map(float, config.control_scale if config.controlnets else [0.0])
+    common = (config.control_start, config.control_end, config.guess_mode) if config.controlnets else (0.0, 1.0, False)
     return [
         (
-            Repaint(content.name, content.hash, strength, tuple(nets), scale, *common),
+            Repaint(content.name, content.hash, strength, tuple(config.controlnets), scale, *common),
             (content.frame.inner_height, content.frame.inner_width),
         )
         for content, strength, scale in itertools.product(contents, map(float, config.strength), scales)
@@ -261,17 +257,18 @@ class Studio:
     Args:
       model: with the ControlNets.
       contents: the pictures.
-      nets: the ControlNets, as `transfer.parse_net` reads them.
+      nets: its ControlNets.
       depth_model: see `config.SampleConfig`.
 
     Raises:
       UserError: a control map cannot be had.
     """
 
-    def __init__(self, model: StableDiffusion, contents: Sequence[Content], nets: Sequence[str], depth_model: str):
-        self._model, self._depth_model = model, depth_model
+    def __init__(
+        self, model: StableDiffusion, contents: Sequence[Content], nets: Sequence[transfer.Net], depth_model: str
+    ):
+        self._model, self._nets, self._depth_model = model, nets, depth_model
         self._contents = {content.hash: content for content in contents}
-        self._nets = [transfer.parse_net(net) for net in nets]
         self._encode_images = jax.jit(model.networks.encode_images)
         self._prepared = functools.lru_cache(_BLOCK)(self._prepare)
         for content in contents[:1]:
@@ -303,7 +300,7 @@ class Studio:
         """Latents [h, w, c] and control maps [H, W, 3] of a content."""
         content = self._contents[hash]
         pixels = transfer.to_frame(content.picture, content.frame)
-        mean, _ = self._encode_images(self._model.params, pixels[None].astype(np.float32) / 127.5 - 1)
+        mean, _ = self._encode_images(self._model.params, images.to_unit(pixels[None]))
         return np.asarray(mean[0]), self._maps(content)
 
     def _maps(self, content: Content) -> list[np.ndarray]:

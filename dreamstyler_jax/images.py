@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
@@ -129,7 +130,12 @@ def _edge_colour(image: Image.Image, sides: bool) -> tuple[int, int, int]:
 
 def to_array(image: Image.Image) -> np.ndarray:
     """A picture as float32[height, width, 3] in [-1, 1], the range of Stable Diffusion's VAE."""
-    return np.asarray(image.convert("RGB"), np.float32) / 127.5 - 1
+    return to_unit(np.asarray(image.convert("RGB")))
+
+
+def to_unit(pixels: Any) -> Any:
+    """uint8 [0, 255] to float32 [-1, 1]; an array of NumPy or of JAX."""
+    return pixels.astype(np.float32) / 127.5 - 1
 
 
 def to_image(array: np.ndarray) -> Image.Image:

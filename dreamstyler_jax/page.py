@@ -39,7 +39,7 @@ ATLAS_COLUMNS, ATLAS_ROWS = 16, 16
 _SCRIPTS = ("elements.js", "model.js", "thumbnails.js", "grid.js", "axes.js", "views.js", "main.js")
 _JPEG = dict(quality=88, subsampling=0, optimize=True)
 _NO_AXIS = ("id", "file", "sha256", "error", "command", "learned_from")
-_OUTERMOST = ("prompt", "style", "mix", "styles", "checkpoint", "seed")  # the order in which axes take their places
+_OUTERMOST = ("content", "prompt", "style", "styles", "checkpoint", "seed")  # the order in which axes take their places
 _EXACT = 2**53  # whole numbers up to here are the same in JavaScript
 
 
@@ -78,19 +78,21 @@ class _Picture:
 
 def write_page(
     folder: str | Path,
+    lines: Iterable[Mapping[str, Any]],
     *,
     title: str,
     style_pictures: Mapping[str, str | Path] = MappingProxyType({}),
 ) -> Path:
-    """Writes the page of the pictures that ``folder/manifest.jsonl`` lists, and the thumbnails that it shows.
+    """Writes the page of the pictures that the lines of a manifest list, and the thumbnails that it shows.
 
-    A line of the manifest is an object with ``id`` (the last line of an id counts) and ``file`` (relative to the
-    folder), or ``error`` where the picture failed; all else in it but ``sha256`` are parameters. A picture that is
-    missing, damaged or outside of the folder is shown as failed. Equal input gives equal bytes, and thumbnails that
-    are there already are not made again: sheets are named after what they show.
+    A line is an object with ``id`` and ``file`` (relative to the folder), or ``error`` where the picture failed, and
+    with ``command``, which makes the picture again; all else in it but ``sha256`` and ``learned_from`` are parameters.
+    A picture that is missing, damaged or outside of the folder is shown as failed. Equal input gives equal bytes, and
+    thumbnails that are there already are not made again: sheets are named after what they show.
 
     Args:
-        folder: holds the manifest and the pictures; the page is left there.
+        folder: holds the pictures; the page is left there.
+        lines: none of an id twice.
         title: the page's heading.
         style_pictures: what each style was learned from, by the names in the lines' ``style`` and ``styles``; any size.
             One that cannot be read is left out, with a warning.
@@ -99,12 +101,10 @@ def write_page(
         The path of the page.
 
     Raises:
-        UserError: there is no manifest, it lists nothing, or a line of it, other than a last one cut short, cannot be
-            read.
         OSError: the page cannot be written.
     """
     folder = Path(folder)
-    lines = _read_manifest(folder / "manifest.jsonl")
+    lines = list(lines)
     with ThreadPoolExecutor() as pool:
         pictures = list(pool.map(lambda line: _examine(folder, line), lines))
         shown = [picture if isinstance(picture, _Picture) else None for picture in pictures]
@@ -140,23 +140,6 @@ def write_page(
 
 
 # What the manifest says
-
-
-def _read_manifest(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path}: name a folder that sample.py painted into") from error
-    lines: dict[str, dict[str, Any]] = {}
-    for number, text in enumerate(content.split(b"\n")[:-1], 1):  # what follows the last line break was cut short
-        try:
-            line = json.loads(text)
-            lines[str(line["id"])] = dict(line)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}, is damaged: {error!r}") from error
-    if not lines:
-        raise UserError(f"{path} lists no picture")
-    return list(lines.values())
 
 
 def find_axes(lines: Sequence[Mapping[str, Any]], errors: Sequence[str | None]) -> list[Axis]:

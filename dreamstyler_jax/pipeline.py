@@ -90,7 +90,7 @@ class Networks:
           scales: float32[B, K], how much each of them counts.
         """
         residuals: list[tuple[Array, ...]] = []
-        for k, (net, hint) in enumerate(zip(self._controlnets(params), hints, strict=bool(hints))):
+        for k, (net, hint) in enumerate(zip(self._controlnets(params), hints, strict=True)):
             residuals.append(net(latents, timesteps, states, hint, scales[:, k], guess_mode=self.guess_mode))
         total = [sum(parts) for parts in zip(*residuals, strict=True)]
         return nnx.merge(self.unet, params["unet"])(latents, timesteps, states, total).astype(jnp.float32)
@@ -166,12 +166,10 @@ class StableDiffusion:
         )
 
     def with_controlnets(self, folders: Sequence[str], *, variant: str | None = None, guess_mode: bool = False) -> Self:
-        """The model with ControlNets, each a folder in diffusers' layout or a hub id.
+        """The model with ControlNets, each a folder in diffusers' layout or a hub id; the hash is that of all of them.
 
         Raises:
           UserError: not a ControlNet, or one of another family of models.
-
-        The hash becomes that of model and ControlNets together.
         """
         graphdefs, params, hashes = [], [], [self.hash]
         for name in folders:

@@ -121,10 +121,10 @@ class Request(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The pictures that requests repaint, as in `Content`, without the axis of scales."""
+    """The pictures that requests repaint: latents [C, h, w, c], and as in `Content` maps [C, H, W, 3]."""
 
-    latents: Array | None = None
-    maps: tuple[Array, ...] = ()
+    latents: Array
+    maps: tuple[Array, ...]
 
 
 def paint(

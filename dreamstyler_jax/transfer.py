@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -25,11 +24,11 @@ from dreamstyler_jax.files import write_atomic
 
 KINDS = ("edges", "depth", "image")
 _MOST_OBLONG = 8  # longer side over the shorter
-_NET = re.compile(r"(?P<kind>\w+)(?:\*(?P<weight>\d*\.?\d+))?(?:=(?P<model>.+))?")
+_NET = re.compile(r"(?P<kind>\w+)(?:\*(?P<weight>\d*\.?\d+))?=(?P<model>.+)")
 
 
 class Net(NamedTuple):
-    """A ControlNet: which kind of map it takes, how much it counts, its folder or hub id, or ""."""
+    """A ControlNet: which kind of map it takes, how much it counts, its folder or hub id."""
 
     kind: str
     weight: float
@@ -37,7 +36,7 @@ class Net(NamedTuple):
 
 
 def parse_net(text: str) -> Net:
-    """Reads ``edges``, ``depth=FOLDER`` or ``image*0.5=owner/name``.
+    """Reads ``depth=FOLDER`` or ``image*0.5=owner/name``.
 
     Raises:
         UserError: it does not read so.
@@ -45,7 +44,7 @@ def parse_net(text: str) -> Net:
     match = _NET.fullmatch(text.strip())
     if not match or match["kind"] not in KINDS:
         raise UserError(f"controlnets: {text!r} should read like edges=FOLDER, depth*0.5=FOLDER or image=FOLDER")
-    return Net(match["kind"], float(match["weight"] or 1), match["model"] or "")
+    return Net(match["kind"], float(match["weight"] or 1), match["model"])
 
 
 class Frame(NamedTuple):
@@ -145,6 +144,8 @@ def control_map(kind: str, content: Content, depth_model: str) -> np.ndarray:
 
 def edges(picture: np.ndarray) -> np.ndarray:
     """Canny's edges uint8[H, W], 0 or 255, of a picture uint8[H, W, 3], as ControlNets were trained on (100, 200)."""
+    import cv2  # a third of a second, for edges alone
+
     return cv2.Canny(np.ascontiguousarray(picture), 100, 200)
 
 

@@ -207,7 +207,15 @@ def test_a_picture_that_is_not_what_was_written_is_painted_again_and_no_other(wh
 
 
 def test_a_damaged_manifest_is_named(tmp_path):
-    for content in (b"not JSON\n", b"[]\n", b'{"file": "a.png"}\n', b"\xff\n", b'{"id": "0"}\n{\n{"id": "1"}\n'):
+    nested = b"[" * 100_000 + b"\n"
+    for content in (
+        b"not JSON\n",
+        b"[]\n",
+        b'{"file": "a.png"}\n',
+        b"\xff\n",
+        b'{"id": "0"}\n{\n{"id": "1"}\n',
+        nested,
+    ):
         (tmp_path / "manifest.jsonl").write_bytes(content)
         with pytest.raises(UserError, match=r"manifest\.jsonl is damaged .*: remove it"):
             Gallery(tmp_path)

@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from dreamstyler_jax import page
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.gallery import Gallery
 
 PROMPTS = ["A red house {}", "A blue fish {}", "An orange cat {}"]
 PATIENCE = 60  # seconds: on a busy machine
@@ -70,7 +70,7 @@ def write_pictures(folder, lines, size=(8, 8)):
 
 
 def write(folder, **more):
-    return page.write_page(folder, **{"title": "A grid", **more})
+    return page.write_page(folder, Gallery(folder).lines.values(), **{"title": "A grid", **more})
 
 
 def twelve():
@@ -307,15 +307,15 @@ def test_a_single_picture_makes_a_page(tmp_path, browser):
 
 def test_further_fields_are_axes_without_more_ado(tmp_path, browser):
     lines = [
-        a_line(seed=seed, mix=mix, checkpoint=checkpoint, weights={"gogh": weight}, flip=flip)
-        for seed, mix, checkpoint, (weight, flip) in itertools.product(
-            (0, 1), ("gogh:5-3,monet:2-0", "gogh*0.7"), (100, 20), ((0.5, True), (1.5, False))
+        a_line(seed=seed, content=content, checkpoint=checkpoint, weights={"gogh": weight}, flip=flip)
+        for seed, content, checkpoint, (weight, flip) in itertools.product(
+            (0, 1), ("city.png", "dog.png"), (100, 20), ((0.5, True), (1.5, False))
         )
     ]
     browser.open(write(write_pictures(tmp_path, lines)))
     names = [b.get_attribute("data-axis") for b in browser.all("#axes button")]
     assert names == [
-        "mix",
+        "content",
         "checkpoint",
         "seed",
         "gogh",
@@ -930,32 +930,6 @@ def test_other_files_are_left_alone(tmp_path):
     (folder / "atlas" / "mine.jpg").write_bytes(b"mine")
     write(folder)
     assert (folder / "atlas" / "mine.jpg").read_bytes() == b"mine"
-
-
-def test_the_last_line_of_an_id_counts_and_one_cut_short_does_not(tmp_path, browser):
-    lines = twelve()
-    folder = write_pictures(tmp_path, lines)
-    with (folder / "manifest.jsonl").open("a") as stream:
-        stream.write(json.dumps({**lines[0], "steps": 99}) + "\n" + '{"id": "cut sho')
-    browser.open(write(folder))
-    assert browser.count() == "12 pictures"
-    browser.keys(Keys.ENTER)
-    assert browser.pairs("#view-details")["steps"] == "99"
-
-
-@pytest.mark.parametrize("text", ["{}\n", "[]\n", "nonsense\n", '"id"\n', "[" * 100_000 + "\n"])
-def test_a_damaged_manifest_is_the_users_to_mend(tmp_path, text):
-    (tmp_path / "manifest.jsonl").write_text('{"id": "a"}\n' + text)
-    with pytest.raises(UserError, match=r"manifest\.jsonl, line 2, is damaged"):
-        write(tmp_path)
-
-
-def test_no_manifest_and_an_empty_one_are_the_users_to_mend(tmp_path):
-    with pytest.raises(UserError, match="there is no"):
-        write(tmp_path)
-    (tmp_path / "manifest.jsonl").touch()
-    with pytest.raises(UserError, match="lists no picture"):
-        write(tmp_path)
 
 
 # Axes

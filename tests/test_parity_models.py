@@ -97,8 +97,8 @@ def unet_reference(**settings):
 
 def controlnet_reference(**settings):
     torch.manual_seed(4)
-    shared = {key: value for key, value in UNET.items() if key != "up_block_types"}
-    model = randomised(diffusers.ControlNetModel(**{**shared, **settings}))
+    encoder = {key: value for key, value in (UNET | settings).items() if key not in ("up_block_types", "out_channels")}
+    model = randomised(diffusers.ControlNetModel(**encoder))
     for name, parameter in model.named_parameters():  # those that start as zero
         if "controlnet_down" in name or "controlnet_mid" in name or "embedding.conv_out" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -200,15 +200,10 @@ def test_unet(variant, tmp_path, rng):
 
 
 CONTROLNET_VARIANTS = {
-    "as 1.5": dict(attention_head_dim=4, layers_per_block=2),
-    "as 2.1": dict(
-        attention_head_dim=[2, 3, 6], use_linear_projection=True, upcast_attention=True,
-        block_out_channels=(32, 48, 48),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    ),
-    "as embedded": dict(
-        attention_head_dim=4, addition_embed_type="text", addition_embed_type_num_heads=3, in_channels=8,
-        conditioning_embedding_out_channels=(8, 16, 24), controlnet_conditioning_channel_order="bgr",
+    "as 1.5": UNET_VARIANTS["as 1.5"],
+    "as 2.1": UNET_VARIANTS["as 2.1"],
+    "as embedded": UNET_VARIANTS["as embedded"] | dict(
+        conditioning_embedding_out_channels=(8, 16, 24), controlnet_conditioning_channel_order="bgr"
     ),
     "pooled": dict(attention_head_dim=4, global_pool_conditions=True),
 }  # fmt: skip

@@ -724,6 +724,7 @@ MISTAKES = [
     ("no such checkpoint", ["--checkpoints", "100"], "checkpoints: .*gogh keeps no style of step 100"),
     ("value given twice", ["--guidance_scale", "2", "2.0"], "guidance_scale: give at least one value, and none twice"),
     ("wrong shard", ["--shard", "4/4"], "shard: '4/4' should read like 0/4"),
+    ("hosts of no cluster", ["--shard", "hosts"], "shard: hosts is for TPU pods, Slurm and Open MPI jobs, not for a"),
     ("no such style", [], "there is no style .*absent"),
     ("no style at all", [], "notes.safetensors is not a style"),
     ("style of another width", [], "width 24, .* 16: use the model that the style was trained on, other"),

@@ -148,7 +148,6 @@ def test_depth_is_estimated_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "net"),
     [
-        ("edges", ("edges", 1.0, "")),
         ("depth=some/model", ("depth", 1.0, "some/model")),
         ("image*0.5=/a folder/*=x", ("image", 0.5, "/a folder/*=x")),
     ],
@@ -157,7 +156,7 @@ def test_reading_a_controlnet(text, net):
     assert transfer.parse_net(text) == net
 
 
-@pytest.mark.parametrize("text", ["", "canny=x", "edges=", "edges*=x", "edges*-1=x", "=x"])
+@pytest.mark.parametrize("text", ["", "edges", "canny=x", "edges=", "edges*=x", "edges*-1=x", "=x"])
 def test_what_is_no_controlnet(text):
     with pytest.raises(UserError, match="should read like edges=FOLDER"):
         transfer.parse_net(text)
@@ -233,7 +232,7 @@ MISTAKES = {
     "20,000 pixels wide": (["--content", "{wide}"], "20000 x 30 pixels is too long and thin to be repainted"),
     "no such content": (["--content", "nowhere.png"], "there is no picture nowhere.png"),
     "twice the same": (["--content", "{photo}", "{photo}"], "content: names a picture twice"),
-    "which ControlNet": (["--controlnets", "edges"], "controlnets: say which, as in edges=FOLDER"),
+    "which ControlNet": (["--controlnets", "edges"], "controlnets: 'edges' should read like edges=FOLDER"),
     "unknown kind": (["--controlnets", "pose=x"], "controlnets: 'pose=x' should read like"),
     "another family": (["--controlnets", "edges={other}"], "ControlNet .* is for another family of models than"),
     "another latent size": (["--controlnets", "edges={large}"], "downsampling of its control map is 8, not 2"),

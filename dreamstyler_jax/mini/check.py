@@ -102,7 +102,7 @@ def sheet(texts: Sequence[str], own: np.ndarray, painted: np.ndarray) -> Image.I
 def check(config: CheckConfig) -> None:
     """Prints the table."""
     pictures = data.unseen(config.pictures, config.seed)
-    own = pictures.pixels.astype(np.float32) / 127.5 - 1
+    own = images.to_unit(pictures.pixels)
     decoded = through_autoencoder(config.model, own)
     painted = paint(config, pictures.labels)
     clip, referee = scores.Clip.load(Path(config.model) / "clip"), judge.Referee.load(Path(config.model) / "judge")

@@ -47,7 +47,7 @@ def truth(asked: np.ndarray) -> np.ndarray:
     """The example's painter's own pictures: float32[Q, 64, 64, 3] in [-1, 1]."""
     scene = scenes.showing(jax.random.key(SEED), *asked.T)
     painted = data.render(jax.random.key(SEED), data.all_painters(), np.full(len(asked), example.PAINTER), scene)
-    return painted.pixels.astype(np.float32) / 127.5 - 1
+    return images.to_unit(painted.pixels)
 
 
 def compare(config: CompareConfig) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 from dreamstyler_jax import transfer
 from dreamstyler_jax.mini import scenes
 
-KINDS = ("depth", "edges")
 SIZE = 64
 
 
@@ -18,9 +17,6 @@ def _rasters(scene: scenes.Scene) -> tuple[jax.Array, jax.Array]:
 
 
 def maps(scene: scenes.Scene) -> np.ndarray:
-    """The control maps uint8[K, B, 64, 64] of a batch of scenes, one of each of `KINDS`.
-
-    ``depth``: white is near. ``edges``: Canny's, of the unpainted scene.
-    """
+    """The control maps uint8[2, B, 64, 64] of a batch of scenes: depth, white is near; Canny's edges, unpainted."""
     colour, depth = (np.asarray(array) for array in _rasters(scene))
     return np.stack([depth, np.stack([transfer.edges(picture) for picture in colour])])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dreamstyler_jax import inversion, prompts, sampling, scores
+from dreamstyler_jax import images, inversion, prompts, sampling, scores
 from dreamstyler_jax.mini import captions, data, judge, scenes
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.solvers import solver_table
@@ -46,13 +46,8 @@ def set_exam(painter: int, questions: int, seed: int = 0) -> Exam:
     subject = (given.labels[0, 0] + 1 + asked.subject % (subjects - 1)) % subjects
     twice = (np.tile(attribute, 2) for attribute in (subject, asked.colour, asked.place, asked.time))
     truth = data.render(k_paints, data.all_painters(), np.full(2 * questions, painter), scenes.showing(k_truth, *twice))
-    pictures = to_unit(truth.pixels).reshape(2, questions, *truth.pixels.shape[1:])
-    return Exam(painter, given.labels[0, :4], to_unit(given.pixels[0]), truth.labels[:questions, :4], pictures)
-
-
-def to_unit(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [0, 255] to float32 [-1, 1]."""
-    return pixels.astype(np.float32) / 127.5 - 1
+    pictures = images.to_unit(truth.pixels).reshape(2, questions, *truth.pixels.shape[1:])
+    return Exam(painter, given.labels[0, :4], images.to_unit(given.pixels[0]), truth.labels[:questions, :4], pictures)
 
 
 def describe(label: np.ndarray) -> str:

@@ -25,7 +25,7 @@ from flax import nnx
 from jax import Array
 from tqdm import tqdm
 
-from dreamstyler_jax import diffusion, pipeline
+from dreamstyler_jax import diffusion, images, pipeline
 from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.mini import captions, controls, data, judge
@@ -147,11 +147,6 @@ def tokenize_captions(tokenizer: Tokenizer, labels: np.ndarray, seed: int) -> np
     return tokenizer(texts).astype(np.int16).reshape(len(labels), CAPTIONS_PER_PICTURE, -1)
 
 
-def to_unit(pixels: Array) -> Array:
-    """uint8 [0, 255] to float32 [-1, 1]."""
-    return pixels.astype(jnp.float32) / 127.5 - 1
-
-
 def _mirrored(key: Array, pictures: Array) -> Array:
     """Each picture or its mirror image, by chance. NHWC."""
     flip = jax.random.bernoulli(key, 0.5, (pictures.shape[0], 1, 1, 1))
@@ -165,7 +160,7 @@ def vae_loss(graphdef, batch_size: int) -> Loss:
         del step
         k_index, k_flip, k_noise = jax.random.split(key, 3)
         index = spread(jax.random.randint(k_index, (batch_size,), 0, arrays["pixels"].shape[0]))
-        x = _mirrored(k_flip, to_unit(arrays["pixels"][index]))
+        x = _mirrored(k_flip, images.to_unit(arrays["pixels"][index]))
         vae = nnx.merge(graphdef, params)
         mean, logvar = vae.encode(x)
         z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(k_noise, mean.shape)
@@ -185,7 +180,7 @@ def clip_loss(graphdef, batch_size: int, length: int) -> Loss:
         index = spread(jax.random.randint(k_index, (batch_size,), 0, arrays["pixels"].shape[0]))
         which = jax.random.randint(k_caption, (batch_size,), 0, CAPTIONS_PER_PICTURE)
         clip = nnx.merge(graphdef, params)
-        image = clip.get_image_features(_mirrored(k_flip, to_unit(arrays["pixels"][index])))
+        image = clip.get_image_features(_mirrored(k_flip, images.to_unit(arrays["pixels"][index])))
         text = clip.get_text_features(arrays["captions"][index, which, :length].astype(jnp.int32))
         unit = lambda f: f / jnp.linalg.norm(f, axis=-1, keepdims=True)  # noqa: E731
         logits = unit(image) @ unit(text).T * jnp.exp(jnp.minimum(clip.logit_scale[...], 4.6))
@@ -259,7 +254,7 @@ def latent_moments(graphdef, params, pixels: np.ndarray) -> np.ndarray:
 
     @jax.jit
     def encode(params, pixels):
-        mean, logvar = nnx.merge(graphdef, params).encode(to_unit(pixels))
+        mean, logvar = nnx.merge(graphdef, params).encode(images.to_unit(pixels))
         return jnp.stack([mean, jnp.exp(0.5 * logvar)], 1).astype(jnp.float16)
 
     chunks = [pixels[i : i + 100] for i in range(0, len(pixels), 100)]
@@ -309,7 +304,7 @@ def train_judge(config: PretrainConfig, pictures: data.Pictures) -> Parts:
         del step
         k_index, k_disturb = jax.random.split(key)
         index = spread(jax.random.randint(k_index, (config.judge_batch_size,), 0, arrays["pixels"].shape[0]))
-        pixels, labels = to_unit(arrays["pixels"][index]), arrays["labels"][index]
+        pixels, labels = images.to_unit(arrays["pixels"][index]), arrays["labels"][index]
         return judge.loss(nnx.merge(parts.graphdef, params), k_disturb, pixels, labels)
 
     arrays = {"pixels": jnp.asarray(pictures.pixels), "labels": jnp.asarray(pictures.labels)}
@@ -362,7 +357,7 @@ def train_controlnet(config: PretrainConfig, arrays: dict[str, Any], unet: Parts
 
 
 def control_maps(count: int, seed: int) -> np.ndarray:
-    """The control maps of the training pictures: uint8[K, count, 64, 64], one of each of `controls.KINDS`."""
+    """The control maps of the training pictures: uint8[2, count, 64, 64], depth and edges."""
     chunks = tqdm(range(-(-count // data.CHUNK)), desc="control maps", mininterval=10)
     return np.concatenate([controls.maps(data.chunk_scenes(seed, chunk)) for chunk in chunks], axis=1)[:, :count]
 

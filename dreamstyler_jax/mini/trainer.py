@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from dreamstyler_jax.checkpoints import open_checkpoints
+from dreamstyler_jax.devices import placed, replicate
 
 CHUNK_STEPS = 10  # optimizer steps per compiled call
 
@@ -30,16 +29,11 @@ class Fit(NamedTuple):
 Loss = Callable[[Any, Any, Array, Array], Array]
 
 
-def all_devices(*axes: str | None) -> NamedSharding:
-    """How arrays lie on the devices: ``all_devices("batch")`` splits the first axis, ``all_devices()`` copies."""
-    return NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec(*axes))
-
-
 def spread(batch: Array) -> Array:
     """The batch split over the devices, where they divide it."""
     if len(batch) % len(jax.devices()):
         return batch
-    return jax.lax.with_sharding_constraint(batch, all_devices("batch"))
+    return jax.lax.with_sharding_constraint(batch, placed("batch"))
 
 
 def fit(
@@ -88,9 +82,9 @@ def fit(
 
     begun, average = (jax.tree.map(jnp.copy, params) for _ in range(2))  # the state is donated, ``params`` are not ours
     state = Fit(begun, average, optimizer.init(params), jnp.int32(0))
-    arrays = jax.device_put(arrays, all_devices())
+    arrays = replicate(arrays)
     with open_checkpoints(folder) as checkpoints:
-        state = jax.device_put(checkpoints.restore(state) or state, all_devices())
+        state = replicate(checkpoints.restore(state) or state)
         done = int(state.step)
         with tqdm(total=steps, initial=done, desc=folder.name, unit="step", mininterval=10) as bar:
             while done < steps:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamstyler_jax import diffusion, prompts
+from dreamstyler_jax import diffusion, images, prompts
 from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.mini import captions, data, scenes
 from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
@@ -68,7 +68,7 @@ def influence(model: StableDiffusion, pictures: data.Pictures, seed: int) -> dic
     for i, name in enumerate(COUNTS):
         texts[name] = [prompt(with_wrong(label, i, rng)) for label in pictures.labels]
     states = {name: prompts.encode(model, some, {})[:, 0] for name, some in texts.items()}
-    mean, _ = jax.jit(model.networks.encode_images)(model.params, pictures.pixels.astype(np.float32) / 127.5 - 1)
+    mean, _ = jax.jit(model.networks.encode_images)(model.params, images.to_unit(pictures.pixels))
     measure = functools.partial(losses, model.networks, model.params, mean)
     keys = jax.random.split(jax.random.key(seed), len(TIMESTEPS))
     table = {

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import docstring_parser
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ from dreamstyler_jax.config import (
 )
 from dreamstyler_jax.diffusion import NoiseSchedule
 from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.mini.pretrain import PretrainConfig
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.prompts import expand
 from dreamstyler_jax.style import Style
@@ -101,6 +103,12 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     model = SimpleNamespace(name="mini", hash="0", networks=SimpleNamespace(schedule=NoiseSchedule()))
     cells = grid.make_cells(config, model, texts, styles | mixes, list(mixes or styles), (64, 64))
     assert len({cell.id for cell in cells}) == len(cells) == count
+
+
+def test_the_pretraining_file_says_what_the_defaults_are_all_of_them():
+    path = ROOT / "configs/pretraining/mini.yaml"
+    assert parse(PretrainConfig, ["--config", str(path)]) == PretrainConfig()
+    assert yaml.safe_load(path.read_text()) == dataclasses.asdict(PretrainConfig())
 
 
 # Where values come from, and how they are spelt

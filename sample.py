@@ -19,7 +19,7 @@ import numpy as np
 
 from dreamstyler_jax import grid, prompts, transfer
 from dreamstyler_jax.cli import command_line, main, parse
-from dreamstyler_jax.config import SampleConfig
+from dreamstyler_jax.config import BARE_PROMPT, SampleConfig
 from dreamstyler_jax.console import plain_warnings, progress
 from dreamstyler_jax.devices import shard_of
 from dreamstyler_jax.errors import UserError
@@ -28,7 +28,7 @@ from dreamstyler_jax.files import check_output
 from dreamstyler_jax.gallery import Gallery, Writer
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.page import write_page
-from dreamstyler_jax.pipeline import StableDiffusion
+from dreamstyler_jax.pipeline import StableDiffusion, own_controlnet
 from dreamstyler_jax.sheets import write_sheets
 from dreamstyler_jax.style import FILE_NAME, STEP, Style, at_step, check_width, load_styles
 
@@ -38,13 +38,14 @@ Painted = Iterator[tuple[grid.Cell, np.ndarray]]
 def run(config: SampleConfig) -> None:
     """Paints every picture that is missing and leaves pictures, manifest, contact sheets and page behind."""
     index, count = shard_of(config.shard)
-    config = dataclasses.replace(config, styles=config.styles or [os.path.relpath(newest_style())])
+    config = with_defaults(config)
     styles = load_styles(config.styles, config.checkpoints)
     folder = Path(config.output) if config.output else default_folder(styles)
     check_output(folder)
     warn_of_idle_scales(config)
     texts = all_prompts(config)
-    prompts.require_placeholders(texts, styles)
+    for own in texts.values():
+        prompts.require_placeholders(own, styles)
     styles |= mixed(config, styles)
     voices = config.mixes or list(dict.fromkeys(STEP.sub("", name) for name in styles))
     nets = [transfer.parse_net(net) for net in config.controlnets]
@@ -70,6 +71,14 @@ def run(config: SampleConfig) -> None:
         raise UserError(
             f"{failed} of {len(own)} pictures failed, see {gallery.manifest}; the same command tries them again"
         )
+
+
+def with_defaults(config: SampleConfig) -> SampleConfig:
+    """The config with the styles and ControlNets that are taken where none are named."""
+    styles, nets = config.styles or [os.path.relpath(newest_style())], config.controlnets
+    if config.content and not nets and own_controlnet(config.model, config.variant):
+        nets = ["edges"]
+    return dataclasses.replace(config, styles=styles, controlnets=nets)
 
 
 def mixed(config: SampleConfig, styles: Mapping[str, Style]) -> dict[str, Style]:
@@ -101,11 +110,17 @@ def paint(gallery: Gallery, cells: list[grid.Cell], painter: Callable[[list[grid
 
 
 def load_model(config: SampleConfig, nets: list[transfer.Net]) -> StableDiffusion:
-    """The model with the ControlNets."""
+    """The model with the ControlNets.
+
+    Raises:
+      UserError: one of them is to be the model's own, which has none; and see `StableDiffusion`.
+    """
+    folders = [net.model or own_controlnet(config.model, config.variant) for net in nets]
+    if None in folders:
+        raise UserError(f"controlnets: {config.model} has none of its own; say which, as in {nets[0].kind}=FOLDER")
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
     if not nets:
         return model
-    folders = [net.model for net in nets]
     return model.with_controlnets(folders, variant=config.variant, guess_mode=config.guess_mode)
 
 
@@ -203,10 +218,14 @@ def default_folder(styles: Iterable[str]) -> Path:
     return Path("out") / (name[:100] or "style")
 
 
-def all_prompts(config: SampleConfig) -> list[str]:
-    """Every version of every prompt, none twice."""
-    lines = config.prompts or read_prompts(config.prompts_file)
-    return list(dict.fromkeys(text for line in lines for text in prompts.expand(line)))
+def all_prompts(config: SampleConfig) -> dict[str, list[str]]:
+    """Every version of every prompt, none twice, for each picture in ``content``; under "" where there is none."""
+    common = read_prompts(config.prompts_file) if config.prompts_file else config.prompts
+    lines = {content: common or [prompts.beside(content) or BARE_PROMPT] for content in config.content or [""]}
+    return {
+        content: list(dict.fromkeys(text for line in own for text in prompts.expand(line)))
+        for content, own in lines.items()
+    }
 
 
 def read_prompts(path: str) -> list[str]:

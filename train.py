@@ -17,7 +17,7 @@ import numpy as np
 from dreamstyler_jax import images, inversion, prompts, runlog
 from dreamstyler_jax.checkpoints import open_checkpoints
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.config import TrainConfig, write_config
+from dreamstyler_jax.config import BARE_PROMPT, TrainConfig, write_config
 from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_PICTURE
@@ -60,22 +60,7 @@ def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
     """Each picture's prompt: the option's, or that of the text file beside it, or one that describes nothing."""
     if config.prompts:
         return config.prompts * (len(paths) if len(config.prompts) == 1 else 1)
-    return [prompt_beside(Path(path)) or "A painting in the style of {}" for path in paths]
-
-
-def prompt_beside(picture: Path) -> str | None:
-    """The text file of the picture's name, as one line; None where there is none."""
-    file = picture.with_suffix(".txt")
-    try:
-        text = " ".join(file.read_text(encoding="utf-8-sig").split())
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"cannot read {file}, the prompt of {picture.name}: {reason}") from error
-    if not text:
-        raise UserError(f"{file} is empty: write into it what {picture.name} shows, or remove it")
-    return text
+    return [prompts.beside(path) or BARE_PROMPT for path in paths]
 
 
 def training_resolution(config: TrainConfig, model: StableDiffusion) -> int:

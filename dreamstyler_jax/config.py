@@ -24,7 +24,7 @@ EXAMPLE_PROMPTS = (
     "A painting of an orange cat in the snow by day in the style of {}",
     "A painting of a green tree in the desert at night in the style of {}",
 )
-TRANSFER_PROMPT = "A painting in the style of {}"
+BARE_PROMPT = "A painting in the style of {}"  # of a picture that nobody describes
 SHARED = ("model", "variant", "dtype")  # outside of the sections of a YAML file: for train.py and sample.py
 MAX_SEED = 2**32 - 1
 HOSTS = "hosts"  # a shard
@@ -148,7 +148,7 @@ class SampleConfig:
     can also name one itself, as gogh@100. None: in the end."""
     prompts: list[str] = dataclasses.field(default_factory=list)
     """What to paint, with {} for each style in turn, or {name} for one of several; {a|b} stands for both words in turn.
-    None: four examples."""
+    None: four examples, or of each picture in `content` the text file beside it."""
     prompts_file: str = ""
     """Text file with one prompt per line, instead of prompts; empty lines and lines that begin with # do not count."""
     negative_prompt: str = ""
@@ -159,11 +159,12 @@ class SampleConfig:
     """Of `content`: how much of it is painted anew, 0.01 to 1."""
     controlnets: list[str] = dataclasses.field(default_factory=list)
     """ControlNets that keep the structure of `content`, KIND=PATH each: `edges`, `depth`, or `image`, a map given with
-    control_images; PATH is a folder or hub id; KIND*0.5=PATH counts half."""
+    control_images; PATH is a folder or hub id, without it the model's own, in its folder controlnet; KIND*0.5=PATH
+    counts half. None: `edges` for a model that has its own, as the embedded one has."""
     control_images: list[str] = dataclasses.field(default_factory=list)
     """Control maps of the pictures in `content`, in their order, for ControlNets of the kind `image`."""
     control_scale: list[float] = dataclasses.field(default_factory=lambda: [0.8])
-    """How much the ControlNets count, 0 to 2."""
+    """How much the ControlNets count, 0 to 2; 0 leaves them out."""
     control_start: float = 0.0
     """Where in the sampling, 0 to 1, the ControlNets begin to count."""
     control_end: float = 1.0
@@ -231,8 +232,8 @@ class SampleConfig:
             parse_shard(self.shard)
         if self.prompts and self.prompts_file:
             raise UserError("prompts, prompts_file: give one of them, not both")
-        if not self.prompts and not self.prompts_file:
-            object.__setattr__(self, "prompts", [TRANSFER_PROMPT] if self.content else list(EXAMPLE_PROMPTS))
+        if not self.prompts and not self.prompts_file and not self.content:
+            object.__setattr__(self, "prompts", list(EXAMPLE_PROMPTS))
         if self.controlnets and not self.content:
             raise UserError("controlnets: give the pictures that they are to keep the structure of, with --content")
         if len(set(self.content)) < len(self.content):

@@ -112,7 +112,7 @@ class Cell:
 def make_cells(
     config: SampleConfig,
     model: StableDiffusion,
-    texts: Sequence[str],
+    texts: Mapping[str, Sequence[str]],
     styles: Mapping[str, Style],
     voices: Sequence[str],
     size: tuple[int, int],
@@ -121,7 +121,7 @@ def make_cells(
     """The product of all axes: contents x prompts x voices x checkpoints x scales x solvers x steps x seeds.
 
     Args:
-      texts: the prompts, without alternatives.
+      texts: the prompts, without alternatives, of each content by its name; under "" those of no content.
       styles: all that prompts may name, mixes among them; as they were at ``config.checkpoints`` by `style.at_step`.
       voices: the names of those that {} stands for in turn.
       size: height and width in pixels, of what is not repainted.
@@ -132,9 +132,13 @@ def make_cells(
     """
     scale_names = SCALES[config.guidance]
     scale_values = list(itertools.product(*(map(float, getattr(config, name)) for name in scale_names)))
-    repaints = _repaints(config, contents)
+    asked = [
+        (repaint, own_size, text)
+        for repaint, own_size in _repaints(config, contents) or [(None, size)]
+        for text in texts[repaint.content if repaint else ""]
+    ]
     cells = []
-    for (repaint, (height, width)), text in itertools.product(repaints or [(None, size)], texts):
+    for repaint, (height, width), text in asked:
         names = prompts.names_in(text) + prompts.names_in(config.negative_prompt)
         for voice, checkpoint, used in _castings(names, voices, config.checkpoints):
             common = dict(

@@ -141,7 +141,7 @@ class StableDiffusion:
         Raises:
           UserError: not such a model, or one of its files missing or damaged.
         """
-        folder = EMBEDDED_MODEL if model == "mini" else resolve_model(model, variant=variant or None)
+        folder = model_folder(model, variant)
         schedule = NoiseSchedule.from_config(_read_json(folder / "scheduler" / "scheduler_config.json"))
         tokenizer = Tokenizer.from_folder(folder / "tokenizer")
         parts = {
@@ -165,7 +165,9 @@ class StableDiffusion:
             hash=_hash_files(sorted(file for name in PARTS for file in (folder / name).glob("*.safetensors"))),
         )
 
-    def with_controlnets(self, folders: Sequence[str], *, variant: str | None = None, guess_mode: bool = False) -> Self:
+    def with_controlnets(
+        self, folders: Sequence[str | Path], *, variant: str | None = None, guess_mode: bool = False
+    ) -> Self:
         """The model with ControlNets, each a folder in diffusers' layout or a hub id; the hash is that of all of them.
 
         Raises:
@@ -209,6 +211,17 @@ class StableDiffusion:
         """float32[vocabulary, D]: the vectors of all tokens."""
         ids = jnp.arange(self.tokenizer.vocab_size)[None]
         return self.networks.embed_tokens(self.params, ids)[0].astype(jnp.float32)
+
+
+def model_folder(model: str, variant: str | None = None) -> Path:
+    """Where a model, as `StableDiffusion.load` takes it, lies on the disk."""
+    return EMBEDDED_MODEL if model == "mini" else resolve_model(model, variant=variant or None)
+
+
+def own_controlnet(model: str, variant: str | None = None) -> Path | None:
+    """The ControlNet that a model's folder holds, if any."""
+    folder = model_folder(model, variant) / "controlnet"
+    return folder if (folder / "config.json").is_file() else None
 
 
 def save(folder: Path, *, tokenizer: Tokenizer, schedule: NoiseSchedule, parts: dict[str, tuple[Any, Any]]) -> None:

@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -191,6 +192,25 @@ def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, 
     ids, slots = tokenize(model.tokenizer, prompts, {name: style.vectors for name, style in styles.items()})
     table = join_tables(styles) if styles else np.zeros((1, 1, model.text_width), np.float32)
     return _encode(model.networks, model.params, ids, slots, table)
+
+
+def beside(picture: str | Path) -> str | None:
+    """The prompt of a picture, from the text file of its name, as one line; None where there is none.
+
+    Raises:
+      UserError: the file is empty, or cannot be read.
+    """
+    file = Path(picture).with_suffix(".txt")
+    try:
+        text = " ".join(file.read_text(encoding="utf-8-sig").split())
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot read {file}, the prompt of {Path(picture).name}: {reason}") from error
+    if not text:
+        raise UserError(f"{file} is empty: write into it what {Path(picture).name} shows, or remove it")
+    return text
 
 
 def require_placeholders(prompts: Sequence[str], styles: Mapping[str, Style]) -> None:

@@ -24,11 +24,11 @@ from dreamstyler_jax.files import write_atomic
 
 KINDS = ("edges", "depth", "image")
 _MOST_OBLONG = 8  # longer side over the shorter
-_NET = re.compile(r"(?P<kind>\w+)(?:\*(?P<weight>\d*\.?\d+))?=(?P<model>.+)")
+_NET = re.compile(r"(?P<kind>\w+)(?:\*(?P<weight>\d*\.?\d+))?(?:=(?P<model>.+))?")
 
 
 class Net(NamedTuple):
-    """A ControlNet: which kind of map it takes, how much it counts, its folder or hub id."""
+    """A ControlNet: which kind of map it takes, how much it counts, its folder or hub id, "" for the model's own."""
 
     kind: str
     weight: float
@@ -36,7 +36,7 @@ class Net(NamedTuple):
 
 
 def parse_net(text: str) -> Net:
-    """Reads ``depth=FOLDER`` or ``image*0.5=owner/name``.
+    """Reads ``edges``, ``depth=FOLDER`` or ``image*0.5=owner/name``.
 
     Raises:
         UserError: it does not read so.
@@ -44,7 +44,7 @@ def parse_net(text: str) -> Net:
     match = _NET.fullmatch(text.strip())
     if not match or match["kind"] not in KINDS:
         raise UserError(f"controlnets: {text!r} should read like edges=FOLDER, depth*0.5=FOLDER or image=FOLDER")
-    return Net(match["kind"], float(match["weight"] or 1), match["model"])
+    return Net(match["kind"], float(match["weight"] or 1), match["model"] or "")
 
 
 class Frame(NamedTuple):

@@ -101,7 +101,7 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     mixes = {recipe: mix(recipe, styles) for recipe in config.mixes}
     texts = [text for line in config.prompts or sample.read_prompts(config.prompts_file) for text in expand(line)]
     model = SimpleNamespace(name="mini", hash="0", networks=SimpleNamespace(schedule=NoiseSchedule()))
-    cells = grid.make_cells(config, model, texts, styles | mixes, list(mixes or styles), (64, 64))
+    cells = grid.make_cells(config, model, {"": texts}, styles | mixes, list(mixes or styles), (64, 64))
     assert len({cell.id for cell in cells}) == len(cells) == count
 
 

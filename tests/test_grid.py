@@ -37,7 +37,7 @@ STYLES = {"gogh": style("gogh", 0), "wave": style("wave", 1)}
 
 
 def cells_for(texts, voices=tuple(STYLES), model=MODEL, **options):
-    return grid.make_cells(SampleConfig(**options), model, texts, STYLES, voices, (16, 16))
+    return grid.make_cells(SampleConfig(**options), model, {"": texts}, STYLES, voices, (16, 16))
 
 
 # Ids

@@ -12,6 +12,7 @@ from PIL import Image
 from script_tools import compilation_cache, contents, refusal, run, start, without_a_tensor, write_picture
 
 import train
+from dreamstyler_jax import prompts
 from dreamstyler_jax.cli import INTERRUPTED, parse
 from dreamstyler_jax.config import TrainConfig, write_config
 from dreamstyler_jax.errors import UserError
@@ -226,7 +227,7 @@ def test_prompts_come_from_the_option_or_the_file_beside_or_describe_nothing(pic
 
 def test_a_prompt_file_may_have_a_byte_order_mark_and_line_breaks(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfA house\r\nin the style of {}\r\n")
-    assert train.prompt_beside(tmp_path / "a.png") == "A house in the style of {}"
+    assert prompts.beside(tmp_path / "a.png") == "A house in the style of {}"
 
 
 # Mistakes: one line that says what to do, and nothing written

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -148,6 +149,7 @@ def test_depth_is_estimated_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "net"),
     [
+        ("edges", ("edges", 1.0, "")),
         ("depth=some/model", ("depth", 1.0, "some/model")),
         ("image*0.5=/a folder/*=x", ("image", 0.5, "/a folder/*=x")),
     ],
@@ -156,7 +158,7 @@ def test_reading_a_controlnet(text, net):
     assert transfer.parse_net(text) == net
 
 
-@pytest.mark.parametrize("text", ["", "edges", "canny=x", "edges=", "edges*=x", "edges*-1=x", "=x"])
+@pytest.mark.parametrize("text", ["", "canny=x", "edges=", "edges*=x", "edges*-1=x", "=x"])
 def test_what_is_no_controlnet(text):
     with pytest.raises(UserError, match="should read like edges=FOLDER"):
         transfer.parse_net(text)
@@ -221,6 +223,32 @@ def test_the_command_of_a_picture_repaints_it(words, nets, photo, tmp_path, monk
     assert np.abs(a - b).max() <= 1
 
 
+def test_a_models_own_controlnet_is_the_default(words, nets, photo, tiny_folder, tmp_path):
+    own = shutil.copytree(tiny_folder, tmp_path / "model")
+    shutil.copytree(nets, own / "controlnet")
+    words = [*words, "--content", photo, "--seeds", 0]
+    default = paint(tmp_path / "default", *words, "--model", own)
+    line = manifest(tmp_path / "default")[0]
+    assert line["controlnets"] == ["edges"] and "--controlnets edges" in line["command"]
+    named = paint(tmp_path / "named", *words, "--model", own, "--controlnets", f"edges={nets}")
+    np.testing.assert_array_equal(default, named)
+    without = paint(tmp_path / "without", *words)
+    assert not manifest(tmp_path / "without")[0]["controlnets"] and np.abs(default[0] - without[0]).max() > 3
+
+
+def test_a_content_takes_its_prompt_from_the_file_beside(words, photo, tmp_path):
+    told, untold = (write_picture(tmp_path / f"{name}.png", 1, (16, 16)) for name in ("told", "untold"))
+    told.with_suffix(".txt").write_text("a painting of a {red|blue} house in the style of {}\n")
+    cut = words.index("--prompts")
+    assert cut == len(words) - 2
+    paint(tmp_path / "out", *words[:cut], "--content", told, untold, "--seeds", 0)
+    assert [(line["content"], line["prompt"]) for line in manifest(tmp_path / "out")] == [
+        (str(told), "a painting of a red house in the style of {}"),
+        (str(told), "a painting of a blue house in the style of {}"),
+        (str(untold), "A painting in the style of {}"),
+    ]
+
+
 def test_a_picture_of_one_pixel(words, tmp_path):
     Image.new("RGB", (1, 1), "red").save(tmp_path / "dot.png")
     assert paint(tmp_path / "out", *words, "--content", tmp_path / "dot.png")[0].shape == (16, 16, 3)
@@ -232,7 +260,7 @@ MISTAKES = {
     "20,000 pixels wide": (["--content", "{wide}"], "20000 x 30 pixels is too long and thin to be repainted"),
     "no such content": (["--content", "nowhere.png"], "there is no picture nowhere.png"),
     "twice the same": (["--content", "{photo}", "{photo}"], "content: names a picture twice"),
-    "which ControlNet": (["--controlnets", "edges"], "controlnets: 'edges' should read like edges=FOLDER"),
+    "which ControlNet": (["--controlnets", "edges"], "controlnets: .* has none of its own; say which, as in edges="),
     "unknown kind": (["--controlnets", "pose=x"], "controlnets: 'pose=x' should read like"),
     "another family": (["--controlnets", "edges={other}"], "ControlNet .* is for another family of models than"),
     "another latent size": (["--controlnets", "edges={large}"], "downsampling of its control map is 8, not 2"),

@@ -1,8 +1,11 @@
-"""Paints the example picture that the package carries: ``python -m dreamstyler_jax.mini.example``.
+"""Makes the example pictures, each with its prompt beside it: ``python -m dreamstyler_jax.mini.example``.
 
-By a held-out painter, so that its style is new to the embedded model. Its prompt lies beside it, the painter's number
-is in its text chunks.
+One to learn a style from, which the package carries: by a held-out painter, so that its style is new to the embedded
+model; the painter's number is in its text chunks. One to repaint, ``examples/city.png``: an unpainted scene, larger and
+wider than the embedded model's pictures.
 """
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +30,33 @@ SCENE = scenes.Scene(
 )
 
 
+CITY = scenes.Scene(
+    subject=jnp.array(scenes.SUBJECTS.index("car")),
+    colour=jnp.array(list(scenes.COLOURS).index("red")),
+    place=jnp.array(list(scenes.PLACES).index("in the city")),
+    time=jnp.array(list(scenes.TIMES).index("by day")),
+    position=jnp.array([0.5, 0.45]),
+    size=jnp.array(0.36),
+    horizon=jnp.array(0.42),
+    phase=jnp.array(0.4),
+)
+CITY_PICTURE = Path(__file__).parents[2] / "examples" / "city.png"
+
+
+def write(path: Path, pixels: np.ndarray, scene: scenes.Scene, text: dict[str, str]) -> None:
+    """A picture uint8[H, W, 3] and the prompt that says what it shows."""
+    shown = (scene.subject, scene.colour, scene.place, scene.time)
+    save_png(path, Image.fromarray(pixels), text)
+    prompt = captions.full_prompt(*(int(attribute.squeeze()) for attribute in shown))
+    write_atomic(path.with_suffix(".txt"), f"{prompt}\n".encode())
+
+
 def main() -> None:
-    """Writes the picture and its prompt."""
-    picture = data.render(jax.random.key(0), data.all_painters(), np.array([PAINTER]), SCENE)
-    save_png(EXAMPLE_PICTURE, Image.fromarray(picture.pixels[0]), {"painter": str(PAINTER)})
-    write_atomic(EXAMPLE_PICTURE.with_suffix(".txt"), (captions.full_prompt(*picture.labels[0, :4]) + "\n").encode())
+    """Writes both."""
+    painted = data.render(jax.random.key(0), data.all_painters(), np.array([PAINTER]), SCENE)
+    write(EXAMPLE_PICTURE, painted.pixels[0], SCENE, {"painter": str(PAINTER)})
+    colour, _ = scenes.raster(CITY, 480)
+    write(CITY_PICTURE, np.asarray(jnp.round(colour[60:460] * 255)).astype(np.uint8), CITY, {})
 
 
 if __name__ == "__main__":

@@ -56,6 +56,13 @@ def test_the_truth_shows_what_was_asked_for_in_the_painters_manner(exams, refere
     np.testing.assert_allclose(judge.style_distance(ours, ours), 0, atol=1e-6)
 
 
+def test_photos_show_what_the_first_truth_does_in_the_same_places(exams):
+    for some in exams:
+        assert some.photos.shape == some.truth[0].shape
+        first, second = (scores.structure_score(pictures, some.photos).mean() for pictures in some.truth)
+        assert first > second + 20
+
+
 def test_marks_are_best_for_the_truth_itself(exams, model, referee):
     examiner = exam.Examiner(model, scores.Clip.load(EMBEDDED_MODEL / "clip"), referee)
     some = exams[0]

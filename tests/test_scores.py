@@ -265,6 +265,16 @@ def test_small_pictures_have_a_style_until_they_are_less_than_a_latent(tiny):
 # Intervals
 
 
+def test_structure_is_where_a_picture_changes_whatever_its_colours_and_strokes():
+    y, x = np.mgrid[:80, :120]
+    disc = ((x - 40) ** 2 + (y - 40) ** 2 < 20**2).astype(float)[..., None] * np.ones(3)
+    moved, strokes = np.roll(disc, 45, 1), 0.2 * np.random.default_rng(0).standard_normal(disc.shape)
+    versions = np.stack([disc, -disc, 0.3 * disc + 0.5, disc + strokes, moved, np.zeros_like(disc)])
+    same, negative, pale, painted, elsewhere, empty = scores.structure_score(versions, np.stack([disc] * 6))
+    np.testing.assert_allclose([same, negative, pale], 100)
+    assert 90 < painted < 99.9 and elsewhere < 5 and empty == 0
+
+
 def test_students_interval():
     assert estimate([1, 2, 3, 4]) == pytest.approx((2.5, 2.054260, 4), abs=1e-5)  # t(0.975, 3) = 3.182446
     assert estimate([4, 4]) == (4, 0, 2)

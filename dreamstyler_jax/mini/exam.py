@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dreamstyler_jax import images, inversion, prompts, sampling, scores
+from dreamstyler_jax import guidance, images, inversion, prompts, sampling, scores, transfer
 from dreamstyler_jax.mini import captions, data, judge, scenes
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.solvers import solver_table
@@ -19,6 +19,7 @@ from dreamstyler_jax.style import Style
 
 FULL_PROMPT = "A painting of {} in the style of {{}}"
 BARE_PROMPT = "A painting in the style of {}"
+SCALE = 3.5  # of plain guidance
 
 
 class Exam(NamedTuple):
@@ -26,7 +27,7 @@ class Exam(NamedTuple):
 
     ``painter``: number. ``label`` int[4], ``picture`` float32[64, 64, 3] in [-1, 1]: what there is to learn from.
     ``questions`` int[Q, 4]: the scenes asked for, none with the subject of ``picture``. ``truth`` float32[2, Q, 64, 64,
-    3]: two pictures of each by the painter.
+    3]: two pictures of each by the painter. ``photos`` float32[Q, 64, 64, 3]: the first of these two, not painted.
     """
 
     painter: int
@@ -34,6 +35,7 @@ class Exam(NamedTuple):
     picture: np.ndarray
     questions: np.ndarray
     truth: np.ndarray
+    photos: np.ndarray
 
 
 def set_exam(painter: int, questions: int, seed: int = 0) -> Exam:
@@ -45,9 +47,19 @@ def set_exam(painter: int, questions: int, seed: int = 0) -> Exam:
     subjects = len(scenes.SUBJECTS)
     subject = (given.labels[0, 0] + 1 + asked.subject % (subjects - 1)) % subjects
     twice = (np.tile(attribute, 2) for attribute in (subject, asked.colour, asked.place, asked.time))
-    truth = data.render(k_paints, data.all_painters(), np.full(2 * questions, painter), scenes.showing(k_truth, *twice))
+    scene = scenes.showing(k_truth, *twice)
+    truth = data.render(k_paints, data.all_painters(), np.full(2 * questions, painter), scene)
     pictures = images.to_unit(truth.pixels).reshape(2, questions, *truth.pixels.shape[1:])
-    return Exam(painter, given.labels[0, :4], images.to_unit(given.pixels[0]), truth.labels[:questions, :4], pictures)
+    first = jax.tree.map(lambda array: array[:questions], scene)
+    photos = data.render(k_paints, data.all_painters(), np.full(questions, captions.PHOTOGRAPH), first)
+    return Exam(
+        painter=painter,
+        label=given.labels[0, :4],
+        picture=images.to_unit(given.pixels[0]),
+        questions=truth.labels[:questions, :4],
+        truth=pictures,
+        photos=images.to_unit(photos.pixels),
+    )
 
 
 def describe(label: np.ndarray) -> str:
@@ -93,19 +105,52 @@ def paint(
     steps: int,
 ) -> np.ndarray:
     """Pictures float32[W, Q, seeds, 64, 64, 3] in [-1, 1] of each prompt with each of the guidance weights [4]."""
-    rows = [("", text, prompts.context_only(text), prompts.style_only(text)) for text in texts]
-    every = list(dict.fromkeys(text for row in rows for text in row))
-    conditionings = prompts.encode(model, every, styles)
-    requests = [
-        sampling.Request(tuple(every.index(text) for text in row), weight, seed)
-        for weight in weights
-        for row in rows
-        for seed in range(seeds)
-    ]
+    conditionings, rows = _encode(model, texts, styles)
+    requests = [sampling.Request(row, weight, seed) for weight in weights for row in rows for seed in range(seeds)]
     table = solver_table("dpmpp_2m", model.networks.schedule, steps)
     painted = sampling.paint(model, table, conditionings, requests, size=model.size(None, None), batch_size=20)
     pictures = np.clip(np.stack(list(painted)), -1, 1)
     return pictures.reshape(len(weights), len(texts), seeds, *pictures.shape[1:])
+
+
+def repaint(
+    model: StableDiffusion,
+    texts: Sequence[str],
+    styles: Mapping[str, Style],
+    photos: np.ndarray,
+    asked: Sequence[tuple[float, float]],
+    steps: int,
+) -> np.ndarray:
+    """Photos [Q, 64, 64, 3] repainted after a text each: float32[A, Q, 1, 64, 64, 3] in [-1, 1].
+
+    Args:
+      model: with one ControlNet, for edges.
+      asked: pairs of strength and control scale.
+      steps: of the solver; each strength takes its share.
+    """
+    conditionings, rows = _encode(model, texts, styles)
+    latents, _ = jax.jit(model.networks.encode_images)(model.params, photos)
+    edges = np.stack([transfer.edges(np.asarray(images.to_image(photo))) for photo in photos])
+    maps = np.repeat(edges[..., None], 3, axis=-1).astype(np.float32) / 255
+    painted = []
+    for strength, scale in asked:
+        table = solver_table("dpmpp_2m", model.networks.schedule, steps, strength=strength)
+        scales = np.full((len(table.timesteps), 1), scale, np.float32)
+        requests = [
+            sampling.Request(row, guidance.cfg(SCALE), number, number, scales) for number, row in enumerate(rows)
+        ]
+        options = dict(size=model.size(None, None), batch_size=20, contents=sampling.Contents(latents, (maps,)))
+        painted.append(np.stack(list(sampling.paint(model, table, conditionings, requests, **options))))
+    return np.clip(np.stack(painted), -1, 1)[:, :, None]
+
+
+def _encode(
+    model: StableDiffusion, texts: Sequence[str], styles: Mapping[str, Style]
+) -> tuple[jax.Array, list[tuple[int, int, int, int]]]:
+    """Conditionings [P, T, L, D], and for each text those of its rows of guidance, by number."""
+    rows = [("", text, prompts.context_only(text), prompts.style_only(text)) for text in texts]
+    every = list(dict.fromkeys(text for row in rows for text in row))
+    return prompts.encode(model, every, styles), [tuple(every.index(text) for text in row) for row in rows]
 
 
 class Examiner:

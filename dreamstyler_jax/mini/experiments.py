@@ -21,13 +21,14 @@ from dreamstyler_jax.config import parse_shard
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.mini import captions
-from dreamstyler_jax.mini.exam import Exam, Examiner, Lesson, describe, learn, paint, set_exam
+from dreamstyler_jax.mini.exam import SCALE, Exam, Examiner, Lesson, describe, learn, paint, repaint, set_exam
 from dreamstyler_jax.mini.judge import Referee
-from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
+from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion, own_controlnet
 from dreamstyler_jax.style import Style
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)  # of ls and lc in the sweep
 NULL_SCALE = 2.0  # ln in the sweep
+STRENGTHS, CONTROL_SCALES = (0.4, 0.6, 0.8, 1.0), (0.0, 0.4, 0.8)  # of repainted photos
 GAINS = ("text", "truth", "distance")  # marks that are compared painter by painter
 
 
@@ -35,14 +36,17 @@ class Method(NamedTuple):
     """A row of a table.
 
     ``lesson``: how the style is learned, None for no learning at all. ``weights``: of guidance. ``trained``: asked of
-    trained painters, whose own names then stand for the style.
+    trained painters, whose own names then stand for the style. ``strength``, ``control_scale``: how photos of what is
+    asked for are repainted; 0 for pictures from the prompt alone.
     """
 
     name: str
     lesson: Lesson | None
-    weights: tuple[float, ...] = tuple(guidance.cfg(3.5).tolist())
+    weights: tuple[float, ...] = tuple(guidance.cfg(SCALE).tolist())
     prompt: str = "A painting of {context} in the style of {style}"
     trained: bool = False
+    strength: float = 0.0
+    control_scale: float = 0.0
 
 
 def _learned(name: str, weights: np.ndarray | None = None, **lesson) -> Method:
@@ -66,6 +70,11 @@ EXPERIMENTS: dict[str, list[Method]] = {
         for ls in SCALES
         for lc in SCALES
     ],
+    "transfer": [
+        Method(f"control {scale}, strength {strength}", Lesson(stages=6), strength=strength, control_scale=scale)
+        for scale in CONTROL_SCALES
+        for strength in STRENGTHS
+    ],
 }
 
 
@@ -78,7 +87,7 @@ class ExperimentsConfig:
     model: str = str(EMBEDDED_MODEL)
     """Folder of an embedded model."""
     experiments: list[str] = dataclasses.field(default_factory=lambda: list(EXPERIMENTS))
-    """Which of bounds, stages, ablation, guidance to run."""
+    """Which of bounds, stages, ablation, guidance, transfer to run."""
     painters: int = 32
     """Held-out painters, 32 at most."""
     questions: int = 20
@@ -113,6 +122,11 @@ class Laboratory:
         self.examiner = Examiner(self.model, scores.Clip.load(folder / "clip"), Referee.load(folder / "judge"))
         self.exam = functools.cache(lambda painter: set_exam(painter, config.questions))
 
+    @functools.cached_property
+    def repainter(self) -> StableDiffusion:
+        """The model with its ControlNet."""
+        return self.model.with_controlnets([own_controlnet(self.config.model)])
+
     @property
     def _exam_name(self) -> str:
         c = self.config
@@ -134,19 +148,36 @@ class Laboratory:
         return Style.load(path)
 
     def marks(self, methods: list[Method], painter: int) -> list[dict[str, float]]:
-        """Mean marks of methods that differ in guidance alone, for one painter."""
+        """Mean marks of methods that differ in guidance, or strength and control, alone, for one painter."""
         exam, method = self.exam(painter), methods[0]
         styles = {"style": self.style(exam, method.lesson)} if method.lesson else {}
         style = captions.PAINTER_NAMES[painter] if method.trained else "{}"
         texts = [method.prompt.format(context=describe(label), style=style) for label in exam.questions]
+        if method.strength:
+            asked = [(m.strength, m.control_scale) for m in methods]
+            pictures = repaint(self.repainter, texts, styles, exam.photos, asked, self.config.steps)
+            return [self.transfer_marks(exam, some) for some in pictures]
         weights = [np.asarray(m.weights, np.float32) for m in methods]
         pictures = paint(self.model, texts, styles, weights, self.config.seeds, self.config.steps)
         return [average(self.examiner.marks(exam, some)) for some in pictures]
+
+    def transfer_marks(self, exam: Exam, pictures: np.ndarray) -> dict[str, float]:
+        """Mean marks of pictures [Q, 1, 64, 64, 3] of the photos, among them how much of the structure is kept."""
+        structure = scores.structure_score(pictures[:, 0], exam.photos)
+        return average({**self.examiner.marks(exam, pictures), "structure": structure})
 
     def truth(self, painter: int) -> dict[str, float]:
         """Marks of the painter's own second picture of each prompt."""
         exam = self.exam(painter)
         return average(self.examiner.marks(exam, exam.truth[1][:, None]))
+
+    def ends(self) -> dict[str, list[dict[str, float]]]:
+        """Marks of the two ends of the way from a photo to its painting: by painter."""
+        exams = [self.exam(painter) for painter in self.painters(NO_INVERSION)]
+        return {
+            "the photo": [self.transfer_marks(exam, exam.photos[:, None]) for exam in exams],
+            "painter's own": [self.transfer_marks(exam, exam.truth[0][:, None]) for exam in exams],
+        }
 
     def results(self, group: list[Method]) -> dict[str, list[dict[str, float]]]:
         """Marks by method and painter, those already on disk from there."""
@@ -196,15 +227,16 @@ def table(results: Mapping[str, list[dict[str, float]]], reference: str | None =
 
 
 def chart_of(name: str, results: Mapping[str, list[dict[str, float]]]) -> Image.Image:
-    """Text score against style score, as in Fig. 6 and 8 of the paper; the sweep as a line per ls."""
+    """Text, or structure, against style score, as in Fig. 6 and 8 of the paper; sweeps as a line per first setting."""
+    across = "structure" if name == "transfer" else "text"
     points = []
     for method, rows in results.items():
-        text, style = (scores.estimate([row[score] for row in rows]) for score in ("text", "truth"))
-        group, _, label = method.rpartition(", ") if name == "guidance" else ("", "", method)
-        points.append(chart.Point(text.mean, style.mean, label, group, text.margin, style.margin))
-    count = len(next(iter(results.values())))
-    subtitle = f"{count} painters; bars: 95 % intervals over painters"
-    return chart.scatter_chart(points, name, subtitle, "text score", "style score against the painter's own picture")
+        x, y = (scores.estimate([row[score] for row in rows]) for score in (across, "truth"))
+        group, _, label = method.rpartition(", ") if name in ("guidance", "transfer") else ("", "", method)
+        points.append(chart.Point(x.mean, y.mean, label, group, x.margin, y.margin))
+    subtitle = f"{len(next(iter(results.values())))} painters; bars: 95 % intervals over painters"
+    axes = f"{across} score", "style score against the painter's own picture"
+    return chart.scatter_chart(points, name, subtitle, *axes)
 
 
 def run(config: ExperimentsConfig) -> None:
@@ -220,6 +252,8 @@ def run(config: ExperimentsConfig) -> None:
             continue
         if name == "bounds":
             found["painter's own"] = own
+        if name == "transfer":
+            found |= laboratory.ends()
         results[name] = found
         reference = {"stages": "T = 1", "bounds": "no inversion", "ablation": "textual inversion"}.get(name)
         print(f"\n{name}\n\n{table(found, reference)}\n", flush=True)

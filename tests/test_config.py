@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sample
-from dreamstyler_jax import cli, grid
+from dreamstyler_jax import cli, grid, transfer
 from dreamstyler_jax.cli import parse
 from dreamstyler_jax.config import (
     MAX_SEED,
@@ -37,7 +37,6 @@ from dreamstyler_jax.diffusion import NoiseSchedule
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.mini.pretrain import PretrainConfig
 from dreamstyler_jax.mixing import mix
-from dreamstyler_jax.prompts import expand
 from dreamstyler_jax.style import Style
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +84,7 @@ GRIDS = {  # styles to try them with, and pictures of each file in configs/grids
     "mixing": (["demo", "other"], 140),
     "progress": (["long"], 64),
     "styles": (["demo", "other"], 2 * 312),
+    "transfer": (["demo"], 16),
 }
 
 
@@ -99,9 +99,11 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     steps = [f"@{step}" for step in config.checkpoints] or [""]
     styles = {name + step: Style(name + step, np.ones((6, 1, 4))) for name in names for step in steps}
     mixes = {recipe: mix(recipe, styles) for recipe in config.mixes}
-    texts = [text for line in config.prompts or sample.read_prompts(config.prompts_file) for text in expand(line)]
+    texts = sample.all_prompts(config)
+    contents = [transfer.load_content(path, 64, 8) for path in config.content]
+    nets = dataclasses.replace(config, controlnets=["edges"]) if contents else config
     model = SimpleNamespace(name="mini", hash="0", networks=SimpleNamespace(schedule=NoiseSchedule()))
-    cells = grid.make_cells(config, model, {"": texts}, styles | mixes, list(mixes or styles), (64, 64))
+    cells = grid.make_cells(nets, model, texts, styles | mixes, list(mixes or styles), (64, 64), contents)
     assert len({cell.id for cell in cells}) == len(cells) == count
 
 

@@ -85,16 +85,17 @@ def write_sheets(
     """
     sheets = layout(cells, ", ".join(styles))
     original = _training_picture(cells, styles)
-    lead, head = ([original], ["learned from"]) if original else ([], [])
     digits = max(3, len(str(len(sheets))))
     names = [f"grid_{i + 1:0{digits}d}.png" for i in range(len(sheets))] if len(sheets) > 1 else ["grid.png"]
     for name, sheet in zip(names, sheets, strict=True):
-        pictures = [lead + [_open(files.get(cell.id)) if cell else None for cell in row] for row in sheet.cells]
+        pictures, heads = [[_open(files.get(cell.id)) if cell else None for cell in row] for row in sheet.cells], []
+        contents = [_content(row) for row in sheet.cells]
+        for before, head in (contents, "content"), ([original] * len(pictures), "learned from"):
+            if all(before):
+                pictures, heads = [[first, *row] for first, row in zip(before, pictures, strict=True)], [head, *heads]
         tile = 256 if len(sheets) == 1 else 128
-        images.save_png(
-            folder / name,
-            images.contact_sheet(pictures, sheet.rows, [*head, *sheet.columns], title=sheet.title, cell=tile),
-        )
+        sheet_picture = images.contact_sheet(pictures, sheet.rows, heads + sheet.columns, sheet.title, tile)
+        images.save_png(folder / name, sheet_picture)
     for old in folder.glob("grid*.png"):
         if old.name not in names and re.fullmatch(r"grid(_\d{3,})?\.png", old.name):
             old.unlink()
@@ -105,14 +106,24 @@ def _open(path: Path | None) -> Image.Image | None:
     return path and images.load(path)
 
 
+def _content(row: Sequence[Cell | None]) -> Image.Image | None:
+    """The picture that a row repaints, if it is one and can still be read."""
+    contents = {cell.repaint.content if cell.repaint else "" for cell in row if cell}
+    return _readable(contents.pop()) if len(contents) == 1 else None
+
+
 def _training_picture(cells: Sequence[Cell], styles: Mapping[str, Style]) -> Image.Image | None:
     """The first picture of the only style, if it is still where it was and can be read."""
     used = {name: at_step(name, cell.checkpoint) for cell in cells for name in cell.styles}
     if len(used) != 1:
         return None
     paths = styles[used.popitem()[1]].metadata.get("images") or [""]
+    picture = _readable(paths[0])
+    return picture and images.fit(picture, min(picture.size), min(picture.size))
+
+
+def _readable(path: str) -> Image.Image | None:
     try:
-        picture = images.load(paths[0])
+        return images.load(path)
     except UserError:
         return None
-    return images.fit(picture, min(picture.size), min(picture.size))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dreamstyler_jax import images
+from dreamstyler_jax.grid import Repaint
 from dreamstyler_jax.sheets import axes, layout, write_sheets
 from dreamstyler_jax.style import Style
 
@@ -219,3 +220,19 @@ def test_the_picture_learned_from_stands_first_where_there_is_one_style(tmp_path
     assert learned_from(with_two)[0] is None
     (tmp_path / "stars.png").write_bytes(b"not a picture any more")
     assert learned_from(cells)[0] is None
+
+
+def test_what_a_row_repaints_stands_before_it(tmp_path):
+    cells = []
+    for number, name in enumerate(("one", "two")):
+        Image.new("RGB", (40, 30), (200, 30, number)).save(tmp_path / f"{name}.png")
+        repaint = Repaint(str(tmp_path / f"{name}.png"), "0", 0.8, (), 0.0, 0.0, 1.0, False)
+        cells += [dataclasses.replace(cell, repaint=repaint) for cell in cells_of("a", (0, 1))]
+    files = saved(tmp_path, cells)
+    (sheet,) = write_sheets(tmp_path, cells, files, STYLES)
+    one, two, *painted = places(sheet, [(200, 30, 0), (200, 30, 1), *colours_of(files, cells)])
+    assert one[2] < painted[0][0] < painted[1][0] and abs(one[1] - painted[0][1]) < 30
+    assert two[2] < painted[2][0] and two[1] > one[3]
+    (tmp_path / "two.png").unlink()
+    write_sheets(tmp_path, cells, files, STYLES)
+    assert places(sheet, [(200, 30, 0)]) == [None]

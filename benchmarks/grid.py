@@ -1,7 +1,7 @@
 """A grid of 9,984 pictures: does it survive being killed, and is the device ever idle?
 
-    python benchmarks/grid.py                  # paints it twice, killing the second run at 20 random moments
-    python benchmarks/grid.py --measure idle   # how much of the time nothing is being computed
+    python -m benchmarks.grid                  # paints it twice, killing the second run at 20 random moments
+    python -m benchmarks.grid --measure idle   # how much of the time nothing is being computed
 
 The styles are the names of 32 painters that the embedded model knows, as styles of one stage; the prompts those of the
 paper's evaluation. ``--styles``, ``--prompts`` and ``--seeds`` make the grid smaller.

@@ -19,7 +19,7 @@ import numpy as np
 
 from dreamstyler_jax import grid, prompts, transfer
 from dreamstyler_jax.cli import command_line, main, parse
-from dreamstyler_jax.config import BARE_PROMPT, SampleConfig
+from dreamstyler_jax.config import BARE_PROMPTS, SampleConfig
 from dreamstyler_jax.console import plain_warnings, progress
 from dreamstyler_jax.devices import shard_of
 from dreamstyler_jax.errors import UserError
@@ -221,7 +221,8 @@ def default_folder(styles: Iterable[str]) -> Path:
 def all_prompts(config: SampleConfig) -> dict[str, list[str]]:
     """Every version of every prompt, none twice, for each picture in ``content``; under "" where there is none."""
     common = read_prompts(config.prompts_file) if config.prompts_file else config.prompts
-    lines = {content: common or [prompts.beside(content) or BARE_PROMPT] for content in config.content or [""]}
+    bare = BARE_PROMPTS["style"]
+    lines = {content: common or [prompts.beside(content) or bare] for content in config.content or [""]}
     return {
         content: list(dict.fromkeys(text for line in own for text in prompts.expand(line)))
         for content, own in lines.items()

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from dreamstyler_jax import images, inversion, prompts, runlog
 from dreamstyler_jax.checkpoints import open_checkpoints
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.config import BARE_PROMPT, TrainConfig, write_config
+from dreamstyler_jax.config import BARE_PROMPTS, TrainConfig, write_config
 from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_PICTURE
@@ -44,14 +45,15 @@ def run(config: TrainConfig) -> None:
     table = prompts.initial_table(model, config.init_word, config.stages, config.vectors)
     start = Style(config.name, table, metadata_of(config, model, paths, resolution))
     check_preview_prompts(config, model, start)
-    dataset = inversion.make_dataset(model, arrays, config.prompts, config.vectors, flip=config.flip, name=config.name)
+    texts = [wordings(config, prompt) for prompt in config.prompts]
+    dataset = inversion.make_dataset(model, arrays, texts, config.vectors, flip=config.flip, name=config.name)
     train(config, model, dataset, start, folder).save(folder / FILE_NAME)
     print(f"The style {config.name!r} is in {folder}; paint with it: {sampling_command(config)}")
 
 
 def metadata_of(config: TrainConfig, model: StableDiffusion, paths: list[str], resolution: int) -> dict[str, Any]:
     """What a style says of its making, apart from the number of steps."""
-    recorded = ("init_word", "prompts", "batch_size", "learning_rate", "seed", "framing")
+    recorded = ("property", "init_word", "prompts", "batch_size", "learning_rate", "seed", "framing")
     settings = {name: getattr(config, name) for name in recorded} | {"images": paths, "resolution": resolution}
     return settings | {"model": model.name, "model_hash": model.hash}
 
@@ -60,7 +62,13 @@ def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
     """Each picture's prompt: the option's, or that of the text file beside it, or one that describes nothing."""
     if config.prompts:
         return config.prompts * (len(paths) if len(config.prompts) == 1 else 1)
-    return [prompts.beside(path) or BARE_PROMPT for path in paths]
+    return [prompts.beside(path) or BARE_PROMPTS[config.property] for path in paths]
+
+
+def wordings(config: TrainConfig, prompt: str) -> Sequence[str]:
+    """What a training picture is said to show, now one and now another: several where only an object is named."""
+    only_named = config.property == "object" and prompt == BARE_PROMPTS["object"]
+    return prompts.OBJECT_PROMPTS if only_named else [prompt]
 
 
 def training_resolution(config: TrainConfig, model: StableDiffusion) -> int:

@@ -24,7 +24,7 @@ EXAMPLE_PROMPTS = (
     "A painting of an orange cat in the snow by day in the style of {}",
     "A painting of a green tree in the desert at night in the style of {}",
 )
-BARE_PROMPT = "A painting in the style of {}"  # of a picture that nobody describes
+BARE_PROMPTS = {"style": "A painting in the style of {}", "object": "A photo of {}"}  # of pictures not described
 SHARED = ("model", "variant", "dtype")  # outside of the sections of a YAML file: for train.py and sample.py
 MAX_SEED = 2**32 - 1
 HOSTS = "hosts"  # a shard
@@ -50,14 +50,19 @@ class TrainConfig:
     prompts: list[str] = dataclasses.field(default_factory=list)
     """What each picture shows apart from its style, with {} where the style stands: one prompt for each picture, in
     their order, or one for all. None: the text file beside each picture, or else "A painting in the style of {}"."""
+    property: Literal["style", "object"] = "style"
+    """What is learned of the pictures: their style, or the object that they show, for prompts such as "a painting of
+    {my_cat} in the style of {starry}". Pictures of an object that nobody describes are "A photo of {}", in eight
+    wordings."""
     name: str = ""
-    """What the style is called. Empty: as the first picture's file."""
+    """What the style, or object, is called. Empty: as the first picture's file."""
     stages: int = 6
     """T, the number of equal parts of the diffusion process with vectors of their own, 1 to 50; stage 0 is detail."""
     vectors: int = 1
     """Vectors, that is input tokens, per stage, 1 to 16."""
     init_word: str = "painting"
-    """The word whose embedding the vectors start from; with several words, one for each vector."""
+    """The word whose embedding the vectors start from, for an object what kind of thing it is; with several words, one
+    for each vector. A word of several tokens gives their mean."""
     steps: int = 200
     """Optimiser steps."""
     batch_size: int = 8
@@ -87,7 +92,7 @@ class TrainConfig:
     save_every: int = 100
     """Steps between two checkpoints, each with its preview pictures."""
     preview_prompts: list[str] = dataclasses.field(default_factory=lambda: list(EXAMPLE_PROMPTS[:1]))
-    """Prompts of the preview pictures, with {} where the style stands."""
+    """Prompts of the preview pictures, with {} where the style stands; of an object "A photo of {}"."""
     output: str = ""
     """Folder of the run. Empty: runs/NAME."""
     resume: bool = False
@@ -118,6 +123,10 @@ class TrainConfig:
             )
         if not 1 <= len(self.init_word.split()) <= self.vectors:
             raise UserError(f"init_word: give at most one word for each vector, {self.vectors}, not {self.init_word!r}")
+        if self.property == "object" and self.init_word == type(self).init_word:
+            raise UserError("init_word: say in a word what kind of thing the object is, such as cat")
+        if self.property == "object" and self.preview_prompts == list(EXAMPLE_PROMPTS[:1]):
+            object.__setattr__(self, "preview_prompts", [BARE_PROMPTS["object"]])
         if self.warmup_steps > self.steps:
             raise UserError(f"warmup_steps: must be at most steps, {self.steps}, not {self.warmup_steps}")
         name = self.name or (_name_of(self.images[0]) if self.images else "example")

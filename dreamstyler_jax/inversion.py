@@ -6,6 +6,7 @@ of its mirror image's latents are all that training needs of it.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ from dreamstyler_jax.tokenizer import tokenize_with_placeholders
 class Dataset(NamedTuple):
     """N images of one style, M = 2 with their mirror images, else 1.
 
-    ``mean, deviation``: float32[N, M, h, w, c] of the scaled latents; ``ids, slots``: int32[N, L], each image's prompt.
+    ``mean, deviation``: float32[N, M, h, w, c] of the scaled latents; ``ids, slots``: int32[N, P, L], each image's
+    prompt in P wordings.
     """
 
     mean: Array
@@ -74,7 +76,7 @@ class Settings(NamedTuple):
 def make_dataset(
     model: StableDiffusion,
     images: Sequence[np.ndarray],
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[str]],
     vectors: int,
     *,
     flip: bool,
@@ -82,20 +84,26 @@ def make_dataset(
 ) -> Dataset:
     """Encodes images float32[H, W, 3] in [-1, 1], all of one size, and their prompts with the placeholder {} or {name}.
 
+    Args:
+      prompts: for each image one prompt or several wordings.
+
     Raises:
       UserError: a prompt without a placeholder, or with one beyond the text encoder's window.
     """
-    pairs = [tokenize_with_placeholders(model.tokenizer, prompt, {name: vectors}, required=True) for prompt in prompts]
+    tokenize = functools.partial(tokenize_with_placeholders, model.tokenizer, required=True)
+    count = math.lcm(*map(len, prompts))
+    texts = [wordings[i % len(wordings)] for wordings in prompts for i in range(count)]
+    ids, slots = (np.stack(parts) for parts in zip(*(tokenize(text, {name: vectors}) for text in texts), strict=True))
     encode = jax.jit(model.networks.encode_images)
     moments = []
     for image in images:
         moments.append(encode(model.params, np.stack([image, image[:, ::-1]] if flip else [image])))
     mean, deviation = (jnp.stack(parts) for parts in zip(*moments, strict=True))
-    return Dataset(mean, deviation, *(jnp.stack(parts) for parts in zip(*pairs, strict=True)))
+    return Dataset(mean, deviation, *(jnp.asarray(part.reshape(len(prompts), count, -1)) for part in (ids, slots)))
 
 
 def draw_batch(dataset: Dataset, key: Array, size: int) -> Batch:
-    """A random batch: images, mirroring, a posterior sample, noise, timesteps.
+    """A random batch: images, mirroring, wordings, a posterior sample, noise, timesteps.
 
     Each timestep is uniform on 0..999; within a batch they are stratified, one in each ``size``-th of the range.
     """
@@ -108,7 +116,8 @@ def draw_batch(dataset: Dataset, key: Array, size: int) -> Batch:
     position = (jnp.arange(size) + jax.random.uniform(k_time, (size,))) / size
     timesteps = jnp.minimum((position * diffusion.TRAIN_TIMESTEPS).astype(jnp.int32), diffusion.TRAIN_TIMESTEPS - 1)
     noise = jax.random.normal(k_noise, mean.shape)
-    return Batch(latents, noise, timesteps, dataset.ids[image], dataset.slots[image])
+    wording = jax.random.randint(jax.random.fold_in(key, 5), (size,), 0, dataset.ids.shape[1])
+    return Batch(latents, noise, timesteps, dataset.ids[image, wording], dataset.slots[image, wording])
 
 
 def sample_losses(networks: Networks, params: Any, table: Array, batch: Batch) -> Array:

@@ -22,6 +22,16 @@ from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.style import Style, at_step, check_width
 from dreamstyler_jax.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
 
+OBJECT_PROMPTS = (  # so that what the wordings share, the object, is all that is learned
+    "A photo of {}",
+    "A close photo of {}",
+    "A bright photo of {}",
+    "A dark photo of {}",
+    "A picture of {}",
+    "A good picture of {}",
+    "A view of {}",
+    "This is {}",
+)
 _MOST_VERSIONS = 10_000
 # Below, a placeholder is {name} and a literal brace a character of Unicode's private use area.
 _HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans({"\ue000": "{{", "\ue001": "}}"})

@@ -31,7 +31,7 @@ def held_out_loss(model, table, pictures) -> float:
     """The denoising loss on pictures with their own prompts, the noise and the timesteps fixed."""
     arrays = list(pictures.pixels.astype(np.float32) / 127.5 - 1)
     texts = [captions.full_prompt(*row[:4]) for row in pictures.labels]
-    dataset = inversion.make_dataset(model, arrays, texts, 1, flip=False)
+    dataset = inversion.make_dataset(model, arrays, [[text] for text in texts], 1, flip=False)
     loss = jax.jit(lambda t, b: inversion.sample_losses(model.networks, model.params, t, b).mean())
     batches = [inversion.draw_batch(dataset, jax.random.key(i), 16) for i in range(4)]
     return float(np.mean([loss(jnp.asarray(table), batch) for batch in batches]))

@@ -18,7 +18,7 @@ from dreamstyler_jax.inversion import Dataset, Settings
 from dreamstyler_jax.tokenizer import tokenize_with_placeholders
 
 STAGES, BATCH, CHUNK = 6, 4, 2
-PROMPTS = ["a red house in the style of {}", "a small dog by {}"]
+PROMPTS = [["a red house in the style of {}"], ["a small dog by {}"]]
 
 
 def random_table(stages=STAGES, vectors=1, seed=0):
@@ -97,12 +97,12 @@ def test_moments_are_the_autoencoders_of_the_picture_and_its_mirror_image(tiny, 
 
 def test_each_picture_has_its_own_prompt(tiny, pictures):
     dataset = inversion.make_dataset(tiny, pictures, PROMPTS, 3, flip=True)
-    for i, prompt in enumerate(PROMPTS):
+    for i, (prompt,) in enumerate(PROMPTS):
         ids, slots = tokenize_with_placeholders(tiny.tokenizer, prompt, {"style": 3})
-        np.testing.assert_array_equal(dataset.ids[i], ids)
-        np.testing.assert_array_equal(dataset.slots[i], slots)
-    assert (np.asarray(dataset.slots) >= 0).sum(1).tolist() == [3, 3]
-    named = [prompt.replace("{}", "{gogh}") for prompt in PROMPTS]
+        np.testing.assert_array_equal(dataset.ids[i, 0], ids)
+        np.testing.assert_array_equal(dataset.slots[i, 0], slots)
+    assert (np.asarray(dataset.slots) >= 0).sum(-1).tolist() == [[3], [3]]
+    named = [[prompt.replace("{}", "{gogh}")] for (prompt,) in PROMPTS]
     again = inversion.make_dataset(tiny, pictures, named, 3, flip=True, name="gogh")
     np.testing.assert_array_equal(again.slots, dataset.slots)
 
@@ -110,7 +110,7 @@ def test_each_picture_has_its_own_prompt(tiny, pictures):
 def test_prompts_that_cannot_teach_a_style_are_refused(tiny, pictures):
     for prompt, message in [("a house", "has no placeholder"), ("a house " * 30 + "by {}", "beyond the 24-token")]:
         with pytest.raises(UserError, match=message):
-            inversion.make_dataset(tiny, pictures, [PROMPTS[0], prompt], 1, flip=True)
+            inversion.make_dataset(tiny, pictures, [PROMPTS[0], [prompt]], 1, flip=True)
 
 
 def labelled_dataset(pictures=3, mirrors=2, deviation=0.0):
@@ -118,7 +118,7 @@ def labelled_dataset(pictures=3, mirrors=2, deviation=0.0):
     number = np.arange(pictures, dtype=np.float32)
     mean = np.zeros((pictures, mirrors, 4, 4, 2), np.float32)
     mean += number[:, None, None, None, None] + np.arange(mirrors)[:, None, None, None] / 2
-    ids = np.broadcast_to(number[:, None], (pictures, 5)).astype(np.int32)
+    ids = np.broadcast_to(number[:, None, None], (pictures, 1, 5)).astype(np.int32)
     return Dataset(*map(jnp.asarray, (mean, np.full_like(mean, deviation), ids, ids + 10)))
 
 
@@ -139,6 +139,26 @@ def test_a_sample_is_one_picture_with_its_prompt():
     assert counts.min() > 0.7 * counts.mean()
     unmirrored = draw(labelled_dataset(mirrors=1), 4, 50)
     assert set(np.unique(unmirrored.latents)) == {0, 1, 2}
+
+
+def test_wordings_are_drawn_alike_and_each_with_its_own_slots():
+    dataset = labelled_dataset(pictures=2)
+    ids = jnp.arange(2 * 4 * 5).reshape(2, 4, 5)
+    batches = draw(dataset._replace(ids=ids, slots=ids + 10), 4, 300)
+    np.testing.assert_array_equal(batches.slots, batches.ids + 10)
+    image, wording = np.divmod(np.asarray(batches.ids)[..., 0] // 5, 4)
+    np.testing.assert_array_equal(image, np.floor(np.asarray(batches.latents)[..., 0, 0, 0]))
+    _, counts = np.unique(image * 4 + wording, return_counts=True)
+    assert len(counts) == 8 and counts.min() > 0.7 * counts.mean()
+
+
+def test_pictures_may_have_different_numbers_of_wordings(tiny, pictures):
+    prompts = [["a {}", "one {}", "the {}"], ["a house by {}", "a dog by {}"]]
+    dataset = inversion.make_dataset(tiny, pictures, prompts, 1, flip=True)
+    assert dataset.ids.shape[:2] == (2, 6)
+    for i, wordings in enumerate(prompts):
+        found, counts = np.unique(dataset.ids[i], axis=0, return_counts=True)
+        assert len(found) == len(wordings) and len(set(counts)) == 1
 
 
 def test_latents_are_sampled_and_noise_is_standard_normal():

@@ -16,7 +16,7 @@ from dreamstyler_jax import inversion
 
 STEPS, STAGES, VECTORS, BATCH = 10, 6, 2, 4
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
-PROMPTS = ["a red house in the style of {}", "a small dog by {}"]
+PROMPTS = [["a red house in the style of {}"], ["a small dog by {}"]]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from script_tools import compilation_cache, contents, refusal, run, start, without_a_tensor, write_picture
 
+import sample
 import train
 from dreamstyler_jax import prompts
 from dreamstyler_jax.cli import INTERRUPTED, parse
@@ -225,6 +226,29 @@ def test_prompts_come_from_the_option_or_the_file_beside_or_describe_nothing(pic
     assert train.training_prompts(TrainConfig(images=paths, prompts=["a {}", "b {}"]), paths) == ["a {}", "b {}"]
 
 
+def test_an_object_that_nobody_describes_is_named_in_several_wordings(pictures, tmp_path):
+    paths = [str(pictures / "stars.png"), str(write_picture(tmp_path / "bare.png", 0))]
+    config = TrainConfig(images=paths, property="object", init_word="cat")
+    texts = train.training_prompts(config, paths)
+    assert texts == [PROMPTS[0], "A photo of {}"] and config.preview_prompts == ["A photo of {}"]
+    assert list(train.wordings(config, texts[0])) == [PROMPTS[0]]
+    assert len(set(train.wordings(config, texts[1]))) == 8
+    assert list(train.wordings(TrainConfig(images=paths), texts[1])) == [texts[1]]
+
+
+def test_an_object_is_learned_and_painted_in_a_style(finished, words, pictures, tmp_path):
+    """My object in my style: two styles in one prompt, one of them learned as an object."""
+    cat = write_picture(tmp_path / "cat.png", 3)
+    more = ["--images", cat, "--property", "object", "--init_word", "dog", "--steps", 10]
+    run(train, *words, *more, "--output", tmp_path / "cat")
+    assert Style.load(tmp_path / "cat" / FILE_NAME).metadata["property"] == "object"
+    prompt = "A painting of {cat} in the style of {stars}"
+    model = words[words.index("--model") + 1]
+    options = ["--model", model, "--styles", tmp_path / "cat", finished, "--seeds", 0, "--steps", 2]
+    run(sample, *options, "--prompts", prompt, "--guidance", "paper", "--output", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 1
+
+
 def test_a_prompt_file_may_have_a_byte_order_mark_and_line_breaks(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfA house\r\nin the style of {}\r\n")
     assert prompts.beside(tmp_path / "a.png") == "A house in the style of {}"
@@ -271,6 +295,7 @@ MISTAKES = [
     ("preview of another style", ["--preview_prompts", "A {monet}"], r"unknown style \{monet\}: write one of"),
     ("no multiple", ["--resolution", "18"], "resolution: must be a multiple of 4 .* such as 16, not 18"),
     ("tensor missing", [], "unet.*missing: conv_in.bias"),
+    ("an object of no kind", ["--property", "object"], "init_word: say in a word what kind of thing the object is"),
     ("no model", [], "no model folder .*nowhere.*give an existing folder"),
 ]
 

@@ -89,7 +89,7 @@ def _trainer(networks: Any, lesson: Lesson) -> tuple[Any, Callable]:
 def learn(model: StableDiffusion, exam: Exam, lesson: Lesson) -> Style:
     """The style of the exam's picture, called ``style``. One program per lesson serves all painters."""
     prompt = FULL_PROMPT.format(describe(exam.label)) if lesson.context else BARE_PROMPT
-    dataset = inversion.make_dataset(model, [exam.picture], [prompt], lesson.vectors, flip=True)
+    dataset = inversion.make_dataset(model, [exam.picture], [[prompt]], lesson.vectors, flip=True)
     optimizer, advance = _trainer(model.networks, lesson)
     state = inversion.start(prompts.initial_table(model, "painting", lesson.stages, lesson.vectors), optimizer)
     state, _ = advance(state, model.params, dataset, lesson.steps)

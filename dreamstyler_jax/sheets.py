@@ -84,17 +84,19 @@ def write_sheets(
       files: by cell id; cells without a file stay empty.
     """
     sheets = layout(cells, ", ".join(styles))
-    original = _training_picture(cells, styles)
+    originals = _training_pictures(cells, styles)
     digits = max(3, len(str(len(sheets))))
     names = [f"grid_{i + 1:0{digits}d}.png" for i in range(len(sheets))] if len(sheets) > 1 else ["grid.png"]
     for name, sheet in zip(names, sheets, strict=True):
-        pictures, heads = [[_open(files.get(cell.id)) if cell else None for cell in row] for row in sheet.cells], []
-        contents = [_content(row) for row in sheet.cells]
-        for before, head in (contents, "content"), ([original] * len(pictures), "learned from"):
-            if all(before):
-                pictures, heads = [[first, *row] for first, row in zip(before, pictures, strict=True)], [head, *heads]
+        lead = {head: [picture] * len(sheet.rows) for head, picture in originals.items()}
+        if all(contents := [_content(row) for row in sheet.cells]):
+            lead["content"] = contents
+        pictures = [
+            [*before, *(_open(files.get(cell.id)) if cell else None for cell in row)]
+            for *before, row in zip(*lead.values(), sheet.cells, strict=True)
+        ]
         tile = 256 if len(sheets) == 1 else 128
-        sheet_picture = images.contact_sheet(pictures, sheet.rows, heads + sheet.columns, sheet.title, tile)
+        sheet_picture = images.contact_sheet(pictures, sheet.rows, [*lead, *sheet.columns], sheet.title, tile)
         images.save_png(folder / name, sheet_picture)
     for old in folder.glob("grid*.png"):
         if old.name not in names and re.fullmatch(r"grid(_\d{3,})?\.png", old.name):
@@ -112,14 +114,17 @@ def _content(row: Sequence[Cell | None]) -> Image.Image | None:
     return _readable(contents.pop()) if len(contents) == 1 else None
 
 
-def _training_picture(cells: Sequence[Cell], styles: Mapping[str, Style]) -> Image.Image | None:
-    """The first picture of the only style, if it is still where it was and can be read."""
+def _training_pictures(cells: Sequence[Cell], styles: Mapping[str, Style]) -> dict[str, Image.Image]:
+    """The first picture of the only style, or of each of two, by its heading, if it can still be read."""
     used = {name: at_step(name, cell.checkpoint) for cell in cells for name in cell.styles}
-    if len(used) != 1:
-        return None
-    paths = styles[used.popitem()[1]].metadata.get("images") or [""]
-    picture = _readable(paths[0])
-    return picture and images.fit(picture, min(picture.size), min(picture.size))
+    if len(used) > 2:
+        return {}
+    paths = {name: (styles[own].metadata.get("images") or [""])[0] for name, own in used.items()}
+    found = {name: picture for name, path in paths.items() if (picture := _readable(path))}
+    return {
+        "learned from" if len(used) == 1 else name: images.fit(picture, min(picture.size), min(picture.size))
+        for name, picture in found.items()
+    }
 
 
 def _readable(path: str) -> Image.Image | None:

@@ -215,11 +215,23 @@ def test_the_picture_learned_from_stands_first_where_there_is_one_style(tmp_path
 
     original, first = learned_from(cells)
     assert original[2] < first[0] and original[1] < first[1] + 30
-    with_two = [dataclasses.replace(cell, styles={"gogh": "0", "wave": "0"}) for cell in cells]
-    files |= saved(tmp_path, with_two)
-    assert learned_from(with_two)[0] is None
+    with_three = [dataclasses.replace(cell, styles={"gogh": "0", "wave": "0", "hokusai": "0"}) for cell in cells]
+    files |= saved(tmp_path, with_three)
+    assert learned_from(with_three)[0] is None
     (tmp_path / "stars.png").write_bytes(b"not a picture any more")
     assert learned_from(cells)[0] is None
+
+
+def test_what_two_styles_were_learned_from_stands_side_by_side(tmp_path):
+    styles = {}
+    for number, name in enumerate(("cat", "gogh")):
+        Image.new("RGB", (30, 30), (200, 30, number)).save(tmp_path / f"{name}.png")
+        styles[name] = Style(name, np.ones((1, 1, 4)), {"images": [str(tmp_path / f"{name}.png")]})
+    cells = [dataclasses.replace(cell, styles={"cat": "0", "gogh": "0"}) for cell in cells_of("ab", (0, 1))]
+    files = saved(tmp_path, cells)
+    (sheet,) = write_sheets(tmp_path, cells, files, styles)
+    cat, gogh, first = places(sheet, [(200, 30, 0), (200, 30, 1), colours_of(files, cells)[0]])
+    assert cat[2] < gogh[0] < gogh[2] < first[0]
 
 
 def test_what_a_row_repaints_stands_before_it(tmp_path):

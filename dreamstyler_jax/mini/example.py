@@ -2,9 +2,10 @@
 
 One to learn a style from, which the package carries: by a held-out painter, so that its style is new to the embedded
 model; the painter's number is in its text chunks. One to repaint, ``examples/city.png``: an unpainted scene, larger and
-wider than the embedded model's pictures.
+wider than the embedded model's pictures. One of an object, ``examples/my_cat.png``, which no prompt describes.
 """
 
+import functools
 from pathlib import Path
 
 import jax
@@ -40,7 +41,13 @@ CITY = scenes.Scene(
     horizon=jnp.array(0.42),
     phase=jnp.array(0.4),
 )
-CITY_PICTURE = Path(__file__).parents[2] / "examples" / "city.png"
+CAT = SCENE._replace(
+    subject=jnp.array([scenes.SUBJECTS.index("cat")]),
+    colour=jnp.array([list(scenes.COLOURS).index("orange")]),
+    place=jnp.array([list(scenes.PLACES).index("in a field")]),
+    time=jnp.array([list(scenes.TIMES).index("by day")]),
+)
+FOLDER = Path(__file__).parents[2] / "examples"
 
 
 def write(path: Path, pixels: np.ndarray, scene: scenes.Scene, text: dict[str, str]) -> None:
@@ -52,11 +59,12 @@ def write(path: Path, pixels: np.ndarray, scene: scenes.Scene, text: dict[str, s
 
 
 def main() -> None:
-    """Writes both."""
-    painted = data.render(jax.random.key(0), data.all_painters(), np.array([PAINTER]), SCENE)
-    write(EXAMPLE_PICTURE, painted.pixels[0], SCENE, {"painter": str(PAINTER)})
+    """Writes all of them."""
+    render = functools.partial(data.render, jax.random.key(0), data.all_painters())
+    write(EXAMPLE_PICTURE, render(np.array([PAINTER]), SCENE).pixels[0], SCENE, {"painter": str(PAINTER)})
     colour, _ = scenes.raster(CITY, 480)
-    write(CITY_PICTURE, np.asarray(jnp.round(colour[60:460] * 255)).astype(np.uint8), CITY, {})
+    write(FOLDER / "city.png", np.asarray(jnp.round(colour[60:460] * 255)).astype(np.uint8), CITY, {})
+    save_png(FOLDER / "my_cat.png", Image.fromarray(render(np.array([captions.PHOTOGRAPH]), CAT).pixels[0]))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,13 @@ pictures: $(VENV)/.installed browser
 	$(BIN)/python sample.py --config configs/grids/guidance.yaml --styles build/pictures/run --output build/pictures/guidance
 	chromium --headless --no-sandbox --window-size=1200,760 --screenshot=docs/pictures/page.png \
 		file://$(CURDIR)/build/pictures/guidance/index.html
+	$(BIN)/python sample.py --config configs/grids/transfer.yaml --styles build/pictures/run --output build/pictures/transfer
+	cp build/pictures/transfer/grid.png docs/pictures/transfer.png
+	$(BIN)/python train.py --property object --init_word cat --images examples/my_cat.png --output build/pictures/cat
+	$(BIN)/python sample.py --styles build/pictures/cat build/pictures/run --output build/pictures/object \
+		--prompts "A photo of {my_cat} in the snow at night" "A painting of {my_cat} by the sea at sunset in the style of {example}" \
+		"A painting of {my_cat} in the forest by day in the style of {example}"
+	cp build/pictures/object/grid.png docs/pictures/object.png
 	$(BIN)/python -m dreamstyler_jax.mini.check --sheet docs/pictures/check.png | tee docs/pictures/check.txt
 	$(BIN)/python -m dreamstyler_jax.mini.words | tee docs/pictures/words.txt
 

@@ -63,6 +63,16 @@ def test_photos_show_what_the_first_truth_does_in_the_same_places(exams):
         assert first > second + 20
 
 
+def test_the_controlnet_keeps_the_structure_of_photos(exams, model):
+    repainter = model.with_controlnets([EMBEDDED_MODEL / "controlnet"])
+    some = exams[0]
+    texts = [f"a photo of {exam.describe(label)}" for label in some.questions]
+    asked = [(1.0, 0.0), (1.0, 1.0), (0.3, 0.0)]
+    painted = exam.repaint(repainter, texts, {}, some.photos, asked, steps=8)[:, :, 0]
+    without, controlled, little = (scores.structure_score(pictures, some.photos).mean() for pictures in painted)
+    assert controlled > without + 5 and little > without + 5
+
+
 def test_marks_are_best_for_the_truth_itself(exams, model, referee):
     examiner = exam.Examiner(model, scores.Clip.load(EMBEDDED_MODEL / "clip"), referee)
     some = exams[0]

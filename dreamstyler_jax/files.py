@@ -1,4 +1,4 @@
-"""Files that are either there in full or not at all."""
+"""Files that are either there in full or not at all, and where those go that can be made again."""
 
 import contextlib
 import os
@@ -49,6 +49,15 @@ def check_output(folder: Path) -> None:
         raise UserError(f"output: {existing} is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"output: no permission to write in {existing}; choose another folder")
+
+
+def cache_folder() -> Path:
+    """Where this project keeps what it can make again.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamstyler_jax"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,10 +9,8 @@ No picture is stretched: what the model's sizes leave over is filled with the bo
 import functools
 import hashlib
 import io
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +18,7 @@ from PIL import Image, ImageOps
 
 from dreamstyler_jax import images
 from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.files import write_atomic
+from dreamstyler_jax.files import cache_folder, write_atomic
 
 KINDS = ("edges", "depth", "image")
 _MOST_OBLONG = 8  # longer side over the shorter
@@ -168,11 +166,6 @@ def depth(picture: Image.Image, model: str) -> Image.Image:
         Image.fromarray(np.rint(near * 255).astype(np.uint8)).resize(picture.size).save(buffer, "PNG")
         write_atomic(path, buffer.getvalue())
     return Image.open(path)
-
-
-def cache_folder() -> Path:
-    """Where this project keeps what it can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamstyler_jax"
 
 
 @functools.cache

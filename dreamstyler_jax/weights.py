@@ -84,7 +84,8 @@ def load_model(
             params = {}
             for path in expected:
                 file, name = stored[tensor_name(path)]
-                params[path] = jnp.asarray(_from_torch_layout(path, file.get_tensor(name)), dtype)
+                tensor = _from_torch_layout(path, file.get_tensor(name))
+                params[path] = jax.device_put(np.asarray(tensor, dtype, order="C"))  # jnp compiles one cast per shape
     except safetensors.SafetensorError as error:
         raise UserError(f"{folder}: the weights are damaged ({error}); download or convert them again") from error
     return graphdef, unflatten_dict(params)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dreamstyler_jax import guidance, images, prompts, sampling, scores
 from dreamstyler_jax.cli import main, parse
+from dreamstyler_jax.compilation import keep_programs
 from dreamstyler_jax.mini import captions, data, judge, scenes
 from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
 from dreamstyler_jax.solvers import solver_table
@@ -122,4 +123,5 @@ def check(config: CheckConfig) -> None:
 
 
 if __name__ == "__main__":
+    keep_programs()
     main(lambda: check(parse(CheckConfig)))

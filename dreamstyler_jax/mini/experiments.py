@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dreamstyler_jax import chart, guidance, images, scores
 from dreamstyler_jax.cli import main, parse
+from dreamstyler_jax.compilation import keep_programs
 from dreamstyler_jax.config import parse_shard
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.files import write_atomic
@@ -262,4 +263,5 @@ def run(config: ExperimentsConfig) -> None:
 
 
 if __name__ == "__main__":
+    keep_programs()
     main(lambda: run(parse(ExperimentsConfig)))

@@ -14,6 +14,7 @@ import numpy as np
 
 from dreamstyler_jax import diffusion, images, prompts
 from dreamstyler_jax.cli import main, parse
+from dreamstyler_jax.compilation import keep_programs
 from dreamstyler_jax.mini import captions, data, scenes
 from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
 
@@ -90,4 +91,5 @@ def words(config: WordsConfig) -> None:
 
 
 if __name__ == "__main__":
+    keep_programs()
     main(lambda: words(parse(WordsConfig)))

@@ -1,0 +1,43 @@
+"""Compiled programs are kept between runs, in the user's cache folder: the next run does not compile them again."""
+
+import os
+from pathlib import Path
+
+import jax
+
+from dreamstyler_jax.files import cache_folder
+
+MAX_SIZE = 2**30  # bytes; the programs used least recently go first
+WORTH_KEEPING = 0.1  # seconds to compile
+
+
+def keep_programs() -> None:
+    """From now on what JAX compiles is kept in, and taken from, ``programs`` in the user's cache folder.
+
+    Whoever has set ``JAX_COMPILATION_CACHE_DIR`` or ``JAX_ENABLE_COMPILATION_CACHE`` has JAX's own cache as asked for.
+    Where the folder cannot be written, nothing is kept.
+    """
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return
+    try:
+        folder = cache_folder() / "programs"
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_torn(folder)
+    except (OSError, RuntimeError):
+        return
+    if os.access(folder, os.W_OK | os.X_OK):
+        jax.config.update("jax_compilation_cache_max_size", MAX_SIZE)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _remove_torn(folder: Path) -> None:
+    """Removes what a process that was killed while it wrote has left.
+
+    JAX would warn of such a program, compile it, and not replace it, in every run. It writes ``KEY-cache`` and then
+    ``KEY-atime``, the time of last use, without which it can neither measure the folder.
+    """
+    for program in folder.glob("*-cache"):
+        used = program.with_name(program.name.removesuffix("cache") + "atime")
+        if not used.exists() or not program.stat().st_size:
+            program.unlink(missing_ok=True)

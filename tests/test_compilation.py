@@ -1,0 +1,117 @@
+"""Programs kept between runs: found again, the same to the bit, and never in the way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from script_tools import ROOT, run, start, write_picture
+
+import sample
+import train
+
+# A program that takes long enough to compile to be worth keeping; what it makes, and how many were found.
+CHILD = """
+import jax, jax.numpy as jnp
+from dreamstyler_jax.compilation import keep_programs
+from dreamstyler_jax.console import plain_warnings
+
+found = []
+jax.monitoring.register_event_listener(lambda event, **_: found.append(event.endswith("compilation_cache/cache_hits")))
+plain_warnings()
+keep_programs()
+
+def unrolled(x):
+    for i in range(150):
+        x = jnp.sin(x @ x.T @ x + i)
+    return x
+
+print(jax.jit(unrolled)(jnp.linspace(0, 1, 48).reshape(6, 8)).tobytes().hex(), sum(found))
+"""
+
+
+def child(cache: Path, **more: str) -> tuple[str, int, str]:
+    """What the program makes, how many programs were found, and what was printed to stderr."""
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(cache), **more}
+    done = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made, found = done.stdout.split()
+    return made, int(found), done.stderr
+
+
+def programs(cache: Path) -> list[Path]:
+    return sorted((cache / "dreamstyler_jax" / "programs").glob("*-cache"))
+
+
+@pytest.fixture(scope="module")
+def cold(tmp_path_factory):
+    """Runs without any cache: what the program makes."""
+    folder = tmp_path_factory.mktemp("cold")
+    made, _, printed = child(folder, JAX_ENABLE_COMPILATION_CACHE="false")
+    assert (programs(folder), printed) == ([], "")
+    return made
+
+
+def test_a_second_run_finds_its_programs_and_makes_the_same(cold, tmp_path):
+    assert child(tmp_path) == (cold, 0, "")
+    kept = programs(tmp_path)
+    assert len(kept) == 1
+    assert child(tmp_path) == (cold, 1, "")
+    assert programs(tmp_path) == kept
+
+
+def test_a_program_cut_short_is_written_again(cold, tmp_path):
+    child(tmp_path)
+    (program,) = programs(tmp_path)
+    whole = program.stat().st_size
+    for rest in (b"", program.read_bytes()[: whole // 2]):  # without the time of use: the writer was killed
+        program.write_bytes(rest)
+        program.with_name(program.name.removesuffix("cache") + "atime").unlink()
+        assert child(tmp_path) == (cold, 0, "")
+        assert program.stat().st_size == pytest.approx(whole, rel=0.1)
+        assert child(tmp_path) == (cold, 1, "")
+
+
+def test_a_damaged_program_is_compiled_with_a_warning(cold, tmp_path):
+    child(tmp_path)
+    (program,) = programs(tmp_path)
+    content = bytearray(program.read_bytes())
+    content[len(content) // 2] ^= 255
+    for damaged in (content, content[: len(content) // 2], b"x" * len(content)):
+        program.write_bytes(damaged)
+        made, found, printed = child(tmp_path)
+        assert (made, found) == (cold, 0)
+        (line,) = printed.splitlines()
+        assert line.startswith("warning: Error reading persistent compilation cache entry")
+
+
+def test_without_a_folder_that_can_be_written_nothing_is_kept(cold, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert child(tmp_path / "file") == (cold, 0, "")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_cache_that_the_user_has_chosen_is_left_to_jax(cold, tmp_path):
+    chosen = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    assert child(tmp_path, **chosen)[::2] == (cold, "")
+    assert list((tmp_path / "mine").glob("jit_unrolled-*"))
+    assert not (tmp_path / "dreamstyler_jax").exists()
+
+
+def test_the_scripts_keep_theirs_and_paint_the_same(tiny_folder, tmp_path):
+    picture = write_picture(tmp_path / "a.png", 0)
+    learn = ["--model", tiny_folder, "--images", picture, "--steps", 1, "--batch_size", 1, "--output", tmp_path / "run"]
+    paint = ["--model", tiny_folder, "--styles", tmp_path / "run", "--prompts", "a {}", "--seeds", "3", "--steps", 2]
+    run(train, *learn)
+    run(sample, *paint, "--output", tmp_path / "cold")
+    environment = {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    kept: list[Path] = []
+    for name in ("first", "second"):
+        with start(sample, *paint, "--output", tmp_path / name, env=environment) as process:
+            _, printed = process.communicate()
+        assert process.returncode == 0 and "warning" not in printed, printed
+        kept.append(programs(tmp_path / "cache"))
+    assert kept[0] == kept[1] != []
+    pictures = [next((tmp_path / name / "images").iterdir()).read_bytes() for name in ("cold", "first", "second")]
+    assert pictures[0] == pictures[1] == pictures[2]

@@ -19,7 +19,7 @@ import numpy as np
 
 from dreamstyler_jax import grid, prompts, transfer
 from dreamstyler_jax.cli import command_line, main, parse
-from dreamstyler_jax.compilation import keep_programs
+from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.config import BARE_PROMPTS, SampleConfig
 from dreamstyler_jax.console import plain_warnings, progress
 from dreamstyler_jax.devices import shard_of
@@ -254,5 +254,5 @@ def warn_of_idle_scales(config: SampleConfig) -> None:
 
 if __name__ == "__main__":
     plain_warnings()
-    keep_programs()
+    set_up()
     main(lambda: run(parse(SampleConfig)))

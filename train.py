@@ -18,7 +18,7 @@ import numpy as np
 from dreamstyler_jax import images, inversion, prompts, runlog
 from dreamstyler_jax.checkpoints import open_checkpoints
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import keep_programs
+from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.config import BARE_PROMPTS, TrainConfig, write_config
 from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
@@ -135,5 +135,5 @@ def sampling_command(config: TrainConfig) -> str:
 
 if __name__ == "__main__":
     plain_warnings()
-    keep_programs()
+    set_up()
     main(lambda: run(parse(TrainConfig)), resumable=True)

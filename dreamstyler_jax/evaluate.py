@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from dreamstyler_jax import __version__, chart, images, prompts, scores
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import keep_programs
+from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.config import one_of
 from dreamstyler_jax.console import plain_warnings
 from dreamstyler_jax.errors import UserError
@@ -459,5 +459,5 @@ def run(config: EvaluateConfig) -> None:
 
 if __name__ == "__main__":
     plain_warnings()
-    keep_programs()
+    set_up()
     main(lambda: run(parse(EvaluateConfig)))

@@ -11,6 +11,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 from hypothesis import settings
 
+from dreamstyler_jax.compilation import choose_kernels
+
+choose_kernels()
+
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
 

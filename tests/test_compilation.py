@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from script_tools import ROOT, run, start, write_picture
 
 import sample
 import train
+from dreamstyler_jax.compilation import choose_kernels
 
 # A program that takes long enough to compile to be worth keeping; what it makes, and how many were found.
 CHILD = """
@@ -115,3 +118,21 @@ def test_the_scripts_keep_theirs_and_paint_the_same(tiny_folder, tmp_path):
     assert kept[0] == kept[1] != []
     pictures = [next((tmp_path / name / "images").iterdir()).read_bytes() for name in ("cold", "first", "second")]
     assert pictures[0] == pictures[1] == pictures[2]
+
+
+@pytest.mark.parametrize("given", ["", "--xla_cpu_enable_fast_math=false"])
+def test_eigens_kernels_are_taken_where_ynnpack_would_be(monkeypatch, given):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
+    choose_kernels()
+    assert os.environ["XLA_FLAGS"] == given
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    for _ in range(2):  # the second time it finds its own
+        choose_kernels()
+        assert os.environ["XLA_FLAGS"] == f"{given} --xla_cpu_experimental_ynn_fusion_type=".strip()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the kernels of a CPU")
+def test_no_program_has_ynnpacks_kernels():
+    a = jnp.ones((64, 64))
+    assert "ynn_fusion" not in jax.jit(jnp.dot).lower(a, a).compile().as_text()

@@ -21,9 +21,9 @@ def reference(x, kernel, stride, padding):
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def operands(size, dtype=jnp.float32):
+def operands(size, dtype=jnp.float32, features=4):
     rng = np.random.default_rng(0)
-    x, kernel = rng.standard_normal((2, *size, 3)), rng.standard_normal((3, 3, 3, 4)) / 5
+    x, kernel = rng.standard_normal((2, *size, 3)), rng.standard_normal((3, 3, 3, features)) / 5
     return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
 
 
@@ -40,13 +40,14 @@ def assert_close(ours, expected, tolerance):
         assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
 
 
+@pytest.mark.parametrize("features", [4, 120], ids=["large map", "small map"])
 @pytest.mark.parametrize(("size", "stride", "padding"), CASES)
-def test_value_and_gradients_are_jaxs(size, stride, padding):
+def test_value_and_gradients_are_jaxs(size, stride, padding, features):
     both = [
         jax.jit(functools.partial(value_and_gradients, functools.partial(f, stride=stride, padding=(padding, padding))))
         for f in (lambda x, k, stride, padding: convolve(x, k, stride, padding), reference)
     ]
-    ours, expected = (f(*operands(size)) for f in both)
+    ours, expected = (f(*operands(size, features=features)) for f in both)
     assert_close(ours, expected, 1e-6)
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dreamstyler_jax import guidance, images, prompts, sampling, scores
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import keep_programs
+from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.mini import captions, data, judge, scenes
 from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
 from dreamstyler_jax.solvers import solver_table
@@ -123,5 +123,5 @@ def check(config: CheckConfig) -> None:
 
 
 if __name__ == "__main__":
-    keep_programs()
+    set_up()
     main(lambda: check(parse(CheckConfig)))

@@ -11,7 +11,7 @@ import numpy as np
 
 from dreamstyler_jax import guidance, images, prompts, sampling
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import keep_programs
+from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.examples import EXAMPLE_PICTURE
 from dreamstyler_jax.mini import captions, data, example, scenes
 from dreamstyler_jax.pipeline import StableDiffusion
@@ -79,5 +79,5 @@ def compare(config: CompareConfig) -> None:
 
 
 if __name__ == "__main__":
-    keep_programs()
+    set_up()
     main(lambda: compare(parse(CompareConfig)))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dreamstyler_jax import chart, guidance, images, scores
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import keep_programs
+from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.config import parse_shard
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.files import write_atomic
@@ -263,5 +263,5 @@ def run(config: ExperimentsConfig) -> None:
 
 
 if __name__ == "__main__":
-    keep_programs()
+    set_up()
     main(lambda: run(parse(ExperimentsConfig)))

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from dreamstyler_jax import diffusion, images, pipeline
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import keep_programs
+from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.mini import captions, controls, data, judge
 from dreamstyler_jax.mini.trainer import Loss, fit, spread
@@ -414,5 +414,5 @@ if __name__ == "__main__":
     # On a CPU each core as a device of its own: what XLA does not run on several cores at once (attention, the
     # optimizer) then does. On two cores a step of the UNet takes 0.60 s instead of 0.86.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    keep_programs()
+    set_up()
     main(lambda: pretrain(parse(PretrainConfig)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from dreamstyler_jax import diffusion, images, prompts
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import keep_programs
+from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.mini import captions, data, scenes
 from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
 
@@ -91,5 +91,5 @@ def words(config: WordsConfig) -> None:
 
 
 if __name__ == "__main__":
-    keep_programs()
+    set_up()
     main(lambda: words(parse(WordsConfig)))

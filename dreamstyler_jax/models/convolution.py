@@ -69,14 +69,38 @@ def _backward(stride: int, padding: Padding, residuals: tuple[Array, Array], dy:
 
 
 def _gradients(stride: int, padding: Padding, x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
-    """Gradients by ``x`` and by ``kernel`` as plain NHWC/HWIO convolutions."""
+    """Gradients by ``x`` and by ``kernel`` as plain NHWC/HWIO convolutions, or as a matrix product on small maps."""
     size, reach, out = x.shape[1:3], kernel.shape[:2], dy.shape[1:3]
     rest = [s + sum(p) - k - (o - 1) * stride for s, p, k, o in zip(size, padding, reach, out, strict=True)]
-    full = tuple((k - 1 - p[0], k - 1 - p[1] + r) for k, p, r in zip(reach, padding, rest, strict=True))
-    dx = _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), full, spread=stride)
+    if dy[..., 0].size < dy.shape[-1]:
+        dx = _by_patches(stride, padding, x, kernel, dy)
+    else:
+        full = tuple((k - 1 - p[0], k - 1 - p[1] + r) for k, p, r in zip(reach, padding, rest, strict=True))
+        dx = _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), full, spread=stride)
     cut = tuple((p[0], p[1] - r) for p, r in zip(padding, rest, strict=True))
     dkernel = _convolve(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), cut, dilation=stride)
     return dx, dkernel.transpose(1, 2, 0, 3)
+
+
+def _by_patches(stride: int, padding: Padding, x: Array, kernel: Array, dy: Array) -> Array:
+    """The gradient by ``x``: that of all patches of ``x``, a product with the kernel as it lies, then their overlap.
+
+    Where there are fewer pixels than channels, copying the kernel into another layout is what takes the time.
+    """
+
+    def patches(x: Array) -> Array:
+        """``[h, w, in, B, H', W']`` of ``[in, B, H, W]``."""
+        x = jnp.pad(x, ((0, 0), (0, 0), *padding))
+        rows, columns = (
+            [slice(k, side - reach + k + 1, stride) for k in range(reach)]
+            for side, reach in zip(x.shape[2:], kernel.shape[:2], strict=True)
+        )
+        return jnp.stack([jnp.stack([x[:, :, row, column] for column in columns]) for row in rows])
+
+    dpatches = lax.dot_general(kernel, dy, (((3,), (3,)), ((), ())))
+    shape = jax.ShapeDtypeStruct((x.shape[3], *x.shape[:3]), x.dtype)
+    (dx,) = jax.linear_transpose(patches, shape)(dpatches)
+    return dx.transpose(1, 2, 3, 0)
 
 
 convolve.defvjp(_forward, _backward)

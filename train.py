@@ -1,22 +1,25 @@
-"""Learns the style of one or several pictures.
+"""Learns the style of one or several pictures, or of each of them.
 
     python train.py --images picture.png --prompts "A painting of a village at night in the style of {}"
 
 Without arguments: the example picture, on the embedded model. ``--help`` lists everything.
 """
 
+import contextlib
 import dataclasses
+import math
 import os
 import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL.Image import Image
 
 from dreamstyler_jax import images, inversion, prompts, runlog
-from dreamstyler_jax.checkpoints import open_checkpoints
+from dreamstyler_jax.checkpoints import Checkpoints, open_checkpoints
 from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.config import BARE_PROMPTS, TrainConfig, write_config
@@ -30,26 +33,49 @@ from dreamstyler_jax.runs import SETTINGS, is_finished
 from dreamstyler_jax.style import FILE_NAME, Style, step_file
 
 
+class Job(NamedTuple):
+    """A style to be learned: its settings and folder, the style as it begins, and what it is learned from."""
+
+    config: TrainConfig
+    folder: Path
+    style: Style
+    dataset: inversion.Dataset
+
+
 def run(config: TrainConfig) -> None:
-    """Trains, and leaves the run's folder behind."""
-    folder = Path(config.output)
-    check_output(folder)
-    paths = config.images or [os.path.relpath(EXAMPLE_PICTURE)]
-    pictures = [images.load(path) for path in paths]
-    config = dataclasses.replace(config, prompts=training_prompts(config, paths))
-    if is_finished(config, folder):
-        print(f"The style {config.name!r} in {folder} is finished; --steps can ask for more than it was trained for")
+    """Trains, and leaves the folder of each run behind."""
+    todo = []
+    for own in config.runs():
+        folder, paths = Path(own.output), own.images or [os.path.relpath(EXAMPLE_PICTURE)]
+        check_output(folder)
+        pictures = [images.load(path) for path in paths]
+        own = dataclasses.replace(own, prompts=training_prompts(own, paths))
+        if is_finished(own, folder):
+            print(f"The style {own.name!r} in {folder} is finished; --steps can ask for more than it was trained for")
+        else:
+            todo.append((own, paths, pictures))
+    if not todo:
         return
     model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
+    groups: dict[tuple, list[Job]] = {}
+    for job in (prepare(model, *one) for one in todo):
+        groups.setdefault(job.dataset.ids.shape, []).append(job)
+    for jobs in groups.values():
+        train(model, jobs)
+    for own, *_ in todo:
+        print(f"The style {own.name!r} is in {own.output}; paint with it: {sampling_command(own)}")
+
+
+def prepare(model: StableDiffusion, config: TrainConfig, paths: list[str], pictures: Sequence[Image]) -> Job:
+    """Encodes pictures and prompts; what is wrong with the settings shows here, before the training."""
     resolution = training_resolution(config, model)
     arrays = [images.to_array(images.fit(picture, resolution, resolution, config.framing)) for picture in pictures]
     table = prompts.initial_table(model, config.init_word, config.stages, config.vectors)
-    start = Style(config.name, table, metadata_of(config, model, paths, resolution))
-    check_preview_prompts(config, model, start)
+    style = Style(config.name, table, metadata_of(config, model, paths, resolution))
+    check_preview_prompts(config, model, style)
     texts = [wordings(config, prompt) for prompt in config.prompts]
     dataset = inversion.make_dataset(model, arrays, texts, config.vectors, flip=config.flip, name=config.name)
-    train(config, model, dataset, start, folder).save(folder / FILE_NAME)
-    print(f"The style {config.name!r} is in {folder}; paint with it: {sampling_command(config)}")
+    return Job(config, Path(config.output), style, dataset)
 
 
 def metadata_of(config: TrainConfig, model: StableDiffusion, paths: list[str], resolution: int) -> dict[str, Any]:
@@ -87,8 +113,9 @@ def check_preview_prompts(config: TrainConfig, model: StableDiffusion, style: St
         prompts.tokenize(model.tokenizer, config.preview_prompts, {style.name: style.vectors})
 
 
-def train(config: TrainConfig, model: StableDiffusion, dataset: inversion.Dataset, style: Style, folder: Path) -> Style:
-    """The loop over log points: advance, log, now and then save and preview. Takes and returns the style."""
+def train(model: StableDiffusion, jobs: Sequence[Job]) -> None:
+    """Learns styles together, with datasets of one shape: advance, log, now and then save and preview."""
+    config = jobs[0].config
     optimizer = inversion.make_optimizer(
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
@@ -98,28 +125,55 @@ def train(config: TrainConfig, model: StableDiffusion, dataset: inversion.Datase
     )
     settings = inversion.Settings(config.batch_size, config.gradient_accumulation, config.seed)
     advance = inversion.make_trainer(model.networks, optimizer, settings)
-    state = inversion.start(style.table, optimizer)
+    with contextlib.ExitStack() as opened:
+        stores = [opened.enter_context(open_checkpoints(job.folder / "checkpoints")) for job in jobs]
+        begin = [inversion.start(job.style.table, optimizer) for job in jobs]
+        begin = resumed(begin, stores) if config.resume else begin
+        done = int(begin[0].step)
+        if done > config.steps:
+            raise UserError(f"{jobs[0].folder} has already done {done} steps: --steps must be at least as many")
+        for job in jobs:
+            write_config(job.config, job.folder / SETTINGS)
+        logs = [opened.enter_context(runlog.RunLog(job.folder, done)) for job in jobs]
+        progress = opened.enter_context(runlog.Progress(config.steps, done))
+        states, datasets = inversion.stacked(begin), inversion.stacked([job.dataset for job in jobs])
+        while done < config.steps:
+            before, done = done, min(done + config.log_every, config.steps)
+            began = time.perf_counter()
+            states, metrics = advance(states, model.everywhere, datasets, done - before)
+            summaries = [inversion.summarize(own) for own in inversion.unstacked(metrics, len(jobs))]
+            samples = (done - before) * config.batch_size * config.gradient_accumulation
+            rate = {"images_per_second": samples / (time.perf_counter() - began)}
+            for log, summary in zip(logs, summaries, strict=True):
+                log.write(done, {**summary, **rate})
+            progress.show(done, float(np.mean([summary["loss"] for summary in summaries])))
+            if done // config.save_every > before // config.save_every or done == config.steps:
+                for job, store, state in zip(jobs, stores, inversion.unstacked(states, len(jobs)), strict=True):
+                    keep(model, job, store, state)
+    for job, state in zip(jobs, inversion.unstacked(states, len(jobs)), strict=True):
+        runlog.draw_loss(runlog.read_metrics(job.folder / runlog.METRICS), job.folder / "loss.png")
+        style_in(job.style, state).save(job.folder / FILE_NAME)
+
+
+def resumed(begin: Sequence[inversion.TrainState], stores: Sequence[Checkpoints]) -> list[inversion.TrainState]:
+    """The newest states that all styles have, for an interruption may fall between two checkpoints of one step."""
+    most = math.inf
+    while True:
+        states = [store.restore(state, most) or state for state, store in zip(begin, stores, strict=True)]
+        steps = [int(state.step) for state in states]
+        if min(steps) == max(steps):
+            return states
+        most = min(steps)
+
+
+def keep(model: StableDiffusion, job: Job, store: Checkpoints, state: inversion.TrainState) -> None:
+    """Leaves a state, the style as it is in it, and the preview behind."""
+    done, config = int(state.step), job.config
+    store.save(done, state)
+    style = style_in(job.style, state)
+    style.save(step_file(job.folder, done))
     size = model.size(config.resolution, config.resolution)
-    with open_checkpoints(folder / "checkpoints") as checkpoints:
-        state = (checkpoints.restore(state) if config.resume else None) or state
-        if int(state.step) > config.steps:
-            raise UserError(f"{folder} has already done {state.step} steps: --steps must be at least as many")
-        write_config(config, folder / SETTINGS)
-        with runlog.RunLog(folder, config.steps, int(state.step)) as log:
-            while (step := int(state.step)) < config.steps:
-                chunk = min(config.log_every, config.steps - step)
-                began = time.perf_counter()
-                state, metrics = advance(state, model.params, dataset, chunk)
-                done, summary = step + chunk, inversion.summarize(metrics)
-                samples = chunk * config.batch_size * config.gradient_accumulation
-                log.write(done, {**summary, "images_per_second": samples / (time.perf_counter() - began)})
-                if done // config.save_every > step // config.save_every or done == config.steps:
-                    checkpoints.save(done, state)
-                    style = style_in(style, state)
-                    style.save(step_file(folder, done))
-                    preview(model, style, config.preview_prompts, size, folder / "previews" / f"step_{done:06d}.png")
-    runlog.draw_loss(runlog.read_metrics(folder / runlog.METRICS), folder / "loss.png")
-    return style_in(style, state)
+    preview(model, style, config.preview_prompts, size, job.folder / "previews" / f"step_{done:06d}.png")
 
 
 def style_in(style: Style, state: inversion.TrainState) -> Style:

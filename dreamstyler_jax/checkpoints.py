@@ -1,6 +1,7 @@
 """Checkpoints of a training state: Orbax on disk, and a digest of every leaf: Orbax restores damaged bytes silently."""
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,16 +41,20 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._manager.wait_until_finished()
 
-    def restore(self, like: Any) -> Any | None:
+    def restore(self, like: Any, most: float = math.inf) -> Any | None:
         """The newest undamaged state, in the structure, shapes and dtypes of ``like``; None where there is none.
 
         Damaged checkpoints are passed over with a warning.
+
+        Args:
+          like: such a state.
+          most: the steps that it may have done.
 
         Raises:
           UserError: the checkpoints are of a state of another shape.
         """
         leaves, structure = jax.tree.flatten(like)
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted((step for step in self._manager.all_steps() if step <= most), reverse=True):
             restored = self._read(step)
             if restored is None:
                 warnings.warn(f"the checkpoint of step {step} is damaged; using an older one", stacklevel=2)

@@ -35,7 +35,7 @@ _MANY_SEEDS = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Learn a style from one or several pictures.
+    """Learn a style from one or several pictures, or one from each of them.
 
     Raises:
         UserError: a value is out of range or contradicts another.
@@ -54,6 +54,9 @@ class TrainConfig:
     """What is learned of the pictures: their style, or the object that they show, for prompts such as "a painting of
     {my_cat} in the style of {starry}". Pictures of an object that nobody describes are "A photo of {}", in eight
     wordings."""
+    separate: bool = False
+    """Learn a style from each picture, all of them at once, each as it would be learned alone: several together take
+    less time than one after another. Styles and folders of runs are then called as the pictures' files."""
     name: str = ""
     """What the style, or object, is called. Empty: as the first picture's file."""
     stages: int = 6
@@ -94,7 +97,7 @@ class TrainConfig:
     preview_prompts: list[str] = dataclasses.field(default_factory=lambda: list(EXAMPLE_PROMPTS[:1]))
     """Prompts of the preview pictures, with {} where the style stands; of an object "A photo of {}"."""
     output: str = ""
-    """Folder of the run. Empty: runs/NAME."""
+    """Folder of the run. Empty: runs/NAME. With `separate` that of all runs. Empty: runs."""
     resume: bool = False
     """Go on from the newest checkpoint in the run's folder; without one, begin."""
 
@@ -129,11 +132,40 @@ class TrainConfig:
             object.__setattr__(self, "preview_prompts", [BARE_PROMPTS["object"]])
         if self.warmup_steps > self.steps:
             raise UserError(f"warmup_steps: must be at most steps, {self.steps}, not {self.warmup_steps}")
+        if self.separate:
+            self._check_separate()
+            object.__setattr__(self, "output", self.output or "runs")
+            return
         name = self.name or (_name_of(self.images[0]) if self.images else "example")
         if not _NAME.fullmatch(name):
             raise UserError(f"name: a letter, then letters, digits, _ and -, not {name!r}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "output", self.output or os.path.join("runs", name))
+
+    def _check_separate(self) -> None:
+        names = [_name_of(picture) for picture in self.images]
+        if not names:
+            raise UserError("separate: give the pictures, a style is learned from each, with --images")
+        if self.name:
+            raise UserError("name: with separate every style is called as its picture's file")
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise UserError(f"separate: the styles of {names.count(twice[0])} pictures would be called {twice[0]}")
+
+    def runs(self) -> list["TrainConfig"]:
+        """This config, or with ``separate`` the one that each picture would be learned with alone."""
+        if not self.separate:
+            return [self]
+        prompts = self.prompts * (len(self.images) if len(self.prompts) == 1 else 1) or [""] * len(self.images)
+        return [
+            dataclasses.replace(
+                self,
+                separate=False,
+                images=[picture],
+                prompts=[prompt] if prompt else [],
+                output=os.path.join(self.output, _name_of(picture)),
+            )
+            for picture, prompt in zip(self.images, prompts, strict=True)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dreamstyler_jax.config import HOSTS, parse_shard
 from dreamstyler_jax.errors import UserError
+
+T = TypeVar("T")
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -39,6 +40,11 @@ def mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("batch",))
 
 
+def divides(count: int) -> bool:
+    """Whether every device gets as many of ``count`` things."""
+    return count % mesh().size == 0
+
+
 def placed(*axes: str | None) -> NamedSharding:
     """How arrays lie on the devices: ``placed("batch")`` splits the first axis, ``placed()`` copies."""
     return NamedSharding(mesh(), PartitionSpec(*axes))
@@ -49,12 +55,12 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, placed())
 
 
-def split_batch(function: Callable[..., Array], in_axes: tuple[int | None, ...]) -> Callable[..., Array]:
+def split_batch(function: Callable[..., T], in_axes: tuple[int | None, ...]) -> Callable[..., T]:
     """The function of a batch, computed by every device for its part of it.
 
     Args:
-      in_axes: the batch axis of each argument, None where all devices see the whole, as ``jax.vmap`` has it. The batch
-        is a multiple of the number of devices, and the result's first axis.
+      in_axes: the batch axis of each argument, a pytree, None where all devices see the whole, as ``jax.vmap`` has it.
+        The batch is a multiple of the number of devices, and the first axis of the results.
     """
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "batch") for axis in in_axes)
     return jax.shard_map(function, mesh=mesh(), in_specs=specs, out_specs=PartitionSpec("batch"), check_vma=False)

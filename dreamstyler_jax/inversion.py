@@ -8,7 +8,7 @@ of its mirror image's latents are all that training needs of it.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,12 @@ import optax
 from jax import Array
 
 from dreamstyler_jax import diffusion
+from dreamstyler_jax.devices import divides, placed, split_batch
 from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.prompts import splice
 from dreamstyler_jax.tokenizer import tokenize_with_placeholders
+
+T = TypeVar("T")
 
 
 class Dataset(NamedTuple):
@@ -143,7 +146,7 @@ def gradient(networks: Networks, params: Any, table: Array, batch: Batch) -> tup
 
     (value, losses), grads = jax.value_and_grad(loss, has_aux=True)(table)
     of_stage = jax.nn.one_hot(diffusion.stage_of(batch.timesteps, table.shape[0]), table.shape[0])
-    return grads, Metrics(value, losses @ of_stage, of_stage.sum(0), optax.global_norm(grads))
+    return grads, Metrics(value, losses @ of_stage, of_stage.sum(0), optax.tree.norm(grads))
 
 
 def make_optimizer(
@@ -170,14 +173,26 @@ def start(table: np.ndarray, optimizer: optax.GradientTransformation) -> TrainSt
     return TrainState(table, optimizer.init(table), jnp.int32(0))
 
 
+def stacked(trees: Sequence[T]) -> T:
+    """Pytrees of one shape as one with a leading axis, which lies spread over the devices where they divide it."""
+    tree = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.device_put(tree, placed("batch") if divides(len(trees)) else placed())
+
+
+def unstacked(tree: T, count: int) -> list[T]:
+    """What `stacked` has put together."""
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(count)]
+
+
 def make_trainer(
     networks: Networks, optimizer: optax.GradientTransformation, settings: Settings
 ) -> Callable[[TrainState, Any, Dataset, int], tuple[TrainState, Metrics]]:
-    """The training loop between two log points.
+    """The training loop between two log points, of one style or of several at once, each as if it were alone.
 
     Returns:
-      ``advance(state, params, dataset, steps) -> (state, metrics)``: one compiled ``lax.scan`` over ``steps`` steps;
-      the metrics have a leading axis [steps]. The state given is donated.
+      ``advance(states, params, datasets, steps) -> (states, metrics)``: one compiled ``lax.scan`` over ``steps`` steps.
+      States, datasets and metrics are `stacked`, [S, ...]; the metrics' second axis is [steps]. The states given are
+      donated. Several devices share the styles where their number divides S; ``params`` are then on all of them.
     """
 
     def one_step(params: Any, dataset: Dataset, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -191,20 +206,24 @@ def make_trainer(
         grads, parts = jax.lax.scan(accumulate, jnp.zeros_like(state.table), keys)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.table)
         table = optax.apply_updates(state.table, updates)
-        metrics = Metrics(
-            parts.loss.mean(), parts.stage_loss.sum(0), parts.stage_count.sum(0), optax.global_norm(grads)
-        )
+        metrics = Metrics(parts.loss.mean(), parts.stage_loss.sum(0), parts.stage_count.sum(0), optax.tree.norm(grads))
         return TrainState(table, optimizer_state, state.step + 1), metrics
 
     @functools.partial(jax.jit, static_argnames="steps", donate_argnums=0)
-    def advance(state: TrainState, params: Any, dataset: Dataset, steps: int) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(lambda state, _: one_step(params, dataset, state), state, None, steps)
+    def advance(states: TrainState, params: Any, datasets: Dataset, steps: int) -> tuple[TrainState, Metrics]:
+        def alone(state: TrainState, params: Any, dataset: Dataset) -> tuple[TrainState, Metrics]:
+            return jax.lax.scan(lambda state, _: one_step(params, dataset, state), state, None, steps)
+
+        together = jax.vmap(alone, in_axes=(0, None, 0))
+        if divides(len(states.table)):
+            together = split_batch(together, in_axes=(0, None, 0))
+        return together(states, params, datasets)
 
     return advance
 
 
 def summarize(metrics: Metrics) -> dict[str, Any]:
-    """Means over the steps of a chunk, for the log; ``stage_loss`` is nan where a stage had no sample."""
+    """Means over the steps of a chunk [steps], for the log; ``stage_loss`` is nan where a stage had no sample."""
     with np.errstate(invalid="ignore"):
         stage_loss = np.asarray(metrics.stage_loss).sum(0) / np.asarray(metrics.stage_count).sum(0)
     return {

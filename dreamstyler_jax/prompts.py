@@ -182,7 +182,8 @@ def splice(embeddings: Array, slots: Array, vectors: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="networks")
-def _encode(networks: Networks, params: Any, ids: Array, slots: Array, table: Array) -> Array:
+def encode_ids(networks: Networks, params: Any, ids: Array, slots: Array, table: Array) -> Array:
+    """Conditionings [P, T, L, D] of `tokenize`d prompts, with the vectors of a table [T, V, D] in their slots."""
     embeddings = networks.embed_tokens(params, ids)
 
     def one_stage(vectors: Array) -> Array:
@@ -201,7 +202,7 @@ def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, 
     check_width(styles, model.text_width)
     ids, slots = tokenize(model.tokenizer, prompts, {name: style.vectors for name, style in styles.items()})
     table = join_tables(styles) if styles else np.zeros((1, 1, model.text_width), np.float32)
-    return _encode(model.networks, model.params, ids, slots, table)
+    return encode_ids(model.networks, model.params, ids, slots, table)
 
 
 def beside(picture: str | Path) -> str | None:

@@ -23,12 +23,12 @@ METRICS = "metrics.jsonl"
 class RunLog:
     """Notes the progress of one run; a context manager.
 
-    Every call of :meth:`write` adds one line to ``metrics.jsonl``, one point to each TensorBoard curve (in the folder
-    ``tensorboard``) and moves the progress bar; where stderr is no terminal, it prints a line instead.
+    Every call of :meth:`write` adds one line to ``metrics.jsonl`` and one point to each TensorBoard curve (in the
+    folder ``tensorboard``).
     """
 
-    def __init__(self, folder: str | Path, steps: int, start: int = 0):
-        """Opens the log of a run of ``steps`` steps, of which ``start`` are done.
+    def __init__(self, folder: str | Path, start: int = 0):
+        """Opens the log of a run of which ``start`` steps are done.
 
         What an earlier process has noted about later steps than ``start`` is dropped, so that no step appears twice:
         a run that begins anew (0) has an empty log.
@@ -37,20 +37,17 @@ class RunLog:
             UserError: the ``metrics.jsonl`` of the earlier process cannot be read.
             OSError: the folder cannot be written to.
         """
-        self._folder, self._steps, self._start = Path(folder), steps, start
-        path = self._folder / METRICS
+        folder = Path(folder)
+        path = folder / METRICS
         kept = [line for line in read_metrics(path) if line["step"] <= start] if path.exists() else []
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(self._folder / "tensorboard"), purge_step=start + 1, flush_secs=10)
-        self._bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-        self._begun = time.monotonic()
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, flush_secs=10)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
-        self._bar.close()
         self._events.close()
         self._file.close()
 
@@ -78,9 +75,27 @@ class RunLog:
         for name, value in values.items():
             for tag, number in _scalars(name, value):
                 self._events.add_scalar(tag, number, step)
-        self._report(step, float(values["loss"]))
 
-    def _report(self, step: int, loss: float) -> None:
+
+class Progress:
+    """Shows how far a training of ``steps`` steps is, ``start`` of which are done; a context manager.
+
+    A bar on a terminal; elsewhere each call of :meth:`show` prints a line.
+    """
+
+    def __init__(self, steps: int, start: int = 0):
+        self._steps, self._start = steps, start
+        self._bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()
+
+    def show(self, step: int, loss: float) -> None:
+        """``step`` steps are done, and the loss is ``loss``."""
         if not self._bar.disable:
             self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             self._bar.update(step - self._bar.n)

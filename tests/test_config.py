@@ -355,6 +355,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
             parse(SampleConfig, ["--config", str(path)])
 
 
+def test_separate_styles_need_pictures_of_different_names():
+    with pytest.raises(UserError, match="separate: give the pictures"):
+        TrainConfig(separate=True)
+    with pytest.raises(UserError, match="separate: the styles of 2 pictures would be called wave"):
+        TrainConfig(separate=True, images=["a/wave.png", "tree.png", "b/wave.jpg"])
+    runs = TrainConfig(separate=True, images=["a/wave.png", "tree.png"], prompts=["a {}"], output="all").runs()
+    assert [(own.name, own.images, own.prompts, own.output) for own in runs] == [
+        ("wave", ["a/wave.png"], ["a {}"], "all/wave"),
+        ("tree", ["tree.png"], ["a {}"], "all/tree"),
+    ]
+
+
 def test_prompts_and_a_file_of_prompts_contradict_each_other():
     with pytest.raises(UserError, match="prompts, prompts_file"):
         SampleConfig(prompts=["{}"], prompts_file="prompts.txt")

@@ -46,9 +46,25 @@ def dataset(tiny, pictures):
     return inversion.make_dataset(tiny, pictures, PROMPTS, 1, flip=True)
 
 
+def alone(advance):
+    """The training loop of one style, without the axis of styles."""
+
+    def advance_one(state, params, dataset, steps):
+        results = advance(inversion.stacked([state]), params, inversion.stacked([dataset]), steps)
+        return inversion.unstacked(results, 1)[0]
+
+    return advance_one
+
+
 @pytest.fixture(scope="module")
-def advance(tiny):
+def together(tiny):
+    """The training loop of several styles."""
     return inversion.make_trainer(tiny.networks, optimizer_of(), Settings(BATCH, 1, seed=0))
+
+
+@pytest.fixture(scope="module")
+def advance(together):
+    return alone(together)
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +304,7 @@ def test_a_step_is_made_of_seed_and_number(tiny, dataset, gradient):
     """Step 7 of seed 3, of two accumulated passes, from its parts."""
     passes = 2
     optimizer = optimizer_of()
-    advance = inversion.make_trainer(tiny.networks, optimizer, Settings(BATCH, passes, seed=3))
+    advance = alone(inversion.make_trainer(tiny.networks, optimizer, Settings(BATCH, passes, seed=3)))
     before = inversion.start(random_table(), optimizer)._replace(step=jnp.int32(7))
     table, optimizer_state = copied(before.table), copied(before.optimizer)
     after, metrics = advance(before, tiny.params, dataset, 1)
@@ -308,6 +324,21 @@ def test_a_step_is_made_of_seed_and_number(tiny, dataset, gradient):
     assert not np.array_equal(batches[0].noise, batches[1].noise)
 
 
+def test_styles_learned_at_once_are_those_learned_alone(tiny, pictures, together, advance):
+    """Three styles with other pictures, prompts and beginnings."""
+    datasets = [
+        inversion.make_dataset(tiny, [picture], [prompt], 1, flip=True)
+        for picture, prompt in zip([*pictures, pictures[0] ** 2], [*PROMPTS, PROMPTS[0]], strict=True)
+    ]
+    begin = [inversion.start(random_table(seed=seed), optimizer_of()) for seed in range(3)]
+    expected = [train(advance, tiny, *one, 4)[0] for one in zip(datasets, map(copied, begin), strict=True)]
+    states, _ = train(together, tiny, inversion.stacked(datasets), inversion.stacked(begin), 4)
+    for ours, other in zip(inversion.unstacked(states, 3), expected, strict=True):
+        np.testing.assert_allclose(ours.table, other.table, atol=1e-5)
+    assert np.abs(expected[0].table - expected[1].table).max() > 0.01
+    assert together._cache_size() == 2, "one program for one style, one for three, however often they are called"
+
+
 def test_summaries_are_means_over_steps_and_samples():
     metrics = inversion.Metrics(
         loss=np.float32([1, 3]),
@@ -321,11 +352,11 @@ def test_summaries_are_means_over_steps_and_samples():
     assert math.isnan(summary["stage_loss"][1])
 
 
-def test_the_cpu_program_has_no_convolution_in_a_slow_layout(tiny, dataset, advance):
+def test_the_cpu_program_has_no_convolution_in_a_slow_layout(tiny, dataset, together):
     """Of the whole training step, gradients included; see test_convolution.py."""
     if jax.default_backend() != "cpu":
         pytest.skip("other platforms keep JAX's gradient")
-    state = inversion.start(random_table(), optimizer_of())
-    text = advance.lower(state, tiny.params, dataset, CHUNK).as_text()
+    states, datasets = map(inversion.stacked, ([inversion.start(random_table(), optimizer_of())], [dataset]))
+    text = together.lower(states, tiny.params, datasets, CHUNK).as_text()
     layouts = set(re.findall(r"stablehlo\.convolution.*?dim_numbers = (\S.*?), window", text))
     assert layouts == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}

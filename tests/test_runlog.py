@@ -13,11 +13,11 @@ from tensorboardX.proto import event_pb2
 
 from dreamstyler_jax.chart import INK, ramp
 from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.runlog import RunLog, draw_loss, read_metrics
+from dreamstyler_jax.runlog import Progress, RunLog, draw_loss, read_metrics
 
 
 def write_steps(folder, steps, start=0, **more):
-    with RunLog(folder, 100, start) as log:
+    with RunLog(folder, start) as log:
         for step in steps:
             log.write(step, {"loss": 1 / step, **more})
 
@@ -37,7 +37,7 @@ def scalars(folder):
 
 
 def test_metrics_are_on_the_disk_as_soon_as_they_are_written(tmp_path):
-    with RunLog(tmp_path, 100) as log:
+    with RunLog(tmp_path) as log:
         stage_loss = np.array([0.5, np.nan], np.float32)
         log.write(10, {"loss": np.float32(0.1), "stage_loss": stage_loss, "grad_norm": 3})
         text = (tmp_path / "metrics.jsonl").read_text()
@@ -79,14 +79,14 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(line, tmp_path):
     content = '{"step": 1, "loss": 2}\n' + line + "\n"
     path.write_text(content)
     with pytest.raises(UserError, match=r"line 2 of .*metrics\.jsonl is damaged"):
-        RunLog(tmp_path, 100, 50)
+        RunLog(tmp_path, 50)
     assert path.read_text() == content
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_noted(name, value, tmp_path):
-    with RunLog(tmp_path, 100) as log:
+    with RunLog(tmp_path) as log:
         log.write(10, {"loss": 1.0, "grad_norm": 1.0})
         before = (tmp_path / "metrics.jsonl").read_text()
         with pytest.raises(UserError, match=rf"{name} is {value} at step 20.*smaller --learning_rate.*float32"):
@@ -95,19 +95,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_noted(name, value, t
     assert {step for step, _, _ in scalars(tmp_path)} == {10}
 
 
-def test_without_a_terminal_each_log_point_is_a_line(tmp_path, capsys):
-    write_steps(tmp_path, [10, 20])
+def show_steps(steps, start=0):
+    with Progress(100, start) as progress:
+        for step in steps:
+            progress.show(step, 1 / step)
+
+
+def test_without_a_terminal_each_log_point_is_a_line(capsys):
+    show_steps([10, 20])
     assert [line.split("  ")[:2] for line in capsys.readouterr().err.splitlines()] == [
         ["step 10/100", "loss 0.1000"],
         ["step 20/100", "loss 0.0500"],
     ]
 
 
-def test_a_terminal_shows_a_bar_that_counts_on_from_the_start(tmp_path, monkeypatch):
+def test_a_terminal_shows_a_bar_that_counts_on_from_the_start(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    write_steps(tmp_path, [60, 100], start=50)
+    show_steps([60, 100], start=50)
     assert "50/100" in terminal.getvalue()
     assert "100/100" in terminal.getvalue() and "loss=0.0100" in terminal.getvalue()
     assert "step 60/100" not in terminal.getvalue()

@@ -215,6 +215,45 @@ def test_fewer_steps_than_are_done_are_refused(finished, words, capfd, tmp_path)
     assert checkpoints(folder) == [100, 200]
 
 
+# Several styles at once
+
+
+@pytest.fixture(scope="module")
+def separate(tiny_folder, pictures, tmp_path_factory):
+    """The command that learns a style from each picture, and the folder of its finished runs."""
+    images = ["--images", pictures / "stars.png", pictures / "wave.png"]
+    folder = tmp_path_factory.mktemp("separate") / "runs"
+    sizes = ["--stages", 3, "--batch_size", 2, "--steps", 20, "--save_every", 10, "--preview_prompts"]
+    command = ["--model", tiny_folder, *sizes, "--separate", *images]
+    run(train, *command, "--output", folder)
+    return command, folder
+
+
+def test_styles_learned_at_once_are_those_learned_alone(separate, tmp_path):
+    _, folder = separate
+    for name in ("stars", "wave"):
+        run(train, "--config", folder / name / "config.yaml", "--output", tmp_path / name)
+        together, alone = (Style.load(place / name / FILE_NAME) for place in (folder, tmp_path))
+        np.testing.assert_allclose(together.table, alone.table, atol=1e-5)
+        assert (together.name, together.metadata) == (alone.name, alone.metadata)
+        files, expected = (sorted(path.name for path in (place / name).iterdir()) for place in (folder, tmp_path))
+        assert files == expected
+    assert sorted(load_styles([str(folder)], [])) == ["stars", "wave"]
+
+
+def test_styles_interrupted_between_two_checkpoints_go_on_together(separate, tmp_path):
+    command, finished = separate
+    folder = tmp_path / "runs"
+    shutil.copytree(finished, folder)
+    for name in ("stars", "wave"):
+        (folder / name / FILE_NAME).unlink()
+    shutil.rmtree(folder / "wave" / "checkpoints" / "20")
+    run(train, *command, "--output", folder, "--resume")
+    for name in ("stars", "wave"):
+        np.testing.assert_array_equal(*(Style.load(place / name / FILE_NAME).table for place in (folder, finished)))
+        assert [line["step"] for line in read_metrics(folder / name / "metrics.jsonl")] == [10, 20]
+
+
 # Prompts
 
 
@@ -296,6 +335,7 @@ MISTAKES = [
     ("no multiple", ["--resolution", "18"], "resolution: must be a multiple of 4 .* such as 16, not 18"),
     ("tensor missing", [], "unet.*missing: conv_in.bias"),
     ("an object of no kind", ["--property", "object"], "init_word: say in a word what kind of thing the object is"),
+    ("separate styles with one name", ["--separate", "--name", "gogh"], "name: with separate every style is called"),
     ("no model", [], "no model folder .*nowhere.*give an existing folder"),
 ]
 

@@ -92,8 +92,8 @@ def learn(model: StableDiffusion, exam: Exam, lesson: Lesson) -> Style:
     dataset = inversion.make_dataset(model, [exam.picture], [[prompt]], lesson.vectors, flip=True)
     optimizer, advance = _trainer(model.networks, lesson)
     state = inversion.start(prompts.initial_table(model, "painting", lesson.stages, lesson.vectors), optimizer)
-    state, _ = advance(state, model.params, dataset, lesson.steps)
-    return Style("style", np.asarray(state.table))
+    states, _ = advance(inversion.stacked([state]), model.params, inversion.stacked([dataset]), lesson.steps)
+    return Style("style", np.asarray(states.table[0]))
 
 
 def paint(

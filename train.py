@@ -29,7 +29,7 @@ from dreamstyler_jax.examples import EXAMPLE_PICTURE
 from dreamstyler_jax.files import check_output
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.preview import preview
-from dreamstyler_jax.runs import SETTINGS, is_finished
+from dreamstyler_jax.runs import SETTINGS, is_finished, runs_of
 from dreamstyler_jax.style import FILE_NAME, Style, step_file
 
 
@@ -45,7 +45,7 @@ class Job(NamedTuple):
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the folder of each run behind."""
     todo = []
-    for own in config.runs():
+    for own in runs_of(config):
         folder, paths = Path(own.output), own.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
         pictures = [images.load(path) for path in paths]

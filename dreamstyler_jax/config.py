@@ -136,36 +136,20 @@ class TrainConfig:
             self._check_separate()
             object.__setattr__(self, "output", self.output or "runs")
             return
-        name = self.name or (_name_of(self.images[0]) if self.images else "example")
+        name = self.name or (name_of(self.images[0]) if self.images else "example")
         if not _NAME.fullmatch(name):
             raise UserError(f"name: a letter, then letters, digits, _ and -, not {name!r}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "output", self.output or os.path.join("runs", name))
 
     def _check_separate(self) -> None:
-        names = [_name_of(picture) for picture in self.images]
+        names = [name_of(picture) for picture in self.images]
         if not names:
             raise UserError("separate: give the pictures, a style is learned from each, with --images")
         if self.name:
             raise UserError("name: with separate every style is called as its picture's file")
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise UserError(f"separate: the styles of {names.count(twice[0])} pictures would be called {twice[0]}")
-
-    def runs(self) -> list["TrainConfig"]:
-        """This config, or with ``separate`` the one that each picture would be learned with alone."""
-        if not self.separate:
-            return [self]
-        prompts = self.prompts * (len(self.images) if len(self.prompts) == 1 else 1) or [""] * len(self.images)
-        return [
-            dataclasses.replace(
-                self,
-                separate=False,
-                images=[picture],
-                prompts=[prompt] if prompt else [],
-                output=os.path.join(self.output, _name_of(picture)),
-            )
-            for picture, prompt in zip(self.images, prompts, strict=True)
-        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,6 +363,7 @@ def write_config(config: Config, path: str | Path) -> None:
     write_atomic(path, to_yaml(config).encode())
 
 
-def _name_of(picture: str) -> str:
+def name_of(picture: str) -> str:
+    """What a style is called that is learned from a picture's file, by its path."""
     name = re.sub(r"[^\w-]+", "_", Path(picture).stem).strip("_-") or "style"
     return name if _NAME.fullmatch(name) else f"style_{name}"

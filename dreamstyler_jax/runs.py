@@ -1,16 +1,35 @@
-"""What a run's folder already holds, and whether a run may be resumed there."""
+"""Which runs are asked for, what their folders already hold, and whether they may be resumed there."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 from dreamstyler_jax.cli import parse
-from dreamstyler_jax.config import TrainConfig
+from dreamstyler_jax.config import TrainConfig, name_of
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.style import FILE_NAME, Style
 
 SETTINGS = "config.yaml"
 # What may change when a run is resumed: the steps already done do not depend on it.
 MAY_CHANGE = {"steps", "log_every", "save_every", "preview_prompts", "output", "resume"}
+
+
+def runs_of(config: TrainConfig) -> list[TrainConfig]:
+    """The config itself, or with ``separate`` the one that each picture would be learned with alone."""
+    if not config.separate:
+        return [config]
+    pictures = config.images
+    prompts = config.prompts * (len(pictures) if len(config.prompts) == 1 else 1) or [""] * len(pictures)
+    return [
+        dataclasses.replace(
+            config,
+            separate=False,
+            images=[picture],
+            prompts=[prompt] if prompt else [],
+            output=os.path.join(config.output, name_of(picture)),
+        )
+        for picture, prompt in zip(pictures, prompts, strict=True)
+    ]
 
 
 def is_finished(config: TrainConfig, folder: Path) -> bool:

@@ -37,6 +37,7 @@ from dreamstyler_jax.diffusion import NoiseSchedule
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.mini.pretrain import PretrainConfig
 from dreamstyler_jax.mixing import mix
+from dreamstyler_jax.runs import runs_of
 from dreamstyler_jax.style import Style
 
 ROOT = Path(__file__).parent.parent
@@ -360,8 +361,8 @@ def test_separate_styles_need_pictures_of_different_names():
         TrainConfig(separate=True)
     with pytest.raises(UserError, match="separate: the styles of 2 pictures would be called wave"):
         TrainConfig(separate=True, images=["a/wave.png", "tree.png", "b/wave.jpg"])
-    runs = TrainConfig(separate=True, images=["a/wave.png", "tree.png"], prompts=["a {}"], output="all").runs()
-    assert [(own.name, own.images, own.prompts, own.output) for own in runs] == [
+    config = TrainConfig(separate=True, images=["a/wave.png", "tree.png"], prompts=["a {}"], output="all")
+    assert [(own.name, own.images, own.prompts, own.output) for own in runs_of(config)] == [
         ("wave", ["a/wave.png"], ["a {}"], "all/wave"),
         ("tree", ["tree.png"], ["a {}"], "all/tree"),
     ]

@@ -8,12 +8,20 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from jax.interpreters.partial_eval import dce_jaxpr
+
 
 def flops(jaxpr: Any) -> int:
-    """The operations of a jaxpr, closed or not, such as ``jitted.trace(...).jaxpr``, on all its devices together.
+    """The operations of a closed jaxpr, such as ``jitted.trace(...).jaxpr``, on all its devices together.
 
-    A scan counts as often as it goes round, the larger branch of a condition, the body of a ``while`` once.
+    A scan counts as often as it goes round, the larger branch of a condition, the body of a ``while`` once. What no
+    result depends on does not count: the compiler leaves it out.
     """
+    needed, _ = dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
+    return _of_jaxpr(needed)
+
+
+def _of_jaxpr(jaxpr: Any) -> int:
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     return sum(map(_of_equation, jaxpr.eqns))
 
@@ -28,7 +36,7 @@ def _of_equation(equation: Any) -> int:
         features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
         zeros = math.prod(params["lhs_dilation"])  # of so many pixels all but one were put in
         return 2 * out.size * kernel.size // features // zeros
-    inner = list(map(flops, _jaxprs(params.values())))
+    inner = list(map(_of_jaxpr, _jaxprs(params.values())))
     if name == "cond":
         return max(inner)
     times = {"scan": lambda: params["length"], "shard_map": lambda: params["mesh"].size}

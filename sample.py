@@ -27,7 +27,7 @@ from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_STYLE
 from dreamstyler_jax.files import check_output
 from dreamstyler_jax.gallery import Gallery, Writer
-from dreamstyler_jax.mixing import mix
+from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.page import write_page
 from dreamstyler_jax.pipeline import StableDiffusion, own_controlnet
 from dreamstyler_jax.sheets import write_sheets
@@ -40,11 +40,11 @@ def run(config: SampleConfig) -> None:
     """Paints every picture that is missing and leaves pictures, manifest, contact sheets and page behind."""
     index, count = shard_of(config.shard)
     config = with_defaults(config)
-    styles = load_styles(config.styles, config.checkpoints)
+    texts = all_prompts(config)
+    styles = load_styles(config.styles, config.checkpoints, checkpoints_in(config, texts))
     folder = Path(config.output) if config.output else default_folder(styles)
     check_output(folder)
-    warn_of_idle_scales(config)
-    texts = all_prompts(config)
+    warn_of_idle_settings(config)
     for own in texts.values():
         prompts.require_placeholders(own, styles)
     styles |= mixed(config, styles)
@@ -80,6 +80,14 @@ def with_defaults(config: SampleConfig) -> SampleConfig:
     if config.content and not nets and own_controlnet(config.model, config.variant):
         nets = ["edges"]
     return dataclasses.replace(config, styles=styles, controlnets=nets)
+
+
+def checkpoints_in(config: SampleConfig, texts: Mapping[str, Iterable[str]]) -> set[str]:
+    """The styles that prompts and recipes name as they were at a step of their training, as gogh@100."""
+    every = [config.negative_prompt, *(text for own in texts.values() for text in own)]
+    names = {name for text in every for name in prompts.names_in(text)}
+    names |= {name for recipe in config.mixes for part in parse_recipe(recipe) for name in part.weights}
+    return {name for name in names if STEP.search(name)}
 
 
 def mixed(config: SampleConfig, styles: Mapping[str, Style]) -> dict[str, Style]:
@@ -243,13 +251,19 @@ def read_prompts(path: str) -> list[str]:
     return texts
 
 
-def warn_of_idle_scales(config: SampleConfig) -> None:
-    """Says so where a scale was set that this form of guidance does not have."""
-    usual = SampleConfig()
+def warn_of_idle_settings(config: SampleConfig) -> None:
+    """Says so where something was set that counts only with something else."""
+    usual, needed = SampleConfig(), {}
     for name in ("guidance_scale", "null_scale", "style_scale", "context_scale"):
-        if name not in grid.SCALES[config.guidance] and getattr(config, name) != getattr(usual, name):
+        if name not in grid.SCALES[config.guidance]:
             forms = "cfg" if name == "guidance_scale" else "paper or release"
-            warnings.warn(f"{name} counts only with --guidance {forms}, not {config.guidance}", stacklevel=2)
+            needed[name] = f"--guidance {forms}, not {config.guidance}"
+    if not config.content:
+        of_content = ("strength", "control_images", "control_scale", "control_start", "control_end", "guess_mode")
+        needed |= dict.fromkeys(of_content, "--content")
+    for name, condition in needed.items():
+        if getattr(config, name) != getattr(usual, name):
+            warnings.warn(f"{name} counts only with {condition}", stacklevel=2)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,8 @@ def train(model: StableDiffusion, jobs: Sequence[Job]) -> None:
         progress = opened.enter_context(runlog.Progress(config.steps, done))
         states, datasets = inversion.stacked(begin), inversion.stacked([job.dataset for job in jobs])
         while done < config.steps:
-            before, done = done, min(done + config.log_every, config.steps)
+            every = (config.log_every, config.save_every)
+            before, done = done, min(config.steps, *(done + steps - done % steps for steps in every))
             began = time.perf_counter()
             states, metrics = advance(states, model.everywhere, datasets, done - before)
             summaries = [inversion.summarize(own) for own in inversion.unstacked(metrics, len(jobs))]

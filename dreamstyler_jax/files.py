@@ -44,7 +44,10 @@ def check_output(folder: Path) -> None:
     Raises:
         UserError: `folder`, or what it would be made in, is a file or not writable.
     """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise UserError(f"output: {error.strerror}: {folder.name[:40]}...; choose another folder") from error
     if not existing.is_dir():
         raise UserError(f"output: {existing} is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -68,6 +68,8 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
 def _label(axis: str, value: Any) -> str:
     if (axis, value) == ("style", ""):
         return "styles by name"
+    if axis == "content":
+        value = Path(value).name
     return f"{axis} {str(value).removesuffix('.0') if isinstance(value, float) else value}"
 
 

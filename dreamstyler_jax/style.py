@@ -4,10 +4,9 @@ import dataclasses
 import functools
 import hashlib
 import io
-import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +163,14 @@ class Style:
         return list(contents)
 
 
-def load_styles(paths: Iterable[str | Path], steps: Sequence[int] = ()) -> dict[str, Style]:
+def load_styles(
+    paths: Iterable[str | Path], steps: Sequence[int] = (), named: Collection[str] = ()
+) -> dict[str, Style]:
     """Loads styles by name, in the order given.
 
     Args:
         steps: with some, each style as it was after so many training steps, called ``name@step``.
+        named: what else is loaded of these styles, as ``name@step`` each.
         paths: each a style's file, a run's folder (with ``style.safetensors``), or a folder of such files or folders.
             ``name=path`` gives a single style another name.
 
@@ -182,11 +184,10 @@ def load_styles(paths: Iterable[str | Path], steps: Sequence[int] = ()) -> dict[
         files = _style_files(path)
         if alias and len(files) > 1:
             raise UserError(f"{item}: {path} holds {len(files)} styles, and only one can be called {alias!r}")
-        for file, step in itertools.product(files, steps or [None]):
-            file = file if step is None else _file_at(file, step)
+        for final, step in ((file, step) for file in files for step in _steps_of(file, alias, steps, named)):
+            file = _file_at(final, step) if step else final
             style = Style.load(file)
-            if alias or step is not None:
-                style = dataclasses.replace(style, name=at_step(alias or style.name, step or 0))
+            style = dataclasses.replace(style, name=at_step(alias or style.name, step))
             if style.name in styles and sources[style.name].resolve() != file.resolve():
                 raise UserError(
                     f"two styles are called {style.name!r}, {sources[style.name]} and {file}: "
@@ -231,6 +232,17 @@ def at_step(name: str, step: int) -> str:
 def step_file(folder: Path, step: int) -> Path:
     """Where a run keeps its style as it was after ``step`` training steps."""
     return folder / "steps" / f"step_{step:06d}.safetensors"
+
+
+def _steps_of(file: Path, alias: str | None, steps: Sequence[int], named: Collection[str]) -> list[int]:
+    """At which steps of its training a style is asked for; 0: in the end."""
+    name = f"{alias or Style.load(file).name}@" if named else ""
+    own = [
+        int(other.removeprefix(name))
+        for other in named
+        if other.startswith(name) and STEP.fullmatch(other, len(name) - 1)
+    ]
+    return list(dict.fromkeys([*(steps or [0]), *own]))
 
 
 def _file_at(file: Path, step: int) -> Path:

@@ -149,6 +149,8 @@ def resolve_model(path_or_hub_id: str | Path, *, revision: str | None = None, va
     if folder.is_dir():
         return folder
     name = str(path_or_hub_id)
+    if folder.is_file():
+        raise UserError(f"{name} is a file: give the folder of a model")
     if not HUB_ID.fullmatch(name):
         raise UserError(f"no model folder {name!r}; give an existing folder or a hub name such as owner/name")
     import huggingface_hub

@@ -267,15 +267,17 @@ def test_forms_of_guidance(words, styles, tmp_path):
     assert difference(paper, equal) > 8
 
 
-def test_a_scale_that_the_form_of_guidance_does_not_have_is_pointed_out():
+def test_a_setting_that_does_not_count_is_pointed_out():
+    with pytest.warns(UserWarning, match="strength counts only with --content"):
+        sample.warn_of_idle_settings(SampleConfig(strength=[0.5]))
     with pytest.warns(UserWarning, match="style_scale counts only with --guidance paper or release, not cfg"):
-        sample.warn_of_idle_scales(SampleConfig(style_scale=[2.0]))
+        sample.warn_of_idle_settings(SampleConfig(style_scale=[2.0]))
     with pytest.warns(UserWarning, match="guidance_scale counts only with --guidance cfg, not paper"):
-        sample.warn_of_idle_scales(SampleConfig(guidance="paper", guidance_scale=[3.5, 7.5]))
+        sample.warn_of_idle_settings(SampleConfig(guidance="paper", guidance_scale=[3.5, 7.5]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sample.warn_of_idle_scales(SampleConfig(guidance="release", style_scale=[2.0]))
-        sample.warn_of_idle_scales(SampleConfig(guidance_scale=[7.5]))
+        sample.warn_of_idle_settings(SampleConfig(guidance="release", style_scale=[2.0]))
+        sample.warn_of_idle_settings(SampleConfig(guidance_scale=[7.5]))
 
 
 # Grids
@@ -368,6 +370,11 @@ def test_checkpoints(words, tmp_path):
     run(sample, *words, *options, "--styles", folder, *mix, "--output", tmp_path / "mixed")
     lines = manifest(tmp_path / "mixed")
     assert len(lines) == 8 and lines[0]["style"] == "gogh@100:1,gogh@200:0" and "checkpoint" not in lines[0]
+    without = paint(tmp_path / "recipe", *words, *options, "--styles", folder, *mix[:2])
+    assert max(difference(*pair) for pair in zip(without, pictures(tmp_path / "mixed"), strict=True)) == 0
+    named = HOUSE.replace("{}", "{gogh@100}")
+    direct = paint(tmp_path / "named", *words, "--seeds", "0:8", "--prompts", named, "--styles", folder)
+    assert max(difference(*pair) for pair in zip(direct, pictures(tmp_path / "100"), strict=True)) <= 1
 
 
 def test_recipes_and_named_styles_at_every_checkpoint(words, tmp_path):
@@ -722,6 +729,7 @@ MISTAKES = [
     ("unreadable mix", ["--mixes", "gogh:1,gogh"], "each of them must say its stages"),
     ("mix of unlike styles", [], "needs styles of one number of vectors: gogh has 1 of width 16, wave has 2"),
     ("no such checkpoint", ["--checkpoints", "100"], "checkpoints: .*gogh keeps no style of step 100"),
+    ("named without checkpoint", ["--prompts", "a {gogh@7}"], "checkpoints: .*gogh keeps no style of step 7"),
     ("value given twice", ["--guidance_scale", "2", "2.0"], "guidance_scale: give at least one value, and none twice"),
     ("wrong shard", ["--shard", "4/4"], "shard: '4/4' should read like 0/4"),
     ("hosts of no cluster", ["--shard", "hosts"], "shard: hosts is for TPU pods, Slurm and Open MPI jobs, not for a"),

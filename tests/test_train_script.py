@@ -223,7 +223,7 @@ def separate(tiny_folder, pictures, tmp_path_factory):
     """The command that learns a style from each picture, and the folder of its finished runs."""
     images = ["--images", pictures / "stars.png", pictures / "wave.png"]
     folder = tmp_path_factory.mktemp("separate") / "runs"
-    sizes = ["--stages", 3, "--batch_size", 2, "--steps", 20, "--save_every", 10, "--preview_prompts"]
+    sizes = ["--stages", 3, "--batch_size", 2, "--steps", 20, "--save_every", 5, "--preview_prompts"]
     command = ["--model", tiny_folder, *sizes, "--separate", *images]
     run(train, *command, "--output", folder)
     return command, folder
@@ -239,6 +239,8 @@ def test_styles_learned_at_once_are_those_learned_alone(separate, tmp_path):
         files, expected = (sorted(path.name for path in (place / name).iterdir()) for place in (folder, tmp_path))
         assert files == expected
     assert sorted(load_styles([str(folder)], [])) == ["stars", "wave"]
+    kept = [step_file(folder / "wave", step).name for step in (5, 10, 15, 20)]
+    assert sorted(path.name for path in (folder / "wave" / "steps").iterdir()) == kept, "more often than is logged"
 
 
 def test_styles_interrupted_between_two_checkpoints_go_on_together(separate, tmp_path):
@@ -251,7 +253,7 @@ def test_styles_interrupted_between_two_checkpoints_go_on_together(separate, tmp
     run(train, *command, "--output", folder, "--resume")
     for name in ("stars", "wave"):
         np.testing.assert_array_equal(*(Style.load(place / name / FILE_NAME).table for place in (folder, finished)))
-        assert [line["step"] for line in read_metrics(folder / name / "metrics.jsonl")] == [10, 20]
+        assert [line["step"] for line in read_metrics(folder / name / "metrics.jsonl")] == [5, 10, 15, 20]
 
 
 # Prompts

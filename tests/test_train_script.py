@@ -356,6 +356,7 @@ def test_an_output_that_is_a_file_is_named(tiny_folder, tmp_path, capfd):
     words = ["--model", tiny_folder, "--images", write_picture(tmp_path / "a.png", 0), "--steps", 1]
     assert str(tmp_path / "run") in refusal(capfd, train, *words, "--output", tmp_path / "run")
     assert (tmp_path / "run").read_text() == "mine"
+    assert "output: File name too long" in refusal(capfd, train, *words, "--output", tmp_path / ("x" * 300))
 
 
 def test_the_process_itself_ends_with_status_2_and_one_line(tmp_path):

@@ -79,8 +79,10 @@ class BenchmarkConfig:
     """Side of the pictures in pixels. null: the model's own."""
     steps: int = 25
     """Steps of the solver."""
+    styles: int = 1
+    """Styles trained at once, each with `batch` pictures a step."""
     sweep: str = ""
-    """Values of one of the above instead of one: batch=1,2,4,8 or resolution=256,512 or steps=10,50."""
+    """Values of one of the above instead of one, such as batch=1,2,4,8 or resolution=256,512 or styles=1,8."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the model's computations."""
     repeats: int = 5
@@ -92,6 +94,7 @@ class BenchmarkConfig:
         "batch": (1, 1024),
         "resolution": (8, 4096),
         "steps": (1, 1000),
+        "styles": (1, 1024),
         "repeats": (1, 1000),
     }
 
@@ -103,7 +106,7 @@ class BenchmarkConfig:
         """The config with each value of the sweep."""
         if not self.sweep:
             return [self]
-        match = re.fullmatch(r"(batch|resolution|steps)=(\d{1,6}(?:,\d{1,6})*)", self.sweep)
+        match = re.fullmatch(r"(batch|resolution|steps|styles)=(\d{1,6}(?:,\d{1,6})*)", self.sweep)
         if not match:
             raise UserError(f"sweep: {self.sweep!r} should read like batch=1,2,4,8")
         return [dataclasses.replace(self, sweep="", **{match[1]: int(value)}) for value in match[2].split(",")]
@@ -150,9 +153,12 @@ def work_of(name: str, config: BenchmarkConfig, model: StableDiffusion) -> Work:
             learning_rate=0.002, warmup_steps=0, schedule="constant", steps=500, weight_decay=0.01
         )
         advance = inversion.make_trainer(networks, optimizer, inversion.Settings(config.batch, 1, 0))
-        start = inversion.stacked([inversion.start(style.table, optimizer)]), params, inversion.stacked([dataset])
+        states, datasets = (
+            inversion.stacked([one] * config.styles) for one in (inversion.start(style.table, optimizer), dataset)
+        )
         following = lambda arguments, result: (result[0], *arguments[1:])  # noqa: E731
-        return Work(advance, start, {"steps": TRAIN_STEPS}, config.batch * TRAIN_STEPS, TRAIN_STEPS, following)
+        start, samples = (states, model.everywhere, datasets), config.styles * config.batch * TRAIN_STEPS
+        return Work(advance, start, {"steps": TRAIN_STEPS}, samples, TRAIN_STEPS, following)
     if name in ("cfg", "paper"):
         weights = {"cfg": guidance.cfg(3.5), "paper": guidance.paper(5.0, 1.0, 3.0)}[name]
         rows = guidance.rows_needed(weights[None])
@@ -267,8 +273,9 @@ def conditions() -> dict[str, Any]:
 def row(result: dict[str, Any]) -> str:
     """A line of the table."""
     spread = f"{1e3 * result['p10_s']:.1f} to {1e3 * result['p90_s']:.1f}"
+    several = f" {result['styles']} styles" if result["measure"] == "train" and result["styles"] > 1 else ""
     cells = [
-        result["measure"],
+        result["measure"] + several,
         result["batch"],
         f"{result['trace_s'] + result['lower_s']:.2f}",
         f"{result['compile_s']:.2f}",

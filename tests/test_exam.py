@@ -1,5 +1,6 @@
 """The examination of styles on the embedded model, and the experiments made of it."""
 
+import itertools
 import json
 
 import numpy as np
@@ -135,6 +136,17 @@ def test_the_gain_over_the_reference_is_paired():
     rows = lambda *values: [dict.fromkeys(experiments.GAINS, value) for value in values]  # noqa: E731
     table = experiments.table({"a": rows(0.1, 0.9), "b": rows(0.0, 0.8)}, "a")
     assert "| b | " + "0.40 ± 5.08 | " * 3 + "-0.10 ± 0.00 | " * 3 in table + " "
+
+
+def test_what_control_adds_is_paired_and_of_one_strength():
+    def rows(scale, strength):
+        """Of two painters, far apart, to whom control adds its scale."""
+        return [{"structure": strength + scale + apart, "truth": strength - scale + apart} for apart in (0, 50)]
+
+    every = itertools.product(experiments.CONTROL_SCALES, experiments.STRENGTHS)
+    table = experiments.control_gains({f"control {scale}, strength {s}": rows(scale, s) for scale, s in every})
+    for scale, strength in itertools.product(experiments.CONTROL_SCALES[1:], experiments.STRENGTHS):
+        assert f"| control {scale}, strength {strength} | {scale:.2f} ± 0.00 | {-scale:.2f} ± 0.00 |" in table
 
 
 @pytest.mark.parametrize("wrong", [{"painters": 33}, {"experiments": ["stage"]}, {"shard": "2/2"}])

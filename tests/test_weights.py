@@ -262,7 +262,7 @@ def test_models_are_found_or_the_reason_is_given(tmp_path, monkeypatch):
     for name in (tmp_path / "missing", "./missing/model", "missing", "a/b/c"):
         with pytest.raises(UserError, match=r"no model folder .*; give an existing folder or a hub name"):
             resolve_model(name)
-    with pytest.raises(UserError, match="test_weights.py is a file: give the folder of a model"):
+    with pytest.raises(UserError, match=r"test_weights\.py is a file: give the folder of a model"):
         resolve_model(__file__)
     with pytest.raises(UserError, match=r"no model folder 'owner/name', and .* not be downloaded .*no route to host$"):
         resolve_model("owner/name")

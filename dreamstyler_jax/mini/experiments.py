@@ -6,6 +6,7 @@ lie in the output folder: an interrupted run continues there. ``docs/results.md`
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -227,6 +228,17 @@ def table(results: Mapping[str, list[dict[str, float]]], reference: str | None =
     return "\n".join(lines)
 
 
+def control_gains(results: Mapping[str, list[dict[str, float]]]) -> str:
+    """Markdown: what control adds to structure and style at the same strength, paired over painters."""
+    lines = ["| more than without control | structure | truth |", "|---|---|---|"]
+    for scale, strength in itertools.product(CONTROL_SCALES[1:], STRENGTHS):
+        method = f"control {scale}, strength {strength}"
+        pairs = list(zip(results[method], results[f"control {CONTROL_SCALES[0]}, strength {strength}"], strict=True))
+        gains = [scores.estimate([own[name] - other[name] for own, other in pairs]) for name in ("structure", "truth")]
+        lines.append(f"| {method} | " + " | ".join(map(str, gains)) + " |")
+    return "\n".join(lines)
+
+
 def chart_of(name: str, results: Mapping[str, list[dict[str, float]]]) -> Image.Image:
     """Text, or structure, against style score, as in Fig. 6 and 8 of the paper; sweeps as a line per first setting."""
     across = "structure" if name == "transfer" else "text"
@@ -258,6 +270,8 @@ def run(config: ExperimentsConfig) -> None:
         results[name] = found
         reference = {"stages": "T = 1", "bounds": "no inversion", "ablation": "textual inversion"}.get(name)
         print(f"\n{name}\n\n{table(found, reference)}\n", flush=True)
+        if name == "transfer":
+            print(f"{control_gains(found)}\n", flush=True)
         write_atomic(Path(config.output) / "results.json", json.dumps(results, indent=1).encode())
         images.save_png(Path(config.output) / f"{name}.png", chart_of(name, found))
 

@@ -24,6 +24,7 @@ from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.compilation import set_up
 from dreamstyler_jax.config import BARE_PROMPTS, TrainConfig, write_config
 from dreamstyler_jax.console import plain_warnings
+from dreamstyler_jax.devices import shared
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_PICTURE
 from dreamstyler_jax.files import check_output
@@ -137,11 +138,12 @@ def train(model: StableDiffusion, jobs: Sequence[Job]) -> None:
         logs = [opened.enter_context(runlog.RunLog(job.folder, done)) for job in jobs]
         progress = opened.enter_context(runlog.Progress(config.steps, done))
         states, datasets = inversion.stacked(begin), inversion.stacked([job.dataset for job in jobs])
+        params = model.everywhere if shared(len(jobs)) else model.params
         while done < config.steps:
             every = (config.log_every, config.save_every)
             before, done = done, min(config.steps, *(done + steps - done % steps for steps in every))
             began = time.perf_counter()
-            states, metrics = advance(states, model.everywhere, datasets, done - before)
+            states, metrics = advance(states, params, datasets, done - before)
             summaries = [inversion.summarize(own) for own in inversion.unstacked(metrics, len(jobs))]
             samples = (done - before) * config.batch_size * config.gradient_accumulation
             rate = {"images_per_second": samples / (time.perf_counter() - began)}

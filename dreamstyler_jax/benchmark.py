@@ -157,7 +157,7 @@ def work_of(name: str, config: BenchmarkConfig, model: StableDiffusion) -> Work:
             inversion.stacked([one] * config.styles) for one in (inversion.start(style.table, optimizer), dataset)
         )
         following = lambda arguments, result: (result[0], *arguments[1:])  # noqa: E731
-        start, samples = (states, model.everywhere, datasets), config.styles * config.batch * TRAIN_STEPS
+        start, samples = (states, params, datasets), config.styles * config.batch * TRAIN_STEPS
         return Work(advance, start, {"steps": TRAIN_STEPS}, samples, TRAIN_STEPS, following)
     if name in ("cfg", "paper"):
         weights = {"cfg": guidance.cfg(3.5), "paper": guidance.paper(5.0, 1.0, 3.0)}[name]

@@ -40,9 +40,9 @@ def mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("batch",))
 
 
-def divides(count: int) -> bool:
-    """Whether every device gets as many of ``count`` things."""
-    return count % mesh().size == 0
+def shared(count: int) -> bool:
+    """Whether several devices share ``count`` things evenly."""
+    return mesh().size > 1 and count % mesh().size == 0
 
 
 def placed(*axes: str | None) -> NamedSharding:

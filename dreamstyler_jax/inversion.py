@@ -17,7 +17,7 @@ import optax
 from jax import Array
 
 from dreamstyler_jax import diffusion
-from dreamstyler_jax.devices import divides, placed, split_batch
+from dreamstyler_jax.devices import placed, shared, split_batch
 from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.prompts import splice
 from dreamstyler_jax.tokenizer import tokenize_with_placeholders
@@ -174,9 +174,9 @@ def start(table: np.ndarray, optimizer: optax.GradientTransformation) -> TrainSt
 
 
 def stacked(trees: Sequence[T]) -> T:
-    """Pytrees of one shape as one with a leading axis, which lies spread over the devices where they divide it."""
+    """Pytrees of one shape as one with a leading axis, split over several devices where they divide it."""
     tree = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    return jax.device_put(tree, placed("batch") if divides(len(trees)) else placed())
+    return jax.device_put(tree, placed("batch")) if shared(len(trees)) else tree
 
 
 def unstacked(tree: T, count: int) -> list[T]:
@@ -215,7 +215,7 @@ def make_trainer(
             return jax.lax.scan(lambda state, _: one_step(params, dataset, state), state, None, steps)
 
         together = jax.vmap(alone, in_axes=(0, None, 0))
-        if divides(len(states.table)):
+        if shared(len(states.table)):
             together = split_batch(together, in_axes=(0, None, 0))
         return together(states, params, datasets)
 

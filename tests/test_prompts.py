@@ -222,10 +222,10 @@ def test_styles_and_words_are_arguments_of_the_compiled_program(tiny):
         return prompts.encode(tiny, [text, ""], {"gogh": random_style("gogh", 6, 1, tiny.text_width, seed)})
 
     first = encode("a house in the style of {}", 0)
-    traces = prompts._encode._cache_size()
+    traces = prompts.encode_ids._cache_size()
     assert not np.array_equal(first, encode("a house in the style of {}", 1))
     assert not np.array_equal(first, encode("{} by the sea", 0))
-    assert prompts._encode._cache_size() == traces
+    assert prompts.encode_ids._cache_size() == traces
 
 
 def test_unusable_prompts_and_styles_are_refused(tiny):

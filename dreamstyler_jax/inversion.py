@@ -97,12 +97,18 @@ def make_dataset(
     count = math.lcm(*map(len, prompts))
     texts = [wordings[i % len(wordings)] for wordings in prompts for i in range(count)]
     ids, slots = (np.stack(parts) for parts in zip(*(tokenize(text, {name: vectors}) for text in texts), strict=True))
-    encode = jax.jit(model.networks.encode_images)
     moments = []
     for image in images:
-        moments.append(encode(model.params, np.stack([image, image[:, ::-1]] if flip else [image])))
+        both = np.stack([image, image[:, ::-1]] if flip else [image])
+        moments.append(_encode_images(model.networks, model.params, both))
     mean, deviation = (jnp.stack(parts) for parts in zip(*moments, strict=True))
     return Dataset(mean, deviation, *(jnp.asarray(part.reshape(len(prompts), count, -1)) for part in (ids, slots)))
+
+
+@functools.partial(jax.jit, static_argnames="networks")
+def _encode_images(networks: Networks, params: Any, images: np.ndarray) -> tuple[Array, Array]:
+    """One program for the pictures of all styles."""
+    return networks.encode_images(params, images)
 
 
 def draw_batch(dataset: Dataset, key: Array, size: int) -> Batch:

@@ -24,13 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from dreamstyler_jax import guidance, inversion, prompts, sampling
+from dreamstyler_jax import grid, guidance, inversion, prompts, sampling
 from dreamstyler_jax.cli import main, parse
 from dreamstyler_jax.compilation import choose_kernels
-from dreamstyler_jax.config import check_values
+from dreamstyler_jax.config import SampleConfig, check_values
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.flops import flops
+from dreamstyler_jax.gallery import Gallery, Writer
 from dreamstyler_jax.models.clip import CLIPTextConfig, CLIPTextModel
 from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
@@ -44,6 +45,7 @@ PEAKS = {  # dense bfloat16 operations per second, from the makers' data sheets
     "TPU v5 lite": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12, "TPU v6 lite": 918e12,
 }  # fmt: skip
 TRAIN_STEPS = 5  # in one call
+GRID_BATCHES = 4
 PROMPT = "A painting of a red house by the sea in the style of {}"
 _TEXT_15 = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
 _TEXT_21 = CLIPTextConfig(
@@ -68,11 +70,12 @@ class BenchmarkConfig:
 
     model: str = "mini"
     """`mini`, a folder or a hub id; or `sd15`, `sd21`: random weights of that size."""
-    measure: list[Literal["train", "cfg", "paper", "unet", "encode", "decode", "text"]] = dataclasses.field(
-        default_factory=lambda: ["train", "cfg", "paper", "unet", "encode", "decode", "text"]
+    measure: list[Literal["train", "cfg", "paper", "grid", "unet", "encode", "decode", "text"]] = dataclasses.field(
+        default_factory=lambda: ["train", "cfg", "paper", "grid", "unet", "encode", "decode", "text"]
     )
-    """`train`: training steps. `cfg`, `paper`: painting, with two rows of guidance and with four. `unet`: one pass.
-    `encode`, `decode`: the autoencoder. `text`: prompts in six stages."""
+    """`train`: training steps. `cfg`, `paper`: painting, with two rows of guidance and with four. `grid`: the whole of
+    painting four batches as `cfg` does, prompts, files and all. `unet`: one pass. `encode`, `decode`: the autoencoder.
+    `text`: prompts in six stages."""
     batch: int = 8
     """Pictures, or prompts, at once."""
     resolution: int | None = None
@@ -139,6 +142,11 @@ def random_model(size: str, dtype: str) -> StableDiffusion:
     return StableDiffusion(networks, params, small.tokenizer, width, side, 64, size, "random")
 
 
+def initial_style(model: StableDiffusion) -> Style:
+    """A style of six stages before its training."""
+    return Style("style", prompts.initial_table(model, "painting", 6, 1))
+
+
 def work_of(name: str, config: BenchmarkConfig, model: StableDiffusion) -> Work:
     """What is run to measure ``name``."""
     networks, params = model.networks, model.params
@@ -146,7 +154,7 @@ def work_of(name: str, config: BenchmarkConfig, model: StableDiffusion) -> Work:
     rng = np.random.default_rng(0)
     pictures = rng.uniform(-1, 1, (config.batch, *size, 3)).astype(np.float32)
     latents = rng.standard_normal((config.batch, *networks.latent_shape(*size)), np.float32)
-    style = Style("style", prompts.initial_table(model, "painting", 6, 1))
+    style = initial_style(model)
     if name == "train":
         dataset = inversion.make_dataset(model, pictures[:1], [[PROMPT]], 1, flip=True)
         optimizer = inversion.make_optimizer(
@@ -221,24 +229,50 @@ def measure(work: Work, repeats: int) -> dict[str, Any]:
         elapsed, result = timed(compiled, *dynamic)
         seconds.append(elapsed)
         arguments = work.again(arguments, result)
-    p10, median, p90 = np.percentile(seconds[1:], [10, 50, 90]).tolist()
-    operations, memory = flops(traced.jaxpr), compiled.memory_analysis()
+    memory = compiled.memory_analysis()
     return {
         "trace_s": tracing,
         "lower_s": lowering,
         "compile_s": compiling,
         "compile_cached_s": cached,
-        "median_s": median,
-        "p10_s": p10,
-        "p90_s": p90,
-        "images_per_s": work.images / median,
-        "steps_per_s": work.steps / median,
-        "flop": operations,
-        "flop_per_s": operations / median,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "peak_bytes_in_use": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
+        **statistics(seconds[1:], work.images, work.steps, flops(traced.jaxpr)),
     }
+
+
+def statistics(seconds: list[float], images: int, steps: int, operations: int) -> dict[str, Any]:
+    """What the times of some runs say, each of which makes ``images`` in ``steps`` with so many ``operations``."""
+    p10, median, p90 = np.percentile(seconds, [10, 50, 90]).tolist()
+    return {
+        "median_s": median,
+        "p10_s": p10,
+        "p90_s": p90,
+        "images_per_s": images / median,
+        "steps_per_s": steps / median,
+        "flop": operations,
+        "flop_per_s": operations / median,
+    }
+
+
+def measure_grid(config: BenchmarkConfig, model: StableDiffusion) -> dict[str, Any]:
+    """As `measure`, of a grid from its prompts to the files of its pictures; its program is that of ``cfg``."""
+    program = measure(work_of("cfg", config, model), 1)
+    seeds = f"0:{GRID_BATCHES * config.batch}"
+    wanted = SampleConfig(steps=[config.steps], batch_size=config.batch, seeds=seeds, dtype=config.dtype)
+    styles, size = {"style": initial_style(model)}, model.size(config.resolution, config.resolution)
+    cells = grid.make_cells(wanted, model, {"": [PROMPT]}, styles, ["style"], size)
+    shape = grid.shape_of(cells, config.batch)
+
+    def loop() -> None:
+        with tempfile.TemporaryDirectory() as folder, Writer(Gallery(Path(folder))) as writer:
+            for cell, picture in grid.paint(model, cells, styles, shape):
+                writer.save(cell, picture)
+
+    seconds = [timed(loop)[0] for _ in range(1 + config.repeats)]
+    steps, operations = GRID_BATCHES * config.steps, GRID_BATCHES * program["flop"]
+    return {**program, **statistics(seconds[1:], len(cells), steps, operations)}
 
 
 def peak(dtype: str) -> tuple[float, str]:
@@ -309,7 +343,8 @@ def run(config: BenchmarkConfig) -> None:
     )
     lines = []
     for setting, name in itertools.product(config.settings(), config.measure):
-        result = measure(work_of(name, setting, model), config.repeats)
+        of_grid = name == "grid"
+        result = measure_grid(setting, model) if of_grid else measure(work_of(name, setting, model), config.repeats)
         own = {**dataclasses.asdict(setting), "measure": name, "utilisation": result["flop_per_s"] / most}
         lines.append(json.dumps({**own, **result, **shared}))
         print(row({**own, **result}), flush=True)

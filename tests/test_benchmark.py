@@ -106,6 +106,16 @@ def test_everything_is_measured_and_written_down(tiny_folder, tmp_path, capsys):
     assert len(table) == 1 + len(lines) and len({line.count("|") for line in table}) == 1
 
 
+def test_a_grid_is_measured_to_its_last_file(tiny, monkeypatch):
+    written = []
+    monkeypatch.setattr(benchmark.Gallery, "save", lambda gallery, cell, picture: written.append(cell.seed))
+    result = benchmark.measure_grid(CONFIG, tiny)
+    runs = 1 + CONFIG.repeats
+    assert written == [*range(benchmark.GRID_BATCHES * BATCH)] * runs
+    assert result["images_per_s"] == pytest.approx(benchmark.GRID_BATCHES * BATCH / result["median_s"])
+    assert result["flop"] == benchmark.GRID_BATCHES * of_work(work_of("cfg", CONFIG, tiny))
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

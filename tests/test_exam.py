@@ -8,7 +8,7 @@ import pytest
 
 from dreamstyler_jax import scores
 from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.mini import exam, experiments, judge
+from dreamstyler_jax.mini import captions, exam, experiments, judge
 from dreamstyler_jax.mini.exam import Lesson
 from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
 
@@ -86,6 +86,33 @@ def test_marks_are_best_for_the_truth_itself(exams, model, referee):
     copied = examiner.marks(some, np.broadcast_to(some.picture, (6, 2, *some.picture.shape)))
     np.testing.assert_allclose(copied["style"], 100, atol=1e-3)
     assert len(copied["style"]) == 12 and copied["leakage"].mean() == 100 and copied["subject"].mean() == 0
+
+
+def test_what_is_seen_again_is_what_the_picture_shows(exams, model, referee):
+    examiner = exam.Examiner(model, None, referee)
+    some, other = exams
+    copied = examiner.seen_again(some, np.broadcast_to(some.picture, (3, *some.picture.shape)))
+    assert {name: marks.tolist() for name, marks in copied.items()} == {
+        name: [100.0] * 3 for name in ("subject", "colour", "place", "time")
+    }
+    apart = examiner.seen_again(some, other.picture[None])
+    assert [marks.item() == 100 for marks in apart.values()] == (some.label == other.label).tolist()
+
+
+def test_a_prompt_that_names_nothing_is_painted_with_as_many_seeds(tmp_path, monkeypatch):
+    method = experiments.Method("unnamed", None, prompt=experiments.UNNAMED, trained=True)
+    monkeypatch.setattr(experiments, "EXPERIMENTS", {"leakage": [method]})
+    asked = []
+
+    def paint(model, texts, styles, weights, seeds, steps, paint=exam.paint):
+        asked.append((texts, seeds))
+        return paint(model, texts, styles, weights, seeds, steps)
+
+    monkeypatch.setattr(experiments, "paint", paint)
+    experiments.run(small(tmp_path, experiments=["leakage"], seeds=3))
+    assert asked == [([f"A painting in the style of {name}"], 6) for name in captions.PAINTER_NAMES[:2]]
+    (rows,) = json.loads((tmp_path / "results.json").read_text())["leakage"].values()
+    assert [set(row) for row in rows] == 2 * [{"subject", "colour", "place", "time"}]
 
 
 def test_among_first_counts_the_likeliest():

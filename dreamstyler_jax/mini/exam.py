@@ -186,3 +186,12 @@ class Examiner:
             "subject": 100.0 * (subject == repeat(exam.questions[:, 0])),
             "leakage": 100.0 * (subject == exam.label[0]),
         }
+
+    def seen_again(self, exam: Exam, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """What of the picture learned from is in pictures [N, 64, 64, 3] that nobody asked it of: each float[N].
+
+        ``subject``, ``colour``, ``place``, ``time``: 100 where the judge sees the same in both.
+        """
+        verdict = self._referee.verdict(pictures)._asdict()
+        names = ("subject", "colour", "place", "time")
+        return {n: 100.0 * (verdict[n].argmax(-1) == own) for n, own in zip(names, exam.label, strict=True)}

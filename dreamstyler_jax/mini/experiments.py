@@ -39,7 +39,8 @@ class Method(NamedTuple):
 
     ``lesson``: how the style is learned, None for no learning at all. ``weights``: of guidance. ``trained``: asked of
     trained painters, whose own names then stand for the style. ``strength``, ``control_scale``: how photos of what is
-    asked for are repainted; 0 for pictures from the prompt alone.
+    asked for are repainted; 0 for pictures from the prompt alone. A ``prompt`` without {context} names nothing to be
+    seen, and the marks are then what of the picture learned from is seen all the same.
     """
 
     name: str
@@ -56,6 +57,7 @@ def _learned(name: str, weights: np.ndarray | None = None, **lesson) -> Method:
     return Method(name, Lesson(**lesson), **options)
 
 
+UNNAMED = "A painting in the style of {style}"
 NO_INVERSION = Method("no inversion", None, prompt="A painting of {context}")
 STAGES = [_learned(f"T = {stages}", stages=stages) for stages in (1, 2, 4, 6, 8, 12)]
 EXPERIMENTS: dict[str, list[Method]] = {
@@ -71,6 +73,11 @@ EXPERIMENTS: dict[str, list[Method]] = {
         _learned(f"ls = {ls}, lc = {lc}", guidance.paper(NULL_SCALE, ls, lc), stages=6)
         for ls in SCALES
         for lc in SCALES
+    ],
+    "leakage": [
+        Method("own word, nothing named", None, prompt=UNNAMED, trained=True),
+        Method("learned without context prompt", Lesson(stages=6, context=False), prompt=UNNAMED),
+        Method("learned with context prompt", Lesson(stages=6), prompt=UNNAMED),
     ],
     "transfer": [
         Method(f"control {scale}, strength {strength}", Lesson(stages=6), strength=strength, control_scale=scale)
@@ -89,7 +96,7 @@ class ExperimentsConfig:
     model: str = str(EMBEDDED_MODEL)
     """Folder of an embedded model."""
     experiments: list[str] = dataclasses.field(default_factory=lambda: list(EXPERIMENTS))
-    """Which of bounds, stages, ablation, guidance, transfer to run."""
+    """Which of bounds, stages, ablation, guidance, leakage, transfer to run."""
     painters: int = 32
     """Held-out painters, 32 at most."""
     questions: int = 20
@@ -159,8 +166,11 @@ class Laboratory:
             asked = [(m.strength, m.control_scale) for m in methods]
             pictures = repaint(self.repainter, texts, styles, exam.photos, asked, self.config.steps)
             return [self.transfer_marks(exam, some) for some in pictures]
-        weights = [np.asarray(m.weights, np.float32) for m in methods]
-        pictures = paint(self.model, texts, styles, weights, self.config.seeds, self.config.steps)
+        weights, seeds = [np.asarray(m.weights, np.float32) for m in methods], self.config.seeds
+        if "{context}" not in method.prompt:
+            pictures = paint(self.model, texts[:1], styles, weights, len(texts) * seeds, self.config.steps)
+            return [average(self.examiner.seen_again(exam, some[0])) for some in pictures]
+        pictures = paint(self.model, texts, styles, weights, seeds, self.config.steps)
         return [average(self.examiner.marks(exam, some)) for some in pictures]
 
     def transfer_marks(self, exam: Exam, pictures: np.ndarray) -> dict[str, float]:
@@ -207,7 +217,7 @@ def groups(methods: list[Method]) -> Iterator[list[Method]]:
     """Methods that share a lesson and a prompt are painted together, for one program paints them all."""
     found: dict[tuple, list[Method]] = {}
     for method in methods:
-        rows = tuple(np.flatnonzero(method.weights)) if len(methods) < 10 else ()
+        rows = tuple(np.flatnonzero(method.weights))
         found.setdefault((method.lesson, method.prompt, method.trained, rows), []).append(method)
     return iter(found.values())
 
@@ -273,7 +283,8 @@ def run(config: ExperimentsConfig) -> None:
         if name == "transfer":
             print(f"{control_gains(found)}\n", flush=True)
         write_atomic(Path(config.output) / "results.json", json.dumps(results, indent=1).encode())
-        images.save_png(Path(config.output) / f"{name}.png", chart_of(name, found))
+        if name != "leakage":
+            images.save_png(Path(config.output) / f"{name}.png", chart_of(name, found))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from jax import Array
 
 from dreamstyler_jax.mini import captions, scenes
 from dreamstyler_jax.models.convolution import Conv3x3
-from dreamstyler_jax.models.layers import Downsample, ModelConfig, ResnetBlock
+from dreamstyler_jax.models.layers import Downsample, Linear, ModelConfig, ResnetBlock
 from dreamstyler_jax.scores import in_batches
 from dreamstyler_jax.weights import load_model
 
@@ -53,7 +53,7 @@ class Judge(nnx.Module):
         pairs = zip((widths[0], *widths), widths, strict=False)
         self.blocks = nnx.List([ResnetBlock(i, o, groups=8, epsilon=1e-5, rngs=rngs) for i, o in pairs])
         self.downsamplers = nnx.List([Downsample(width, (0, 1), rngs=rngs) for width in widths[:-1]])
-        self.heads = nnx.List([nnx.Linear(2 * sum(widths), count, rngs=rngs) for count in config.classes])
+        self.heads = nnx.List([Linear(2 * sum(widths), count, rngs=rngs) for count in config.classes])
 
     def features(self, x: Array) -> Array:
         """Mean and deviation of each channel over the picture. ``x``: [B, 64, 64, 3] in [-1, 1] -> [B, F]."""

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamstyler_jax.models.layers import ACTIVATIONS, LayerNorm, ModelConfig, attention
+from dreamstyler_jax.models.convolution import UNSET
+from dreamstyler_jax.models.layers import ACTIVATIONS, Embed, LayerNorm, Linear, ModelConfig, attention
 
 # Checkpoints made before transformers 4.31 carry this wrong id; they find the end of the prompt as the largest id.
 LEGACY_EOS_TOKEN_ID = 2
@@ -89,10 +90,10 @@ class CLIPAttention(nnx.Module):
     def __init__(self, config: CLIPTextConfig | CLIPVisionConfig, *, rngs: nnx.Rngs):
         width = config.hidden_size
         self.heads = config.num_attention_heads
-        self.q_proj = nnx.Linear(width, width, rngs=rngs)
-        self.k_proj = nnx.Linear(width, width, rngs=rngs)
-        self.v_proj = nnx.Linear(width, width, rngs=rngs)
-        self.out_proj = nnx.Linear(width, width, rngs=rngs)
+        self.q_proj = Linear(width, width, rngs=rngs)
+        self.k_proj = Linear(width, width, rngs=rngs)
+        self.v_proj = Linear(width, width, rngs=rngs)
+        self.out_proj = Linear(width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, causal: bool) -> jax.Array:
         """Maps ``[B, L, D]`` to ``[B, L, D]``."""
@@ -104,8 +105,8 @@ class CLIPMLP(nnx.Module):
 
     def __init__(self, config: CLIPTextConfig | CLIPVisionConfig, *, rngs: nnx.Rngs):
         self.activation = config.hidden_act
-        self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, rngs=rngs)
-        self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, rngs=rngs)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size, rngs=rngs)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[..., D]`` to ``[..., D]``."""
@@ -144,8 +145,8 @@ class CLIPTextEmbeddings(nnx.Module):
     """The tables of token and position vectors."""
 
     def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
-        self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, rngs=rngs)
-        self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, rngs=rngs)
+        self.token_embedding = Embed(config.vocab_size, config.hidden_size, rngs=rngs)
+        self.position_embedding = Embed(config.max_position_embeddings, config.hidden_size, rngs=rngs)
 
 
 class CLIPTextTransformer(nnx.Module):
@@ -214,9 +215,10 @@ class CLIPVisionEmbeddings(nnx.Module):
         width, patch = config.hidden_size, config.patch_size
         self.class_embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (width,)))
         self.patch_embedding = nnx.Conv(
-            config.num_channels, width, (patch, patch), strides=patch, padding="VALID", use_bias=False, rngs=rngs
-        )
-        self.position_embedding = nnx.Embed((config.image_size // patch) ** 2 + 1, width, rngs=rngs)
+            config.num_channels, width, (patch, patch), strides=patch, padding="VALID", use_bias=False,
+            kernel_init=UNSET, rngs=rngs,
+        )  # fmt: skip
+        self.position_embedding = Embed((config.image_size // patch) ** 2 + 1, width, rngs=rngs)
 
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, 3]`` to ``[B, 1 + patches, D]``."""
@@ -259,10 +261,8 @@ class CLIPModel(nnx.Module):
         self.config = config
         self.text_model = CLIPTextTransformer(config.text_config, rngs=rngs)
         self.vision_model = CLIPVisionTransformer(config.vision_config, rngs=rngs)
-        self.text_projection = nnx.Linear(
-            config.text_config.hidden_size, config.projection_dim, use_bias=False, rngs=rngs
-        )
-        self.visual_projection = nnx.Linear(
+        self.text_projection = Linear(config.text_config.hidden_size, config.projection_dim, use_bias=False, rngs=rngs)
+        self.visual_projection = Linear(
             config.vision_config.hidden_size, config.projection_dim, use_bias=False, rngs=rngs
         )
         self.logit_scale = nnx.Param(jnp.log(jnp.float32(1 / 0.07)))

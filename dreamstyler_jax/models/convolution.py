@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+# Weights are read, or drawn by `weights.init_model`; to trace a random initialiser for each would take longer.
+UNSET = nnx.initializers.zeros
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -32,7 +35,9 @@ class Conv3x3(nnx.Conv):
         padding: tuple[int, int] = (1, 1),
         rngs: nnx.Rngs,
     ):
-        super().__init__(in_features, out_features, (3, 3), strides=strides, padding=(padding, padding), rngs=rngs)
+        super().__init__(
+            in_features, out_features, (3, 3), strides=strides, padding=(padding, padding), kernel_init=UNSET, rngs=rngs
+        )
 
     def __call__(self, x: Array) -> Array:
         """Maps ``[B, H, W, in]`` to ``[B, H', W', out]``."""

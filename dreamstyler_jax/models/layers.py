@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.models.convolution import Conv3x3
+from dreamstyler_jax.models.convolution import UNSET, Conv3x3
 
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -67,6 +67,10 @@ def _is_instance(value: Any, annotation: Any) -> bool:
     return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
+Linear = functools.partial(nnx.Linear, kernel_init=UNSET)
+Embed = functools.partial(nnx.Embed, embedding_init=UNSET)
+
+
 class LayerNorm(nnx.LayerNorm):
     """Layer normalisation over the last axis: two-pass variance in float32, output in the parameters' dtype."""
 
@@ -102,7 +106,7 @@ class Conv1x1(nnx.Conv):
     """A 1 x 1 convolution: a convolution's parameters, computed as the matrix product it is."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
-        super().__init__(in_features, out_features, (1, 1), rngs=rngs)
+        super().__init__(in_features, out_features, (1, 1), kernel_init=UNSET, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[..., in]`` to ``[..., out]``."""
@@ -129,7 +133,7 @@ class ResnetBlock(nnx.Module):
         self.norm1 = GroupNorm(in_features, groups, epsilon, rngs=rngs)
         self.conv1 = Conv3x3(in_features, out_features, rngs=rngs)
         if time_features is not None:
-            self.time_emb_proj = nnx.Linear(time_features, out_features, rngs=rngs)
+            self.time_emb_proj = Linear(time_features, out_features, rngs=rngs)
         self.norm2 = GroupNorm(out_features, groups, epsilon, rngs=rngs)
         self.conv2 = Conv3x3(out_features, out_features, rngs=rngs)
         self.has_shortcut = in_features != out_features

@@ -18,6 +18,7 @@ from dreamstyler_jax.models.layers import (
     Downsample,
     GroupNorm,
     LayerNorm,
+    Linear,
     ModelConfig,
     ResnetBlock,
     Upsample,
@@ -154,8 +155,8 @@ class TimestepEmbedding(nnx.Module):
     """Two-layer perceptron on the sinusoids."""
 
     def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):
-        self.linear_1 = nnx.Linear(in_features, features, rngs=rngs)
-        self.linear_2 = nnx.Linear(features, features, rngs=rngs)
+        self.linear_1 = Linear(in_features, features, rngs=rngs)
+        self.linear_2 = Linear(features, features, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, in_features]`` to ``[B, features]``."""
@@ -168,9 +169,9 @@ class AttentionPooling(nnx.Module):
     def __init__(self, features: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
         self.positional_embedding = nnx.Param(nnx.initializers.normal(features**-0.5)(rngs.params(), (1, features)))
-        self.q_proj = nnx.Linear(features, features, rngs=rngs)
-        self.k_proj = nnx.Linear(features, features, rngs=rngs)
-        self.v_proj = nnx.Linear(features, features, rngs=rngs)
+        self.q_proj = Linear(features, features, rngs=rngs)
+        self.k_proj = Linear(features, features, rngs=rngs)
+        self.v_proj = Linear(features, features, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, L, D]`` to ``[B, D]``."""
@@ -185,7 +186,7 @@ class TextTimeEmbedding(nnx.Module):
     def __init__(self, text_features: int, features: int, heads: int, *, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(text_features, rngs=rngs)
         self.pool = AttentionPooling(text_features, heads, rngs=rngs)
-        self.proj = nnx.Linear(text_features, features, rngs=rngs)
+        self.proj = Linear(text_features, features, rngs=rngs)
         self.norm2 = LayerNorm(features, rngs=rngs)
 
     def __call__(self, context: jax.Array) -> jax.Array:
@@ -198,10 +199,10 @@ class Attention(nnx.Module):
 
     def __init__(self, features: int, context_features: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
-        self.to_q = nnx.Linear(features, features, use_bias=False, rngs=rngs)
-        self.to_k = nnx.Linear(context_features, features, use_bias=False, rngs=rngs)
-        self.to_v = nnx.Linear(context_features, features, use_bias=False, rngs=rngs)
-        self.to_out = nnx.List([nnx.Linear(features, features, rngs=rngs)])
+        self.to_q = Linear(features, features, use_bias=False, rngs=rngs)
+        self.to_k = Linear(context_features, features, use_bias=False, rngs=rngs)
+        self.to_v = Linear(context_features, features, use_bias=False, rngs=rngs)
+        self.to_out = nnx.List([Linear(features, features, rngs=rngs)])
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         """Maps ``x`` ``[B, T, C]`` and ``context`` ``[B, S, context_features]`` to ``[B, T, C]``."""
@@ -212,8 +213,8 @@ class FeedForward(nnx.Module):
     """GEGLU perceptron with fourfold width (Shazeer 2020)."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.proj_in = nnx.Linear(features, 8 * features, rngs=rngs)
-        self.proj_out = nnx.Linear(4 * features, features, rngs=rngs)
+        self.proj_in = Linear(features, 8 * features, rngs=rngs)
+        self.proj_out = Linear(4 * features, features, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[..., C]`` to ``[..., C]``."""
@@ -244,7 +245,7 @@ class SpatialTransformer(nnx.Module):
     """Transformer blocks over the positions of a feature map, around a shortcut."""
 
     def __init__(self, config: UNetEncoderConfig, features: int, heads: int, *, rngs: nnx.Rngs):
-        project = nnx.Linear if config.use_linear_projection else Conv1x1
+        project = Linear if config.use_linear_projection else Conv1x1
         self.norm = GroupNorm(features, config.norm_num_groups, TRANSFORMER_NORM_EPSILON, rngs=rngs)
         self.proj_in = project(features, features, rngs=rngs)
         blocks = [

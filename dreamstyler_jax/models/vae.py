@@ -13,6 +13,7 @@ from dreamstyler_jax.models.layers import (
     Conv1x1,
     Downsample,
     GroupNorm,
+    Linear,
     ModelConfig,
     ResnetBlock,
     Upsample,
@@ -70,10 +71,10 @@ class VAEAttention(nnx.Module):
 
     def __init__(self, features: int, groups: int, *, rngs: nnx.Rngs):
         self.group_norm = GroupNorm(features, groups, EPSILON, rngs=rngs)
-        self.to_q = nnx.Linear(features, features, rngs=rngs)
-        self.to_k = nnx.Linear(features, features, rngs=rngs)
-        self.to_v = nnx.Linear(features, features, rngs=rngs)
-        self.to_out = nnx.List([nnx.Linear(features, features, rngs=rngs)])
+        self.to_q = Linear(features, features, rngs=rngs)
+        self.to_k = Linear(features, features, rngs=rngs)
+        self.to_v = Linear(features, features, rngs=rngs)
+        self.to_out = nnx.List([Linear(features, features, rngs=rngs)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H, W, C]``."""

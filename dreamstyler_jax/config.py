@@ -217,6 +217,10 @@ class SampleConfig:
     """Of `paper` and `release`: weight of the style, 0 to 100."""
     context_scale: list[float] = dataclasses.field(default_factory=lambda: [3.0])
     """Of `paper` and `release`: weight of the rest of the prompt, 0 to 100."""
+    guidance_start: float = 0.0
+    """Where in the sampling, 0 to 1, guidance begins; before it the prompt counts by itself, which takes less time."""
+    guidance_end: float = 1.0
+    """Where in the sampling, 0 to 1, guidance ends."""
     height: int | None = None
     """Height of the pictures in pixels. null: the model's own."""
     width: int | None = None
@@ -240,6 +244,8 @@ class SampleConfig:
         "control_scale": (0, 2),
         "control_start": (0, 1),
         "control_end": (0, 1),
+        "guidance_start": (0, 1),
+        "guidance_end": (0, 1),
         "steps": (1, 1000),
         "guidance_scale": (0, 100),
         "null_scale": (0, 100),
@@ -268,8 +274,9 @@ class SampleConfig:
                 f"control_images: {len(self.control_images)} given for {len(self.content)} pictures in content; "
                 "give one for each"
             )
-        if self.control_start >= self.control_end:
-            raise UserError(f"control_end: must be more than control_start, {self.control_start:g}")
+        for name in ("control", "guidance"):
+            if getattr(self, f"{name}_start") >= getattr(self, f"{name}_end"):
+                raise UserError(f"{name}_end: must be more than {name}_start, {getattr(self, f'{name}_start'):g}")
 
 
 Config = TrainConfig | SampleConfig

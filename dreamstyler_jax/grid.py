@@ -23,7 +23,7 @@ from dreamstyler_jax.config import SampleConfig, parse_seeds
 from dreamstyler_jax.guidance import rows_needed, weights_for
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.sampling import Request
-from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.solvers import solver_table, steps_within
 from dreamstyler_jax.style import Style, at_step
 from dreamstyler_jax.transfer import Content
 
@@ -77,12 +77,15 @@ class Cell:
     model_hash: str
     checkpoint: int = 0
     repaint: Repaint | None = None
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
 
     def parameters(self) -> dict[str, Any]:
-        """All of them by name, but for those of a checkpoint or content that there is none of."""
+        """All of them by name, but for a checkpoint, content or limits of guidance that there are none of."""
         own = dataclasses.asdict(self)
-        repaint, checkpoint = own.pop("repaint") or {}, own.pop("checkpoint")
-        return own | ({"checkpoint": checkpoint} if checkpoint else {}) | repaint
+        repaint = own.pop("repaint") or {}
+        absent = {"checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0}
+        return {name: value for name, value in own.items() if name not in absent or value != absent[name]} | repaint
 
     @functools.cached_property
     def id(self) -> str:
@@ -95,6 +98,12 @@ class Cell:
         named = prompts.name_placeholder(self.prompt, self.style, self.checkpoint)
         negative = prompts.name_placeholder(self.negative_prompt, self.style, self.checkpoint)
         return negative, named, prompts.context_only(named), prompts.style_only(named)
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The part of the sampling, from 0 to 1, that is guided; None: all of it."""
+        limits = self.guidance_start, self.guidance_end
+        return None if limits == (0, 1) else limits
 
     @property
     def weights(self) -> np.ndarray:
@@ -152,6 +161,8 @@ def make_cells(
                 styles={name: styles[own].hash for name in used if (own := at_step(name, checkpoint)) in styles},
                 model=model.name,
                 model_hash=model.hash,
+                guidance_start=config.guidance_start,
+                guidance_end=config.guidance_end,
                 checkpoint=checkpoint,
                 repaint=repaint,
             )
@@ -212,12 +223,13 @@ class Shape(NamedTuple):
 def shape_of(cells: Sequence[Cell], batch_size: int) -> Shape:
     """The shape of a grid: batches of ``batch_size``, or less where no program has so many cells to paint."""
     largest = max(collections.Counter(map(_program, cells)).values())
-    return Shape(min(batch_size, largest), rows_needed(np.stack([cell.weights for cell in cells])))
+    always = [sampling.FULL] if any(cell.limits for cell in cells) else []
+    return Shape(min(batch_size, largest), rows_needed(np.stack([cell.weights for cell in cells]), always))
 
 
 def _program(cell: Cell) -> tuple:
     """Cells of one program and one table."""
-    return cell.solver, cell.steps, cell.height, cell.width, cell.repaint and cell.repaint.strength
+    return cell.solver, cell.steps, cell.limits, cell.height, cell.width, cell.repaint and cell.repaint.strength
 
 
 def paint(
@@ -243,6 +255,7 @@ def paint(
         first = group[0]
         strength = first.repaint.strength if first.repaint else 1.0
         table = solver_table(first.solver, model.networks.schedule, first.steps, strength=strength)
+        guided = steps_within(*first.limits, len(table.timesteps)) if first.limits else None
         size = studio.size(first) if first.repaint else (first.height, first.width)
         for start in range(0, len(group), _BLOCK * batch_size):
             block = group[start : start + _BLOCK * batch_size]
@@ -250,7 +263,7 @@ def paint(
             contents = None
             if first.repaint:
                 contents, requests = studio.set_up(block, requests, len(table.timesteps))
-            options = dict(size=size, batch_size=batch_size, needed=needed, contents=contents)
+            options = dict(size=size, batch_size=batch_size, needed=needed, contents=contents, guided_steps=guided)
             for cell, picture in zip(block, sampling.paint(model, table, bank, requests, **options), strict=True):
                 yield cell, picture[: cell.height, : cell.width]
 

@@ -15,11 +15,12 @@ from jax import Array, lax
 
 from dreamstyler_jax.devices import split_batch
 from dreamstyler_jax.diffusion import add_noise, stage_of
-from dreamstyler_jax.guidance import ROWS, guided, rows_needed
+from dreamstyler_jax.guidance import ROWS, guided, guided_where, rows_needed
 from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step
 
 T = TypeVar("T")
+FULL = ROWS.index("full")
 _LOOKAHEAD = 2  # batches
 
 
@@ -44,7 +45,7 @@ class Content(NamedTuple):
 NOTHING = Content()
 
 
-@functools.partial(jax.jit, static_argnames=("networks", "size"))
+@functools.partial(jax.jit, static_argnames=("networks", "size", "full"))
 def paint_batch(
     networks: Networks,
     params: Any,
@@ -53,8 +54,10 @@ def paint_batch(
     weights: Array,
     seeds: Array,
     content: Content = NOTHING,
+    guided_steps: Array | None = None,
     *,
     size: tuple[int, int],
+    full: int | None = None,
 ) -> Array:
     """Paints a batch of images.
 
@@ -66,34 +69,44 @@ def paint_batch(
       weights: float32[R, B], see `guidance`; they sum to 1 over rows.
       seeds: uint32[B].
       content: what the images repaint.
+      guided_steps: bool[N], the solver's steps that are guided; None: all of them.
       size: height and width in pixels.
+      full: the row that is left in the others.
 
     Returns:
       float32[B, height, width, 3], about [-1, 1].
     """
-    paint_part = split_batch(functools.partial(_paint_part, networks, size), in_axes=(None, None, 1, 1, 0, 0))
-    return paint_part(params, table, conditionings, weights, seeds, content)
+    of_part = functools.partial(_paint_part, networks, size, full)
+    paint_part = split_batch(of_part, in_axes=(None, None, 1, 1, 0, 0, None))
+    return paint_part(params, table, conditionings, weights, seeds, content, guided_steps)
 
 
 def _paint_part(
     networks: Networks,
     size: tuple[int, int],
+    full: int | None,
     params: Any,
     table: SolverTable,
     conditionings: Array,
     weights: Array,
     seeds: Array,
     content: Content,
+    guided_steps: Array | None,
 ) -> Array:
     """What one device paints of a batch."""
     stages = conditionings.shape[2]
     hints = networks.hints(params, content.maps)
-    denoise = guided(lambda x, t, row: networks.denoise(params, x, t, row[0], hints, row[1]), weights)
+
+    def denoise_row(x, t, row):
+        return networks.denoise(params, x, t, row[0], hints, row[1])
+
+    guide = guided if guided_steps is None else functools.partial(guided_where, full=full)
+    denoise = guide(denoise_row, weights)
 
     def step(state, row):
-        timestep, coefficients, scales = row
+        timestep, coefficients, scales, *here = row
         states = lax.dynamic_index_in_dim(conditionings, stage_of(timestep, stages), axis=2, keepdims=False)
-        return solver_step(state, coefficients, denoise(state.x, timestep, (states, scales))), None
+        return solver_step(state, coefficients, denoise(state.x, timestep, (states, scales), *here)), None
 
     noise = initial_noise(seeds, networks.latent_shape(*size))
     if content.latents is None:
@@ -101,7 +114,8 @@ def _paint_part(
     else:
         start = add_noise(networks.schedule, content.latents, noise, table.timesteps[0])
     scales = None if content.scales is None else content.scales.transpose(1, 2, 0, 3)
-    state, _ = lax.scan(step, solver_start(start), (table.timesteps, table.coefficients, scales))
+    here = () if guided_steps is None else (guided_steps,)
+    state, _ = lax.scan(step, solver_start(start), (table.timesteps, table.coefficients, scales, *here))
     return networks.decode_latents(params, state.x)
 
 
@@ -137,6 +151,7 @@ def paint(
     batch_size: int,
     needed: Sequence[int] | None = None,
     contents: Contents | None = None,
+    guided_steps: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
     """Paints requests in batches of one shape, the last one filled up with copies, and yields each image in order.
 
@@ -148,12 +163,15 @@ def paint(
       batch_size: is rounded up to a multiple of the number of devices.
       contents: the pictures that the requests repaint, [C, ...] each.
       needed: the rows of guidance to compute; those that these requests need unless said otherwise.
+      guided_steps: bool[N], the solver's steps that are guided, the others having the full prompt alone; None: all.
 
     Yields:
       float32[height, width, 3], about [-1, 1].
     """
     if needed is None:
-        needed = rows_needed(np.stack([request.weights for request in requests]))
+        always = () if guided_steps is None else (FULL,)
+        needed = rows_needed(np.stack([request.weights for request in requests]), always)
+    full = None if guided_steps is None else list(needed).index(FULL)
     batch_size += -batch_size % jax.local_device_count()
 
     def start(group: list[Request]) -> tuple[int, Array]:
@@ -162,8 +180,8 @@ def paint(
         weights = np.stack([request.weights[list(needed)] for request in filled], 1)
         seeds = np.array([request.seed for request in filled], np.uint32)
         content = _content(contents, filled, needed, model.networks.guess_mode)
-        batch = table, conditionings[chosen], weights, seeds, content
-        images = paint_batch(model.networks, model.everywhere, *batch, size=size)
+        batch = table, conditionings[chosen], weights, seeds, content, guided_steps
+        images = paint_batch(model.networks, model.everywhere, *batch, size=size, full=full)
         return len(group), images
 
     groups = (list(requests[start : start + batch_size]) for start in range(0, len(requests), batch_size))

@@ -145,6 +145,12 @@ def solver_table(
     )
 
 
+def steps_within(start: float, end: float, steps: int) -> np.ndarray:
+    """Which of the steps taken lie wholly in a part of the sampling, 0 being its start and 1 its end: bool[steps]."""
+    first, last = np.arange(steps) / steps, (np.arange(steps) + 1) / steps
+    return (first >= start) & (last <= end)
+
+
 def _check_name(kind: str, name: str, names: tuple[str, ...]) -> None:
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from dreamstyler_jax import images
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.files import cache_folder, write_atomic
+from dreamstyler_jax.solvers import steps_within
 
 KINDS = ("edges", "depth", "image")
 _MOST_OBLONG = 8  # longer side over the shorter
@@ -188,9 +189,8 @@ def control_scales(scales: Sequence[float], spans: Sequence[tuple[float, float]]
 
     Args:
         scales: of each ControlNet.
-        spans: the part of the sampling, from 0 to 1, in which each is heeded; a step counts if it lies in it whole.
+        spans: the part of the sampling, from 0 to 1, in which each is heeded, see `solvers.steps_within`.
         steps: steps of the solver that are taken.
     """
-    first, last = np.arange(steps) / steps, (np.arange(steps) + 1) / steps
-    within = [(first >= start) & (last <= end) for start, end in spans]
+    within = [steps_within(start, end, steps) for start, end in spans]
     return (np.array(scales, np.float32)[:, None] * np.array(within)).T.astype(np.float32)

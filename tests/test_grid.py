@@ -23,6 +23,7 @@ OTHER_VALUES = {
     "scales": {**CELL.scales, "null_scale": 4.0}, "solver": "ddim", "steps": 24, "height": 24, "width": 16,
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
     "checkpoint": 100, "repaint": grid.Repaint("a.png", "0" * 12, 0.8, ("edges",), 0.8, 0.0, 1.0, False),
+    "guidance_start": 0.2, "guidance_end": 0.8,
 }  # fmt: skip
 NETWORKS = SimpleNamespace(schedule=NoiseSchedule())
 MODEL = SimpleNamespace(name="mini", hash="ba9876543210", networks=NETWORKS)
@@ -69,6 +70,14 @@ def test_the_id_does_not_depend_on_the_order_of_scales_nor_on_how_numbers_were_g
     assert dataclasses.replace(CELL, scales=dict(reversed(CELL.scales.items()))).id == CELL.id
     (as_float,), (as_int,) = (cells_for(["{}"], ["gogh"], seeds="0", guidance_scale=[v]) for v in (4.0, 4))
     assert as_float.id == as_int.id
+
+
+def test_limits_that_are_none_are_not_in_the_id_nor_in_the_definition():
+    """So that pictures of earlier versions are still known."""
+    assert not {"guidance_start", "guidance_end"} & CELL.parameters().keys()
+    limited = dataclasses.replace(CELL, guidance_end=0.7)
+    assert limited.parameters() == {**CELL.parameters(), "guidance_end": 0.7}
+    assert (CELL.limits, limited.limits) == (None, (0.0, 0.7))
 
 
 # The product

@@ -42,9 +42,9 @@ def bank(tiny):
 def paint(tiny):
     """The pictures of requests, as one array."""
 
-    def paint(bank, requests, *, solver="dpmpp_2m", batch_size=BATCH, size=(16, 16)):
-        table = solver_table(solver, tiny.networks.schedule, STEPS)
-        return np.stack(list(sampling.paint(tiny, table, bank, requests, size=size, batch_size=batch_size)))
+    def paint(bank, requests, *, solver="dpmpp_2m", batch_size=BATCH, size=(16, 16), guided_steps=None):
+        table, options = solver_table(solver, tiny.networks.schedule, STEPS), dict(size=size, batch_size=batch_size)
+        return np.stack(list(sampling.paint(tiny, table, bank, requests, **options, guided_steps=guided_steps)))
 
     return paint
 
@@ -54,14 +54,14 @@ def by_hand(tiny):
     """One picture, step by step and row by row, with the stage's states chosen in plain Python."""
     denoise, decode = jax.jit(tiny.networks.denoise), jax.jit(tiny.networks.decode_latents)
 
-    def paint_one(bank, request, solver):
+    def paint_one(bank, request, solver, guided_steps=(True,) * STEPS):
         table = solver_table(solver, tiny.networks.schedule, STEPS)
         state = solver_start(jax.random.normal(jax.random.key(request.seed), (1, 8, 8, 4)) * table.init_scale)
-        for t, row in zip(table.timesteps, table.coefficients, strict=True):
+        for t, row, guided in zip(table.timesteps, table.coefficients, guided_steps, strict=True):
             stage = int(t) * STAGES // 1000
             output = sum(
                 weight * denoise(tiny.params, state.x, t, bank[index][stage][None])
-                for index, weight in zip(request.rows, request.weights, strict=True)
+                for index, weight in zip(request.rows, request.weights if guided else guidance.cfg(1), strict=True)
                 if weight
             )
             state = solver_step(state, row, output)
@@ -89,6 +89,19 @@ def test_the_scan_is_the_loop(bank, paint, by_hand, solver):
         expected = by_hand(bank, request, solver)
         np.testing.assert_allclose(ours, expected, atol=1e-3)
         assert expected.std() > 0.05
+
+
+@pytest.mark.parametrize("weights", [guidance.cfg(3), guidance.paper(2, 0.5, 1.5), guidance.cfg(0)])
+def test_where_guidance_is_limited_the_prompt_counts_alone(bank, paint, by_hand, weights):
+    request, guided_steps = Request(HOUSE_ROWS, weights, 3), np.array([False, True, True, False])
+    (ours,) = paint(bank, [request], guided_steps=guided_steps)
+    np.testing.assert_allclose(ours, by_hand(bank, request, "dpmpp_2m", guided_steps), atol=1e-3)
+    (always,) = paint(bank, [request])
+    assert difference(ours, always) > 2
+    programs = sampling.paint_batch._cache_size()
+    (all_steps,) = paint(bank, [request], guided_steps=np.ones(STEPS, bool))
+    assert difference(all_steps, always) <= 1
+    assert sampling.paint_batch._cache_size() == programs, "which steps are guided is not compiled in"
 
 
 def test_a_picture_does_not_depend_on_its_batch(bank, paint):
@@ -153,7 +166,7 @@ def asked(monkeypatch):
     """What the compiled program is asked for: conditionings, weights and seeds of each batch. It paints nothing."""
     asked = []
 
-    def paint_batch(networks, params, table, conditionings, weights, seeds, content, *, size):
+    def paint_batch(networks, params, table, conditionings, weights, seeds, content, guided_steps, *, size, full):
         asked.append((conditionings, weights, seeds))
         return np.zeros((len(seeds), *size, 3), np.float32)
 

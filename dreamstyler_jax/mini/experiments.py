@@ -31,6 +31,12 @@ from dreamstyler_jax.style import Style
 SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)  # of ls and lc in the sweep
 NULL_SCALE = 2.0  # ln in the sweep
 STRENGTHS, CONTROL_SCALES = (0.4, 0.6, 0.8, 1.0), (0.0, 0.4, 0.8)  # of repainted photos
+REFERENCES = {  # of each table, the row that the others are compared with
+    "stages": "T = 1",
+    "bounds": "no inversion",
+    "ablation": "textual inversion",
+    "limits": "guided from 0 to 1",
+}
 GAINS = ("text", "truth", "distance")  # marks that are compared painter by painter
 
 
@@ -39,8 +45,10 @@ class Method(NamedTuple):
 
     ``lesson``: how the style is learned, None for no learning at all. ``weights``: of guidance. ``trained``: asked of
     trained painters, whose own names then stand for the style. ``strength``, ``control_scale``: how photos of what is
-    asked for are repainted; 0 for pictures from the prompt alone. A ``prompt`` without {context} names nothing to be
-    seen, and the marks are then what of the picture learned from is seen all the same.
+    asked for are repainted; 0 for pictures from the prompt alone. ``limits``: the part of the sampling that is guided.
+
+    A ``prompt`` without {context} names nothing to be seen, and the marks are then what of the picture learned from is
+    seen all the same.
     """
 
     name: str
@@ -50,6 +58,7 @@ class Method(NamedTuple):
     trained: bool = False
     strength: float = 0.0
     control_scale: float = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
 
 def _learned(name: str, weights: np.ndarray | None = None, **lesson) -> Method:
@@ -74,6 +83,10 @@ EXPERIMENTS: dict[str, list[Method]] = {
         for ls in SCALES
         for lc in SCALES
     ],
+    "limits": [
+        _learned(f"guided from {start:g} to {end:g}", stages=6)._replace(limits=(start, end))
+        for start, end in ((0.0, 1.0), (0.0, 0.8), (0.0, 0.5), (0.2, 1.0), (0.2, 0.8))
+    ],
     "leakage": [
         Method("own word, nothing named", None, prompt=UNNAMED, trained=True),
         Method("learned without context prompt", Lesson(stages=6, context=False), prompt=UNNAMED),
@@ -96,7 +109,7 @@ class ExperimentsConfig:
     model: str = str(EMBEDDED_MODEL)
     """Folder of an embedded model."""
     experiments: list[str] = dataclasses.field(default_factory=lambda: list(EXPERIMENTS))
-    """Which of bounds, stages, ablation, guidance, leakage, transfer to run."""
+    """Which of bounds, stages, ablation, guidance, limits, leakage, transfer to run."""
     painters: int = 32
     """Held-out painters, 32 at most."""
     questions: int = 20
@@ -170,7 +183,7 @@ class Laboratory:
         if "{context}" not in method.prompt:
             pictures = paint(self.model, texts[:1], styles, weights, len(texts) * seeds, self.config.steps)
             return [average(self.examiner.seen_again(exam, some[0])) for some in pictures]
-        pictures = paint(self.model, texts, styles, weights, seeds, self.config.steps)
+        pictures = paint(self.model, texts, styles, weights, seeds, self.config.steps, method.limits)
         return [average(self.examiner.marks(exam, some)) for some in pictures]
 
     def transfer_marks(self, exam: Exam, pictures: np.ndarray) -> dict[str, float]:
@@ -218,7 +231,7 @@ def groups(methods: list[Method]) -> Iterator[list[Method]]:
     found: dict[tuple, list[Method]] = {}
     for method in methods:
         rows = tuple(np.flatnonzero(method.weights))
-        found.setdefault((method.lesson, method.prompt, method.trained, rows), []).append(method)
+        found.setdefault((method.lesson, method.prompt, method.trained, rows, method.limits), []).append(method)
     return iter(found.values())
 
 
@@ -278,7 +291,7 @@ def run(config: ExperimentsConfig) -> None:
         if name == "transfer":
             found |= laboratory.ends()
         results[name] = found
-        reference = {"stages": "T = 1", "bounds": "no inversion", "ablation": "textual inversion"}.get(name)
+        reference = REFERENCES.get(name)
         print(f"\n{name}\n\n{table(found, reference)}\n", flush=True)
         if name == "transfer":
             print(f"{control_gains(found)}\n", flush=True)

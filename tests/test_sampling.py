@@ -91,7 +91,7 @@ def test_the_scan_is_the_loop(bank, paint, by_hand, solver):
         assert expected.std() > 0.05
 
 
-@pytest.mark.parametrize("weights", [guidance.cfg(3), guidance.paper(2, 0.5, 1.5), guidance.cfg(0)])
+@pytest.mark.parametrize("weights", [guidance.paper(2, 0.5, 1.5), guidance.cfg(0)])
 def test_where_guidance_is_limited_the_prompt_counts_alone(bank, paint, by_hand, weights):
     request, guided_steps = Request(HOUSE_ROWS, weights, 3), np.array([False, True, True, False])
     (ours,) = paint(bank, [request], guided_steps=guided_steps)

@@ -180,10 +180,12 @@ class Laboratory:
             pictures = repaint(self.repainter, texts, styles, exam.photos, asked, self.config.steps)
             return [self.transfer_marks(exam, some) for some in pictures]
         weights, seeds = [np.asarray(m.weights, np.float32) for m in methods], self.config.seeds
-        if "{context}" not in method.prompt:
-            pictures = paint(self.model, texts[:1], styles, weights, len(texts) * seeds, self.config.steps)
-            return [average(self.examiner.seen_again(exam, some[0])) for some in pictures]
+        unnamed = "{context}" not in method.prompt
+        if unnamed:
+            texts, seeds = texts[:1], len(texts) * seeds
         pictures = paint(self.model, texts, styles, weights, seeds, self.config.steps, method.limits)
+        if unnamed:
+            return [average(self.examiner.seen_again(exam, some[0])) for some in pictures]
         return [average(self.examiner.marks(exam, some)) for some in pictures]
 
     def transfer_marks(self, exam: Exam, pictures: np.ndarray) -> dict[str, float]:
@@ -279,7 +281,6 @@ def run(config: ExperimentsConfig) -> None:
     """Measures, prints the tables and leaves ``results.json`` and the charts; a shard leaves its marks alone."""
     laboratory = Laboratory(config)
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
-    own = [laboratory.truth(painter) for painter in laboratory.painters(NO_INVERSION)]
     for name in config.experiments:
         found: dict[str, list[dict[str, float]]] = {}
         for group in groups(EXPERIMENTS[name]):
@@ -287,7 +288,7 @@ def run(config: ExperimentsConfig) -> None:
         if parse_shard(config.shard)[1] > 1:
             continue
         if name == "bounds":
-            found["painter's own"] = own
+            found["painter's own"] = [laboratory.truth(painter) for painter in laboratory.painters(NO_INVERSION)]
         if name == "transfer":
             found |= laboratory.ends()
         results[name] = found

@@ -213,8 +213,8 @@ def cache_in(folder: str) -> Iterator[None]:
             yield
 
 
-def measure(work: Work, repeats: int) -> dict[str, Any]:
-    """Everything about one piece of work: seconds, operations, bytes."""
+def build(work: Work) -> tuple[dict[str, Any], Any]:
+    """What it takes to make the program of a work, seconds, operations and bytes; and the program."""
     trace = functools.partial(work.function.trace, *work.arguments, **work.keywords)
     tracing, traced = timed(trace)
     lowering, lowered = timed(traced.lower)
@@ -223,23 +223,47 @@ def measure(work: Work, repeats: int) -> dict[str, Any]:
         jax.clear_caches()
         lowered = trace().lower()
         cached, compiled = timed(lowered.compile)
-    seconds, arguments = [], work.arguments
-    for _ in range(1 + repeats):
-        dynamic = [argument for argument in arguments if not isinstance(argument, Networks)]
-        elapsed, result = timed(compiled, *dynamic)
-        seconds.append(elapsed)
-        arguments = work.again(arguments, result)
     memory = compiled.memory_analysis()
-    return {
+    found = {
         "trace_s": tracing,
         "lower_s": lowering,
         "compile_s": compiling,
         "compile_cached_s": cached,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes_in_use": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
-        **statistics(seconds[1:], work.images, work.steps, flops(traced.jaxpr)),
+        "flop": flops(traced.jaxpr),
     }
+    return found, compiled
+
+
+def measure(work: Work, repeats: int) -> dict[str, Any]:
+    """Everything about one piece of work: seconds, operations, bytes."""
+    found, compiled = build(work)
+    seconds, arguments = [], work.arguments
+    for _ in range(1 + repeats):
+        dynamic = [argument for argument in arguments if not isinstance(argument, Networks)]
+        elapsed, result = timed(compiled, *dynamic)
+        seconds.append(elapsed)
+        arguments = work.again(arguments, result)
+    return found | statistics(seconds[1:], work.images, work.steps, found["flop"])
+
+
+def measure_grid(config: BenchmarkConfig, model: StableDiffusion) -> dict[str, Any]:
+    """As `measure`, of a grid from its prompts to the files of its pictures; its program is that of ``cfg``."""
+    found, _ = build(work_of("cfg", config, model))
+    seeds = f"0:{GRID_BATCHES * config.batch}"
+    wanted = SampleConfig(steps=[config.steps], batch_size=config.batch, seeds=seeds, dtype=config.dtype)
+    styles, size = {"style": initial_style(model)}, model.size(config.resolution, config.resolution)
+    cells = grid.make_cells(wanted, model, {"": [PROMPT]}, styles, ["style"], size)
+    shape = grid.shape_of(cells, config.batch)
+
+    def loop() -> None:
+        with tempfile.TemporaryDirectory() as folder, Writer(Gallery(Path(folder))) as writer:
+            for cell, picture in grid.paint(model, cells, styles, shape):
+                writer.save(cell, picture)
+
+    seconds = [timed(loop)[0] for _ in range(1 + config.repeats)]
+    return found | statistics(seconds[1:], len(cells), GRID_BATCHES * config.steps, GRID_BATCHES * found["flop"])
 
 
 def statistics(seconds: list[float], images: int, steps: int, operations: int) -> dict[str, Any]:
@@ -253,26 +277,8 @@ def statistics(seconds: list[float], images: int, steps: int, operations: int) -
         "steps_per_s": steps / median,
         "flop": operations,
         "flop_per_s": operations / median,
+        "peak_bytes_in_use": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
     }
-
-
-def measure_grid(config: BenchmarkConfig, model: StableDiffusion) -> dict[str, Any]:
-    """As `measure`, of a grid from its prompts to the files of its pictures; its program is that of ``cfg``."""
-    program = measure(work_of("cfg", config, model), 1)
-    seeds = f"0:{GRID_BATCHES * config.batch}"
-    wanted = SampleConfig(steps=[config.steps], batch_size=config.batch, seeds=seeds, dtype=config.dtype)
-    styles, size = {"style": initial_style(model)}, model.size(config.resolution, config.resolution)
-    cells = grid.make_cells(wanted, model, {"": [PROMPT]}, styles, ["style"], size)
-    shape = grid.shape_of(cells, config.batch)
-
-    def loop() -> None:
-        with tempfile.TemporaryDirectory() as folder, Writer(Gallery(Path(folder))) as writer:
-            for cell, picture in grid.paint(model, cells, styles, shape):
-                writer.save(cell, picture)
-
-    seconds = [timed(loop)[0] for _ in range(1 + config.repeats)]
-    steps, operations = GRID_BATCHES * config.steps, GRID_BATCHES * program["flop"]
-    return {**program, **statistics(seconds[1:], len(cells), steps, operations)}
 
 
 def peak(dtype: str) -> tuple[float, str]:
@@ -343,8 +349,10 @@ def run(config: BenchmarkConfig) -> None:
     )
     lines = []
     for setting, name in itertools.product(config.settings(), config.measure):
-        of_grid = name == "grid"
-        result = measure_grid(setting, model) if of_grid else measure(work_of(name, setting, model), config.repeats)
+        if name == "grid":
+            result = measure_grid(setting, model)
+        else:
+            result = measure(work_of(name, setting, model), config.repeats)
         own = {**dataclasses.asdict(setting), "measure": name, "utilisation": result["flop_per_s"] / most}
         lines.append(json.dumps({**own, **result, **shared}))
         print(row({**own, **result}), flush=True)

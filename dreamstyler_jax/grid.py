@@ -81,11 +81,11 @@ class Cell:
     guidance_end: float = 1.0
 
     def parameters(self) -> dict[str, Any]:
-        """All of them by name, but for a checkpoint, content or limits of guidance that there are none of."""
+        """All of them by name, but for what has a default and is as usual: checkpoint, content, limits of guidance."""
         own = dataclasses.asdict(self)
         repaint = own.pop("repaint") or {}
-        absent = {"checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0}
-        return {name: value for name, value in own.items() if name not in absent or value != absent[name]} | repaint
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in own.items() if value != usual[name]} | repaint
 
     @functools.cached_property
     def id(self) -> str:
@@ -100,10 +100,9 @@ class Cell:
         return negative, named, prompts.context_only(named), prompts.style_only(named)
 
     @property
-    def limits(self) -> tuple[float, float] | None:
-        """The part of the sampling, from 0 to 1, that is guided; None: all of it."""
-        limits = self.guidance_start, self.guidance_end
-        return None if limits == (0, 1) else limits
+    def limits(self) -> tuple[float, float]:
+        """The part of the sampling, from 0 to 1, that is guided."""
+        return self.guidance_start, self.guidance_end
 
     @property
     def weights(self) -> np.ndarray:
@@ -223,7 +222,7 @@ class Shape(NamedTuple):
 def shape_of(cells: Sequence[Cell], batch_size: int) -> Shape:
     """The shape of a grid: batches of ``batch_size``, or less where no program has so many cells to paint."""
     largest = max(collections.Counter(map(_program, cells)).values())
-    always = [sampling.FULL] if any(cell.limits for cell in cells) else []
+    always = [sampling.FULL] if any(cell.limits != (0, 1) for cell in cells) else []
     return Shape(min(batch_size, largest), rows_needed(np.stack([cell.weights for cell in cells]), always))
 
 
@@ -255,7 +254,7 @@ def paint(
         first = group[0]
         strength = first.repaint.strength if first.repaint else 1.0
         table = solver_table(first.solver, model.networks.schedule, first.steps, strength=strength)
-        guided = steps_within(*first.limits, len(table.timesteps)) if first.limits else None
+        guided = steps_within(*first.limits, len(table.timesteps))
         size = studio.size(first) if first.repaint else (first.height, first.width)
         for start in range(0, len(group), _BLOCK * batch_size):
             block = group[start : start + _BLOCK * batch_size]

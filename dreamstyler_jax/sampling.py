@@ -164,10 +164,13 @@ def paint(
       contents: the pictures that the requests repaint, [C, ...] each.
       needed: the rows of guidance to compute; those that these requests need unless said otherwise.
       guided_steps: bool[N], the solver's steps that are guided, the others having the full prompt alone; None: all.
+        Where that is all of them, too, the program has no such choice to make.
 
     Yields:
       float32[height, width, 3], about [-1, 1].
     """
+    if guided_steps is not None and guided_steps.all():
+        guided_steps = None
     if needed is None:
         always = () if guided_steps is None else (FULL,)
         needed = rows_needed(np.stack([request.weights for request in requests]), always)

@@ -108,11 +108,15 @@ def test_everything_is_measured_and_written_down(tiny_folder, tmp_path, capsys):
 
 def test_a_grid_is_measured_to_its_last_file(tiny, monkeypatch):
     written = []
-    monkeypatch.setattr(benchmark.Gallery, "save", lambda gallery, cell, picture: written.append(cell.seed))
-    monkeypatch.setattr(benchmark, "measure", lambda work, repeats: {"flop": of_work(work)})
+
+    def save(gallery, cell, picture, save=benchmark.Gallery.save):
+        save(gallery, cell, picture)
+        written.append((gallery.folder / gallery.lines[cell.id]["file"]).exists())
+
+    monkeypatch.setattr(benchmark.Gallery, "save", save)
+    monkeypatch.setattr(benchmark, "build", lambda work: ({"flop": of_work(work)}, None))
     result = benchmark.measure_grid(CONFIG, tiny)
-    runs = 1 + CONFIG.repeats
-    assert written == [*range(benchmark.GRID_BATCHES * BATCH)] * runs
+    assert written == [True] * benchmark.GRID_BATCHES * BATCH * (1 + CONFIG.repeats)
     assert result["images_per_s"] == pytest.approx(benchmark.GRID_BATCHES * BATCH / result["median_s"])
     assert result["flop"] == benchmark.GRID_BATCHES * of_work(work_of("cfg", CONFIG, tiny))
 

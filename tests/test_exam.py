@@ -1,6 +1,5 @@
 """The examination of styles on the embedded model, and the experiments made of it."""
 
-import itertools
 import json
 
 import numpy as np
@@ -102,6 +101,7 @@ def test_what_is_seen_again_is_what_the_picture_shows(exams, model, referee):
 def test_a_prompt_that_names_nothing_is_painted_with_as_many_seeds(tmp_path, monkeypatch):
     method = experiments.Method("unnamed", None, prompt=experiments.UNNAMED, trained=True)
     monkeypatch.setattr(experiments, "EXPERIMENTS", {"leakage": [method]})
+    monkeypatch.setattr(experiments, "PAIRS", {})
     asked = []
 
     def paint(model, texts, styles, weights, seeds, steps, limits):
@@ -159,21 +159,19 @@ def test_a_run_reports_every_method_and_goes_on_where_it_stopped(tmp_path, monke
     assert all(f"| {name} |" in table for name in results)
 
 
-def test_the_gain_over_the_reference_is_paired():
-    rows = lambda *values: [dict.fromkeys(experiments.GAINS, value) for value in values]  # noqa: E731
-    table = experiments.table({"a": rows(0.1, 0.9), "b": rows(0.0, 0.8)}, "a")
-    assert "| b | " + "0.40 ± 5.08 | " * 3 + "-0.10 ± 0.00 | " * 3 in table + " "
+def test_gains_are_paired():
+    rows = lambda *values: [{"text": value} for value in values]  # noqa: E731
+    results = {"a": rows(0.1, 0.9), "b": rows(0.0, 0.8)}
+    assert "| a | 0.50 ± 5.08 |" in experiments.table(results)
+    gains = experiments.table(experiments.gains(results, [("b", "a")]))
+    assert gains.splitlines()[-1] == "| b, more than a | -0.10 ± 0.00 |"
 
 
-def test_what_control_adds_is_paired_and_of_one_strength():
-    def rows(scale, strength):
-        """Of two painters, far apart, to whom control adds its scale."""
-        return [{"structure": strength + scale + apart, "truth": strength - scale + apart} for apart in (0, 50)]
-
-    every = itertools.product(experiments.CONTROL_SCALES, experiments.STRENGTHS)
-    table = experiments.control_gains({f"control {scale}, strength {s}": rows(scale, s) for scale, s in every})
-    for scale, strength in itertools.product(experiments.CONTROL_SCALES[1:], experiments.STRENGTHS):
-        assert f"| control {scale}, strength {strength} | {scale:.2f} ± 0.00 | {-scale:.2f} ± 0.00 |" in table
+def test_every_pair_is_of_methods_that_are_measured_on_the_same_painters():
+    for name, pairs in experiments.PAIRS.items():
+        methods = {method.name: method for method in experiments.EXPERIMENTS[name]}
+        of_trained = {methods[one].trained for pair in pairs for one in pair if one != "painter's own"}
+        assert of_trained == {False}, name
 
 
 @pytest.mark.parametrize("wrong", [{"painters": 33}, {"experiments": ["stage"]}, {"shard": "2/2"}])

@@ -77,7 +77,6 @@ def test_limits_that_are_none_are_not_in_the_id_nor_in_the_definition():
     assert not {"guidance_start", "guidance_end"} & CELL.parameters().keys()
     limited = dataclasses.replace(CELL, guidance_end=0.7)
     assert limited.parameters() == {**CELL.parameters(), "guidance_end": 0.7}
-    assert (CELL.limits, limited.limits) == (None, (0.0, 0.7))
 
 
 # The product

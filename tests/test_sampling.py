@@ -99,8 +99,9 @@ def test_where_guidance_is_limited_the_prompt_counts_alone(bank, paint, by_hand,
     (always,) = paint(bank, [request])
     assert difference(ours, always) > 2
     programs = sampling.paint_batch._cache_size()
-    (all_steps,) = paint(bank, [request], guided_steps=np.ones(STEPS, bool))
-    assert difference(all_steps, always) <= 1
+    (later,) = paint(bank, [request], guided_steps=~guided_steps)
+    assert difference(ours, later) > 2
+    np.testing.assert_array_equal(paint(bank, [request], guided_steps=np.ones(STEPS, bool))[0], always)
     assert sampling.paint_batch._cache_size() == programs, "which steps are guided is not compiled in"
 
 

@@ -113,9 +113,7 @@ def paint(
     conditionings, rows = _encode(model, texts, styles)
     requests = [sampling.Request(row, weight, seed) for weight in weights for row in rows for seed in range(seeds)]
     table = solver_table("dpmpp_2m", model.networks.schedule, steps)
-    options = dict(size=model.size(None, None), batch_size=20)
-    if limits != (0, 1):
-        options |= {"guided_steps": steps_within(*limits, steps)}
+    options = dict(size=model.size(None, None), batch_size=20, guided_steps=steps_within(*limits, steps))
     painted = sampling.paint(model, table, conditionings, requests, **options)
     pictures = np.clip(np.stack(list(painted)), -1, 1)
     return pictures.reshape(len(weights), len(texts), seeds, *pictures.shape[1:])

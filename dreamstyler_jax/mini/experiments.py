@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,13 +31,6 @@ from dreamstyler_jax.style import Style
 SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)  # of ls and lc in the sweep
 NULL_SCALE = 2.0  # ln in the sweep
 STRENGTHS, CONTROL_SCALES = (0.4, 0.6, 0.8, 1.0), (0.0, 0.4, 0.8)  # of repainted photos
-REFERENCES = {  # of each table, the row that the others are compared with
-    "stages": "T = 1",
-    "bounds": "no inversion",
-    "ablation": "textual inversion",
-    "limits": "guided from 0 to 1",
-}
-GAINS = ("text", "truth", "distance")  # marks that are compared painter by painter
 
 
 class Method(NamedTuple):
@@ -95,6 +88,25 @@ EXPERIMENTS: dict[str, list[Method]] = {
     "transfer": [
         Method(f"control {scale}, strength {strength}", Lesson(stages=6), strength=strength, control_scale=scale)
         for scale in CONTROL_SCALES
+        for strength in STRENGTHS
+    ],
+}
+PAIRS: dict[str, list[tuple[str, str]]] = {  # of methods whose marks are compared painter by painter
+    "bounds": [("painter's own", "no inversion")],
+    "stages": [
+        *((method.name, "T = 1") for method in EXPERIMENTS["stages"][1:]),
+        *(("T = 6", other) for other in ("T = 12", "T = 1, V = 2", "T = 1, V = 6")),
+    ],
+    "ablation": [(method.name, before.name) for before, method in itertools.pairwise(EXPERIMENTS["ablation"])],
+    "guidance": [
+        *((f"ls = {ls}, lc = {lc}", f"ls = 0.0, lc = {lc}") for lc in SCALES for ls in (1.0, 3.0)),
+        *((f"ls = {ls}, lc = {lc}", f"ls = {ls}, lc = 0.0") for ls in SCALES for lc in (1.0, 3.0)),
+    ],
+    "limits": [(method.name, "guided from 0 to 1") for method in EXPERIMENTS["limits"][1:]],
+    "leakage": [("learned with context prompt", "learned without context prompt")],
+    "transfer": [
+        (f"control {scale}, strength {strength}", f"control {CONTROL_SCALES[0]}, strength {strength}")
+        for scale in CONTROL_SCALES[1:]
         for strength in STRENGTHS
     ],
 }
@@ -237,31 +249,29 @@ def groups(methods: list[Method]) -> Iterator[list[Method]]:
     return iter(found.values())
 
 
-def table(results: Mapping[str, list[dict[str, float]]], reference: str | None = None) -> str:
-    """Markdown: a row per method, mean and 95 % interval over painters; last the gains over ``reference``, paired."""
-    names = list(next(iter(results.values()))[0])
-    gains = GAINS if reference else ()
-    heads = [*names, *(f"{name} more than {reference}" for name in gains)]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+def table(results: Mapping[str, list[dict[str, float]]]) -> str:
+    """Markdown: a row per method, mean and 95 % interval over painters."""
+    lines: list[str] = []
     for method, rows in results.items():
+        names = list(rows[0])
+        if not lines:
+            lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
         cells = [str(scores.estimate([row[name] for row in rows])) for name in names]
-        for name in gains:
-            comparable = method != reference and len(rows) == len(results[reference])
-            pairs = zip(rows, results[reference], strict=True) if comparable else ()
-            cells.append(str(scores.estimate([own[name] - other[name] for own, other in pairs])) if comparable else "")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def control_gains(results: Mapping[str, list[dict[str, float]]]) -> str:
-    """Markdown: what control adds to structure and style at the same strength, paired over painters."""
-    lines = ["| more than without control | structure | truth |", "|---|---|---|"]
-    for scale, strength in itertools.product(CONTROL_SCALES[1:], STRENGTHS):
-        method = f"control {scale}, strength {strength}"
-        pairs = list(zip(results[method], results[f"control {CONTROL_SCALES[0]}, strength {strength}"], strict=True))
-        gains = [scores.estimate([own[name] - other[name] for own, other in pairs]) for name in ("structure", "truth")]
-        lines.append(f"| {method} | " + " | ".join(map(str, gains)) + " |")
-    return "\n".join(lines)
+def gains(
+    results: Mapping[str, list[dict[str, float]]], pairs: Sequence[tuple[str, str]]
+) -> dict[str, list[dict[str, float]]]:
+    """By how much the marks of the first method of each pair are above the second's, painter by painter."""
+    more = {}
+    for method, other in pairs:
+        rows = zip(results[method], results[other], strict=True)
+        more[f"{method}, more than {other}"] = [
+            {name: own[name] - theirs[name] for name in own} for own, theirs in rows
+        ]
+    return more
 
 
 def chart_of(name: str, results: Mapping[str, list[dict[str, float]]]) -> Image.Image:
@@ -292,10 +302,7 @@ def run(config: ExperimentsConfig) -> None:
         if name == "transfer":
             found |= laboratory.ends()
         results[name] = found
-        reference = REFERENCES.get(name)
-        print(f"\n{name}\n\n{table(found, reference)}\n", flush=True)
-        if name == "transfer":
-            print(f"{control_gains(found)}\n", flush=True)
+        print(f"\n{name}\n\n{table(found)}\n\n{table(gains(found, PAIRS.get(name, [])))}\n", flush=True)
         write_atomic(Path(config.output) / "results.json", json.dumps(results, indent=1).encode())
         if name != "leakage":
             images.save_png(Path(config.output) / f"{name}.png", chart_of(name, found))

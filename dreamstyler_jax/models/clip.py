@@ -213,7 +213,7 @@ class CLIPVisionEmbeddings(nnx.Module):
 
     def __init__(self, config: CLIPVisionConfig, *, rngs: nnx.Rngs):
         width, patch = config.hidden_size, config.patch_size
-        self.class_embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (width,)))
+        self.class_embedding = nnx.Param(UNSET(rngs.params(), (width,)))
         self.patch_embedding = nnx.Conv(
             config.num_channels, width, (patch, patch), strides=patch, padding="VALID", use_bias=False,
             kernel_init=UNSET, rngs=rngs,

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.models.convolution import Conv3x3
+from dreamstyler_jax.models.convolution import UNSET, Conv3x3
 from dreamstyler_jax.models.layers import (
     ACTIVATIONS,
     Conv1x1,
@@ -168,7 +168,7 @@ class AttentionPooling(nnx.Module):
 
     def __init__(self, features: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
-        self.positional_embedding = nnx.Param(nnx.initializers.normal(features**-0.5)(rngs.params(), (1, features)))
+        self.positional_embedding = nnx.Param(UNSET(rngs.params(), (1, features)))
         self.q_proj = Linear(features, features, rngs=rngs)
         self.k_proj = Linear(features, features, rngs=rngs)
         self.v_proj = Linear(features, features, rngs=rngs)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
@@ -183,7 +184,8 @@ def paint(
         weights = np.stack([request.weights[list(needed)] for request in filled], 1)
         seeds = np.array([request.seed for request in filled], np.uint32)
         content = _content(contents, filled, needed, model.networks.guess_mode)
-        batch = table, conditionings[chosen], weights, seeds, content, guided_steps
+        states = jnp.take(conditionings, chosen, axis=0, mode="clip")  # one small program, where indexing makes six
+        batch = table, states, weights, seeds, content, guided_steps
         images = paint_batch(model.networks, model.everywhere, *batch, size=size, full=full)
         return len(group), images
 

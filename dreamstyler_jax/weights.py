@@ -174,10 +174,13 @@ def tensor_name(path: ParamPath) -> str:
 
 def _abstract_model(cls: type[nnx.Module], config: ModelConfig) -> tuple[nnx.GraphDef, dict[ParamPath, tuple]]:
     """The module's structure and the shapes of its parameters by path, without making any array."""
-    key = jax.random.key(0)
-    # An nnx.Rngs counts its keys inside the trace, in time quadratic in their number: 13 s for a full UNet, not 2.
-    rngs = types.SimpleNamespace(params=lambda: key)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: cls(config, rngs=rngs)))
+
+    def build() -> nnx.Module:
+        # An nnx.Rngs counts its keys inside the trace, in time quadratic in their number: 13 s for a full UNet, not 2.
+        key = jax.random.key(0)
+        return cls(config, rngs=types.SimpleNamespace(params=lambda: key))
+
+    graphdef, state = nnx.split(nnx.eval_shape(build))
     return graphdef, {path: variable.shape for path, variable in nnx.to_flat_state(state)}
 
 

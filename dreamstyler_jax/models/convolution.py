@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from dreamstyler_jax.models import winograd
+
 # Weights are read, or drawn by `weights.init_model`; to trace a random initialiser for each would take longer.
 UNSET = nnx.initializers.zeros
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
+ONE_AROUND = ((1, 1), (1, 1))
 
 
 class Conv3x3(nnx.Conv):
@@ -49,7 +52,10 @@ class Conv3x3(nnx.Conv):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     """Cross-correlation of ``x`` ``[B, H, W, in]`` with ``kernel`` ``[h, w, in, out]``, both of one dtype."""
-    return _convolve(x, kernel, padding, stride=stride)
+    direct = functools.partial(_convolve, padding=padding, stride=stride)
+    if stride == 1 and padding == ONE_AROUND and winograd.pays(x, kernel):
+        return lax.platform_dependent(x, kernel, cpu=winograd.winograd, default=direct)
+    return direct(x, kernel)
 
 
 def _convolve(
@@ -74,11 +80,13 @@ def _backward(stride: int, padding: Padding, residuals: tuple[Array, Array], dy:
 
 
 def _gradients(stride: int, padding: Padding, x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
-    """Gradients by ``x`` and by ``kernel`` as plain NHWC/HWIO convolutions, or as a matrix product on small maps."""
+    """Gradients by ``x`` and by ``kernel`` as NHWC/HWIO convolutions, or as a matrix product on small maps."""
     size, reach, out = x.shape[1:3], kernel.shape[:2], dy.shape[1:3]
     rest = [s + sum(p) - k - (o - 1) * stride for s, p, k, o in zip(size, padding, reach, out, strict=True)]
     if dy[..., 0].size < dy.shape[-1]:
         dx = _by_patches(stride, padding, x, kernel, dy)
+    elif stride == 1 and padding == ONE_AROUND and winograd.pays(dy, kernel):
+        dx = winograd.winograd(dy, kernel[::-1, ::-1], transposed=True)
     else:
         full = tuple((k - 1 - p[0], k - 1 - p[1] + r) for k, p, r in zip(reach, padding, rest, strict=True))
         dx = _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), full, spread=stride)

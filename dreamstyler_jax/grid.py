@@ -23,7 +23,7 @@ from dreamstyler_jax.config import SampleConfig, parse_seeds
 from dreamstyler_jax.guidance import rows_needed, weights_for
 from dreamstyler_jax.pipeline import StableDiffusion
 from dreamstyler_jax.sampling import Request
-from dreamstyler_jax.solvers import solver_table, steps_within
+from dreamstyler_jax.solvers import solver_table, steps_apart, steps_within
 from dreamstyler_jax.style import Style, at_step
 from dreamstyler_jax.transfer import Content
 
@@ -79,9 +79,10 @@ class Cell:
     repaint: Repaint | None = None
     guidance_start: float = 0.0
     guidance_end: float = 1.0
+    cache_interval: int = 1
 
     def parameters(self) -> dict[str, Any]:
-        """All of them by name, but for what has a default and is as usual: checkpoint, content, limits of guidance."""
+        """All of them by name, but for what has a default and is as usual: from ``checkpoint`` on."""
         own = dataclasses.asdict(self)
         repaint = own.pop("repaint") or {}
         usual = {field.name: field.default for field in dataclasses.fields(self)}
@@ -162,6 +163,7 @@ def make_cells(
                 model_hash=model.hash,
                 guidance_start=config.guidance_start,
                 guidance_end=config.guidance_end,
+                cache_interval=config.cache_interval,
                 checkpoint=checkpoint,
                 repaint=repaint,
             )
@@ -228,7 +230,8 @@ def shape_of(cells: Sequence[Cell], batch_size: int) -> Shape:
 
 def _program(cell: Cell) -> tuple:
     """Cells of one program and one table."""
-    return cell.solver, cell.steps, cell.limits, cell.height, cell.width, cell.repaint and cell.repaint.strength
+    of_steps = cell.solver, cell.steps, cell.limits, cell.cache_interval
+    return *of_steps, cell.height, cell.width, cell.repaint and cell.repaint.strength
 
 
 def paint(
@@ -254,15 +257,18 @@ def paint(
         first = group[0]
         strength = first.repaint.strength if first.repaint else 1.0
         table = solver_table(first.solver, model.networks.schedule, first.steps, strength=strength)
-        guided = steps_within(*first.limits, len(table.timesteps))
+        steps = len(table.timesteps)
+        chosen = dict(
+            guided_steps=steps_within(*first.limits, steps), deep_steps=steps_apart(first.cache_interval, steps)
+        )
         size = studio.size(first) if first.repaint else (first.height, first.width)
         for start in range(0, len(group), _BLOCK * batch_size):
             block = group[start : start + _BLOCK * batch_size]
             bank, requests = _encode(model, block, styles, needed)
             contents = None
             if first.repaint:
-                contents, requests = studio.set_up(block, requests, len(table.timesteps))
-            options = dict(size=size, batch_size=batch_size, needed=needed, contents=contents, guided_steps=guided)
+                contents, requests = studio.set_up(block, requests, steps)
+            options = dict(size=size, batch_size=batch_size, needed=needed, contents=contents, **chosen)
             for cell, picture in zip(block, sampling.paint(model, table, bank, requests, **options), strict=True):
                 yield cell, picture[: cell.height, : cell.width]
 

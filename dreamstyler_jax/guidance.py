@@ -45,6 +45,11 @@ def rows_needed(weights: np.ndarray, always: Sequence[int] = ()) -> list[int]:
     return [row for row in range(len(ROWS)) if row in always or np.any(weights[:, row])]
 
 
+def by_row(function: Callable[[Array, Array, Any], Any]) -> Callable[[Array, Array, Any], Any]:
+    """``(x, t, states)`` for several rows: ``states`` and the result with a leading axis [R], one vmapped batch."""
+    return jax.vmap(function, in_axes=(None, None, 0))
+
+
 def guided(denoise: Callable[[Array, Array, Any], Array], weights: Array) -> Callable[[Array, Array, Any], Array]:
     """The denoiser that follows several prompts at once.
 
@@ -58,7 +63,7 @@ def guided(denoise: Callable[[Array, Array, Any], Array], weights: Array) -> Cal
     """
 
     def denoise_guided(x: Array, t: Array, states: Any) -> Array:
-        predictions = jax.vmap(denoise, in_axes=(None, None, 0))(x, t, states)
+        predictions = by_row(denoise)(x, t, states)
         return jnp.einsum("rb,rb...->b...", weights, predictions, precision="highest")
 
     return denoise_guided

@@ -22,7 +22,7 @@ from dreamstyler_jax.diffusion import NoiseSchedule
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.models.clip import CLIPTextConfig, CLIPTextModel
 from dreamstyler_jax.models.controlnet import ControlNetConfig, ControlNetModel
-from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
+from dreamstyler_jax.models.unet import DeepFeatures, UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
 from dreamstyler_jax.tokenizer import Tokenizer
 from dreamstyler_jax.weights import load_model, resolve_model, save_model
@@ -89,11 +89,45 @@ class Networks:
           hints: of each ControlNet; none: the UNet alone.
           scales: float32[B, K], how much each of them counts.
         """
+        unet = nnx.merge(self.unet, params["unet"])
+        residuals = self._residuals(params, latents, timesteps, states, hints, scales)
+        return unet(latents, timesteps, states, residuals).astype(jnp.float32)
+
+    def denoise_deep(
+        self,
+        params: Any,
+        latents: Array,
+        timesteps: Array,
+        states: Array,
+        hints: Sequence[Array] = (),
+        scales: Array | None = None,
+    ) -> DeepFeatures:
+        """What `denoise` spends its time on, to be kept for the timesteps that follow; arguments as there."""
+        unet = nnx.merge(self.unet, params["unet"])
+        residuals = self._residuals(params, latents, timesteps, states, hints, scales)
+        return unet.deep(latents, timesteps, states, residuals)
+
+    def denoise_surface(
+        self, params: Any, latents: Array, timesteps: Array, states: Array, deep: DeepFeatures
+    ) -> Array:
+        """The rest of `denoise`: the UNet's output float32[B, h, w, c]."""
+        unet = nnx.merge(self.unet, params["unet"])
+        return unet.surface(latents, timesteps, states, deep).astype(jnp.float32)
+
+    def _residuals(
+        self,
+        params: Any,
+        latents: Array,
+        timesteps: Array,
+        states: Array,
+        hints: Sequence[Array],
+        scales: Array | None,
+    ) -> list[Array]:
+        """What the ControlNets add to the UNet's feature maps, all together."""
         residuals: list[tuple[Array, ...]] = []
         for k, (net, hint) in enumerate(zip(self._controlnets(params), hints, strict=True)):
             residuals.append(net(latents, timesteps, states, hint, scales[:, k], guess_mode=self.guess_mode))
-        total = [sum(parts) for parts in zip(*residuals, strict=True)]
-        return nnx.merge(self.unet, params["unet"])(latents, timesteps, states, total).astype(jnp.float32)
+        return [sum(parts) for parts in zip(*residuals, strict=True)]
 
     def _controlnets(self, params: Any) -> list[ControlNetModel]:
         pairs = zip(self.controlnets, params.get("controlnets", ()), strict=True)

@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from dreamstyler_jax.devices import split_batch
 from dreamstyler_jax.diffusion import add_noise, stage_of
-from dreamstyler_jax.guidance import ROWS, guided, guided_where, rows_needed
+from dreamstyler_jax.guidance import ROWS, by_row, guided, guided_where, rows_needed
 from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step
 
@@ -56,6 +56,7 @@ def paint_batch(
     seeds: Array,
     content: Content = NOTHING,
     guided_steps: Array | None = None,
+    deep_steps: Array | None = None,
     *,
     size: tuple[int, int],
     full: int | None = None,
@@ -71,6 +72,8 @@ def paint_batch(
       seeds: uint32[B].
       content: what the images repaint.
       guided_steps: bool[N], the solver's steps that are guided; None: all of them.
+      deep_steps: bool[N], the first of them True: the solver's steps that compute the UNet's deep features, which the
+        others have of the last one before (DeepCache, Ma et al. 2024); None: all of them.
       size: height and width in pixels.
       full: the row that is left in the others.
 
@@ -78,8 +81,8 @@ def paint_batch(
       float32[B, height, width, 3], about [-1, 1].
     """
     of_part = functools.partial(_paint_part, networks, size, full)
-    paint_part = split_batch(of_part, in_axes=(None, None, 1, 1, 0, 0, None))
-    return paint_part(params, table, conditionings, weights, seeds, content, guided_steps)
+    paint_part = split_batch(of_part, in_axes=(None, None, 1, 1, 0, 0, None, None))
+    return paint_part(params, table, conditionings, weights, seeds, content, guided_steps, deep_steps)
 
 
 def _paint_part(
@@ -93,21 +96,36 @@ def _paint_part(
     seeds: Array,
     content: Content,
     guided_steps: Array | None,
+    deep_steps: Array | None,
 ) -> Array:
     """What one device paints of a batch."""
     stages = conditionings.shape[2]
     hints = networks.hints(params, content.maps)
 
-    def denoise_row(x, t, row):
-        return networks.denoise(params, x, t, row[0], hints, row[1])
+    def whole(x, t, row):
+        states, scales, _ = row
+        return networks.denoise(params, x, t, states, hints, scales)
+
+    def deep(x, t, row):
+        states, scales, _ = row
+        return networks.denoise_deep(params, x, t, states, hints, scales)
+
+    def surface(x, t, row):
+        states, _, features = row
+        return networks.denoise_surface(params, x, t, states, features)
 
     guide = guided if guided_steps is None else functools.partial(guided_where, full=full)
-    denoise = guide(denoise_row, weights)
+    denoise = guide(whole if deep_steps is None else surface, weights)
 
-    def step(state, row):
-        timestep, coefficients, scales, *here = row
+    def step(carry, row):
+        state, features = carry
+        timestep, coefficients, scales, here, anew = row
         states = lax.dynamic_index_in_dim(conditionings, stage_of(timestep, stages), axis=2, keepdims=False)
-        return solver_step(state, coefficients, denoise(state.x, timestep, (states, scales), *here)), None
+        if anew is not None:
+            prompts = states, scales, None
+            features = lax.cond(anew, lambda: by_row(deep)(state.x, timestep, prompts), lambda: features)
+        prediction = denoise(state.x, timestep, (states, scales, features), *([] if here is None else [here]))
+        return (solver_step(state, coefficients, prediction), features), None
 
     noise = initial_noise(seeds, networks.latent_shape(*size))
     if content.latents is None:
@@ -115,8 +133,13 @@ def _paint_part(
     else:
         start = add_noise(networks.schedule, content.latents, noise, table.timesteps[0])
     scales = None if content.scales is None else content.scales.transpose(1, 2, 0, 3)
-    here = () if guided_steps is None else (guided_steps,)
-    state, _ = lax.scan(step, solver_start(start), (table.timesteps, table.coefficients, scales, *here))
+    features = None
+    if deep_steps is not None:
+        first = conditionings[:, :, 0], jax.tree.map(lambda rows: rows[0], scales), None
+        shapes = jax.eval_shape(by_row(deep), start, table.timesteps[0], first)
+        features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    rows = table.timesteps, table.coefficients, scales, guided_steps, deep_steps
+    (state, _), _ = lax.scan(step, (solver_start(start), features), rows)
     return networks.decode_latents(params, state.x)
 
 
@@ -153,6 +176,7 @@ def paint(
     needed: Sequence[int] | None = None,
     contents: Contents | None = None,
     guided_steps: np.ndarray | None = None,
+    deep_steps: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
     """Paints requests in batches of one shape, the last one filled up with copies, and yields each image in order.
 
@@ -166,12 +190,12 @@ def paint(
       needed: the rows of guidance to compute; those that these requests need unless said otherwise.
       guided_steps: bool[N], the solver's steps that are guided, the others having the full prompt alone; None: all.
         Where that is all of them, too, the program has no such choice to make.
+      deep_steps: bool[N], see `paint_batch`; as for ``guided_steps``, all of them is as None.
 
     Yields:
       float32[height, width, 3], about [-1, 1].
     """
-    if guided_steps is not None and guided_steps.all():
-        guided_steps = None
+    guided_steps, deep_steps = (None if some is None or some.all() else some for some in (guided_steps, deep_steps))
     if needed is None:
         always = () if guided_steps is None else (FULL,)
         needed = rows_needed(np.stack([request.weights for request in requests]), always)
@@ -185,7 +209,7 @@ def paint(
         seeds = np.array([request.seed for request in filled], np.uint32)
         content = _content(contents, filled, needed, model.networks.guess_mode)
         states = jnp.take(conditionings, chosen, axis=0, mode="clip")  # one small program, where indexing makes six
-        batch = table, states, weights, seeds, content, guided_steps
+        batch = table, states, weights, seeds, content, guided_steps, deep_steps
         images = paint_batch(model.networks, model.everywhere, *batch, size=size, full=full)
         return len(group), images
 

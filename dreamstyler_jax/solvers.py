@@ -151,6 +151,11 @@ def steps_within(start: float, end: float, steps: int) -> np.ndarray:
     return (first >= start) & (last <= end)
 
 
+def steps_apart(interval: int, steps: int) -> np.ndarray:
+    """The first of the steps taken, and every ``interval``-th from there: bool[steps]."""
+    return np.arange(steps) % interval == 0
+
+
 def _check_name(kind: str, name: str, names: tuple[str, ...]) -> None:
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]

@@ -104,7 +104,7 @@ def test_a_prompt_that_names_nothing_is_painted_with_as_many_seeds(tmp_path, mon
     monkeypatch.setattr(experiments, "PAIRS", {})
     asked = []
 
-    def paint(model, texts, styles, weights, seeds, steps, limits):
+    def paint(model, texts, styles, weights, seeds, steps, limits, cache_interval):
         asked.append((texts, seeds))
         return np.zeros((len(weights), len(texts), seeds, 64, 64, 3), np.float32)
 

@@ -23,7 +23,7 @@ OTHER_VALUES = {
     "scales": {**CELL.scales, "null_scale": 4.0}, "solver": "ddim", "steps": 24, "height": 24, "width": 16,
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
     "checkpoint": 100, "repaint": grid.Repaint("a.png", "0" * 12, 0.8, ("edges",), 0.8, 0.0, 1.0, False),
-    "guidance_start": 0.2, "guidance_end": 0.8,
+    "guidance_start": 0.2, "guidance_end": 0.8, "cache_interval": 2,
 }  # fmt: skip
 NETWORKS = SimpleNamespace(schedule=NoiseSchedule())
 MODEL = SimpleNamespace(name="mini", hash="ba9876543210", networks=NETWORKS)
@@ -72,11 +72,29 @@ def test_the_id_does_not_depend_on_the_order_of_scales_nor_on_how_numbers_were_g
     assert as_float.id == as_int.id
 
 
-def test_limits_that_are_none_are_not_in_the_id_nor_in_the_definition():
+@pytest.mark.parametrize(("name", "value"), [("guidance_end", 0.7), ("cache_interval", 3)])
+def test_what_is_as_usual_is_not_in_the_id_nor_in_the_definition(name, value):
     """So that pictures of earlier versions are still known."""
-    assert not {"guidance_start", "guidance_end"} & CELL.parameters().keys()
-    limited = dataclasses.replace(CELL, guidance_end=0.7)
-    assert limited.parameters() == {**CELL.parameters(), "guidance_end": 0.7}
+    assert name not in CELL.parameters()
+    assert dataclasses.replace(CELL, **{name: value}).parameters() == {**CELL.parameters(), name: value}
+
+
+def test_the_sampler_is_told_which_steps_are_guided_and_which_compute_all(monkeypatch):
+    asked = []
+
+    def paint(model, table, bank, requests, *, guided_steps, deep_steps, **_):
+        asked.append((guided_steps.tolist(), deep_steps.tolist()))
+        return np.zeros((len(requests), 16, 16, 3))
+
+    monkeypatch.setattr(grid, "_encode", lambda model, cells, *_: (None, cells))
+    monkeypatch.setattr(sampling, "paint", paint)
+    cells = [
+        dataclasses.replace(CELL, steps=4, height=16, width=16, **more)
+        for more in ({}, {"guidance_end": 0.5}, {"cache_interval": 3})
+    ]
+    list(grid.paint(MODEL, cells, STYLES, grid.shape_of(cells, 8)))
+    always = [True] * 4
+    assert asked == [(always, always), ([True, True, False, False], always), (always, [True, False, False, True])]
 
 
 # The product

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from dreamstyler_jax import guidance, images, prompts, sampling
 from dreamstyler_jax.preview import preview
@@ -42,9 +43,9 @@ def bank(tiny):
 def paint(tiny):
     """The pictures of requests, as one array."""
 
-    def paint(bank, requests, *, solver="dpmpp_2m", batch_size=BATCH, size=(16, 16), guided_steps=None):
+    def paint(bank, requests, *, solver="dpmpp_2m", batch_size=BATCH, size=(16, 16), **chosen):
         table, options = solver_table(solver, tiny.networks.schedule, STEPS), dict(size=size, batch_size=batch_size)
-        return np.stack(list(sampling.paint(tiny, table, bank, requests, **options, guided_steps=guided_steps)))
+        return np.stack(list(sampling.paint(tiny, table, bank, requests, **options, **chosen)))
 
     return paint
 
@@ -52,15 +53,28 @@ def paint(tiny):
 @pytest.fixture(scope="module")
 def by_hand(tiny):
     """One picture, step by step and row by row, with the stage's states chosen in plain Python."""
-    denoise, decode = jax.jit(tiny.networks.denoise), jax.jit(tiny.networks.decode_latents)
+    networks = tiny.networks
+    denoise, deep, surface, decode = map(
+        jax.jit, (networks.denoise, networks.denoise_deep, networks.denoise_surface, networks.decode_latents)
+    )
 
-    def paint_one(bank, request, solver, guided_steps=(True,) * STEPS):
+    def paint_one(bank, request, solver, guided_steps=(True,) * STEPS, deep_steps=(True,) * STEPS):
         table = solver_table(solver, tiny.networks.schedule, STEPS)
         state = solver_start(jax.random.normal(jax.random.key(request.seed), (1, 8, 8, 4)) * table.init_scale)
-        for t, row, guided in zip(table.timesteps, table.coefficients, guided_steps, strict=True):
-            stage = int(t) * STAGES // 1000
+        features = {}
+
+        def predict(x, t, index, anew):
+            states = bank[index][int(t) * STAGES // 1000][None]
+            if all(deep_steps):
+                return denoise(tiny.params, x, t, states)
+            if anew:
+                features[index] = deep(tiny.params, x, t, states)
+            return surface(tiny.params, x, t, states, features[index])
+
+        steps = zip(table.timesteps, table.coefficients, guided_steps, deep_steps, strict=True)
+        for t, row, guided, anew in steps:
             output = sum(
-                weight * denoise(tiny.params, state.x, t, bank[index][stage][None])
+                weight * predict(state.x, t, index, anew)
                 for index, weight in zip(request.rows, request.weights if guided else guidance.cfg(1), strict=True)
                 if weight
             )
@@ -103,6 +117,30 @@ def test_where_guidance_is_limited_the_prompt_counts_alone(bank, paint, by_hand,
     assert difference(ours, later) > 2
     np.testing.assert_array_equal(paint(bank, [request], guided_steps=np.ones(STEPS, bool))[0], always)
     assert sampling.paint_batch._cache_size() == programs, "which steps are guided is not compiled in"
+
+
+def test_steps_in_between_have_the_deep_features_of_the_last_one(bank, paint, by_hand):
+    request, deep_steps = Request(HOUSE_ROWS, guidance.cfg(3), 3), np.array([True, False, False, True])
+    (ours,) = paint(bank, [request], deep_steps=deep_steps)
+    np.testing.assert_allclose(ours, by_hand(bank, request, "dpmpp_2m", deep_steps=deep_steps), atol=1e-3)
+    (exact,) = paint(bank, [request])
+    assert difference(ours, exact) > 2
+    programs = sampling.paint_batch._cache_size()
+    np.testing.assert_array_equal(paint(bank, [request], deep_steps=np.ones(STEPS, bool))[0], exact)
+    assert difference(ours, paint(bank, [request], deep_steps=np.array([True, True, False, False]))[0]) > 2
+    assert sampling.paint_batch._cache_size() == programs, "which steps compute all is not compiled in"
+
+
+def test_deep_features_and_the_rest_are_the_whole_with_residuals_too(tiny):
+    unet = nnx.merge(tiny.networks.unet, tiny.params["unet"])
+    rng = np.random.default_rng(0)
+    x, states = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in [(2, 6, 10, 4), (2, 24, 16)])
+    shapes = jax.eval_shape(lambda: unet.contract(unet.conv_in(x), unet.embed(jnp.array([7, 7]), states), states))
+    residuals = [jnp.asarray(rng.standard_normal(map.shape), jnp.float32) for map in shapes]
+    whole = unet(x, jnp.array([7, 7]), states, residuals)
+    deep = unet.deep(x, jnp.array([7, 7]), states, residuals)
+    np.testing.assert_allclose(unet.surface(x, jnp.array([7, 7]), states, deep), whole, atol=1e-5)
+    assert np.abs(unet.surface(x, jnp.array([7, 7]), states, deep._replace(residual=None)) - whole).max() > 1e-2
 
 
 def test_a_picture_does_not_depend_on_its_batch(bank, paint):
@@ -167,7 +205,7 @@ def asked(monkeypatch):
     """What the compiled program is asked for: conditionings, weights and seeds of each batch. It paints nothing."""
     asked = []
 
-    def paint_batch(networks, params, table, conditionings, weights, seeds, content, guided_steps, *, size, full):
+    def paint_batch(networks, params, table, conditionings, weights, seeds, *_, size, full):
         asked.append((conditionings, weights, seeds))
         return np.zeros((len(seeds), *size, 3), np.float32)
 

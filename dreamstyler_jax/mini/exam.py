@@ -14,7 +14,7 @@ import numpy as np
 from dreamstyler_jax import guidance, images, inversion, prompts, sampling, scores, transfer
 from dreamstyler_jax.mini import captions, data, judge, scenes
 from dreamstyler_jax.pipeline import StableDiffusion
-from dreamstyler_jax.solvers import solver_table, steps_within
+from dreamstyler_jax.solvers import solver_table, steps_apart, steps_within
 from dreamstyler_jax.style import Style
 
 FULL_PROMPT = "A painting of {} in the style of {{}}"
@@ -104,16 +104,19 @@ def paint(
     seeds: int,
     steps: int,
     limits: tuple[float, float] = (0.0, 1.0),
+    cache_interval: int = 1,
 ) -> np.ndarray:
     """Pictures float32[W, Q, seeds, 64, 64, 3] in [-1, 1] of each prompt with each of the guidance weights [4].
 
     Args:
       limits: the part of the sampling, from 0 to 1, that is guided.
+      cache_interval: how many steps share deep features.
     """
     conditionings, rows = _encode(model, texts, styles)
     requests = [sampling.Request(row, weight, seed) for weight in weights for row in rows for seed in range(seeds)]
     table = solver_table("dpmpp_2m", model.networks.schedule, steps)
-    options = dict(size=model.size(None, None), batch_size=20, guided_steps=steps_within(*limits, steps))
+    chosen = dict(guided_steps=steps_within(*limits, steps), deep_steps=steps_apart(cache_interval, steps))
+    options = dict(size=model.size(None, None), batch_size=20, **chosen)
     painted = sampling.paint(model, table, conditionings, requests, **options)
     pictures = np.clip(np.stack(list(painted)), -1, 1)
     return pictures.reshape(len(weights), len(texts), seeds, *pictures.shape[1:])

@@ -39,6 +39,7 @@ class Method(NamedTuple):
     ``lesson``: how the style is learned, None for no learning at all. ``weights``: of guidance. ``trained``: asked of
     trained painters, whose own names then stand for the style. ``strength``, ``control_scale``: how photos of what is
     asked for are repainted; 0 for pictures from the prompt alone. ``limits``: the part of the sampling that is guided.
+    ``steps``: of the solver, 0 for as many as configured. ``cache_interval``: how many of them share deep features.
 
     A ``prompt`` without {context} names nothing to be seen, and the marks are then what of the picture learned from is
     seen all the same.
@@ -52,6 +53,8 @@ class Method(NamedTuple):
     strength: float = 0.0
     control_scale: float = 0.0
     limits: tuple[float, float] = (0.0, 1.0)
+    steps: int = 0
+    cache_interval: int = 1
 
 
 def _learned(name: str, weights: np.ndarray | None = None, **lesson) -> Method:
@@ -80,6 +83,12 @@ EXPERIMENTS: dict[str, list[Method]] = {
         _learned(f"guided from {start:g} to {end:g}", stages=6)._replace(limits=(start, end))
         for start, end in ((0.0, 1.0), (0.0, 0.8), (0.0, 0.5), (0.2, 1.0), (0.2, 0.8))
     ],
+    "caching": [
+        _learned(f"{steps} steps" + f", each {interval} share" * (interval > 1), stages=6)._replace(
+            steps=steps, cache_interval=interval
+        )
+        for steps, interval in ((20, 1), (20, 2), (20, 3), (12, 1), (10, 1))
+    ],
     "leakage": [
         Method("own word, nothing named", None, prompt=UNNAMED, trained=True),
         Method("learned without context prompt", Lesson(stages=6, context=False), prompt=UNNAMED),
@@ -103,6 +112,10 @@ PAIRS: dict[str, list[tuple[str, str]]] = {  # of methods whose marks are compar
         *((f"ls = {ls}, lc = {lc}", f"ls = {ls}, lc = 0.0") for ls in SCALES for lc in (1.0, 3.0)),
     ],
     "limits": [(method.name, "guided from 0 to 1") for method in EXPERIMENTS["limits"][1:]],
+    "caching": [
+        *((method.name, "20 steps") for method in EXPERIMENTS["caching"][1:]),
+        ("20 steps, each 2 share", "12 steps"),
+    ],
     "leakage": [("learned with context prompt", "learned without context prompt")],
     "transfer": [
         (f"control {scale}, strength {strength}", f"control {CONTROL_SCALES[0]}, strength {strength}")
@@ -121,7 +134,7 @@ class ExperimentsConfig:
     model: str = str(EMBEDDED_MODEL)
     """Folder of an embedded model."""
     experiments: list[str] = dataclasses.field(default_factory=lambda: list(EXPERIMENTS))
-    """Which of bounds, stages, ablation, guidance, limits, leakage, transfer to run."""
+    """Which of bounds, stages, ablation, guidance, limits, caching, leakage, transfer to run."""
     painters: int = 32
     """Held-out painters, 32 at most."""
     questions: int = 20
@@ -195,7 +208,8 @@ class Laboratory:
         unnamed = "{context}" not in method.prompt
         if unnamed:
             texts, seeds = texts[:1], len(texts) * seeds
-        pictures = paint(self.model, texts, styles, weights, seeds, self.config.steps, method.limits)
+        of_steps = method.steps or self.config.steps, method.limits, method.cache_interval
+        pictures = paint(self.model, texts, styles, weights, seeds, *of_steps)
         if unnamed:
             return [average(self.examiner.seen_again(exam, some[0])) for some in pictures]
         return [average(self.examiner.marks(exam, some)) for some in pictures]
@@ -245,7 +259,8 @@ def groups(methods: list[Method]) -> Iterator[list[Method]]:
     found: dict[tuple, list[Method]] = {}
     for method in methods:
         rows = tuple(np.flatnonzero(method.weights))
-        found.setdefault((method.lesson, method.prompt, method.trained, rows, method.limits), []).append(method)
+        program = method.lesson, method.prompt, method.trained, rows, method.limits, method.steps, method.cache_interval
+        found.setdefault(program, []).append(method)
     return iter(found.values())
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -287,21 +287,25 @@ class UNetBlock(nnx.Module):
         """The feature maps after each layer; the last is the input of the next level, all are skip connections."""
         outputs = []
         for index in range(len(self.resnets)):
-            x = self._layer(index, x, time, context)
+            x = self.layer(index, x, time, context)
             outputs.append(x)
         for layer in self.downsamplers:
             outputs.append(layer(outputs[-1]))
         return outputs
 
     def up(self, x: jax.Array, skips: list[jax.Array], time: jax.Array, context: jax.Array) -> jax.Array:
-        """Consumes one skip connection per layer from the end of ``skips``, and grows to the size of the next."""
-        for index in range(len(self.resnets)):
-            x = self._layer(index, jnp.concatenate([x, skips.pop()], axis=-1), time, context)
+        """Consumes one skip connection per layer from the end of ``skips``, and grows to the size of the next.
+
+        Where there are fewer than layers, the last layers are left out.
+        """
+        for index in range(min(len(self.resnets), len(skips))):
+            x = self.layer(index, jnp.concatenate([x, skips.pop()], axis=-1), time, context)
         for layer in self.upsamplers:
             x = layer(x, size=skips[-1].shape[1:3])
         return x
 
-    def _layer(self, index: int, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
+    def layer(self, index: int, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
+        """A ResNet block and, where the level has attention, a transformer."""
         x = self.resnets[index](x, time)
         return self.attentions[index](x, context) if self.attentions else x
 
@@ -385,6 +389,17 @@ class UNetEncoder(nnx.Module):
         return (*skips, self.mid_block(skips[-1], time, context))
 
 
+class DeepFeatures(NamedTuple):
+    """What changes little from one timestep to the next (DeepCache, Ma et al. 2024, section 3).
+
+    ``features``: what enters the last layer of the way up, ``[B, H, W, block_out_channels[0]]``, its skip connection
+    aside. ``residual``: what ControlNets add to that, or None.
+    """
+
+    features: jax.Array
+    residual: jax.Array | None
+
+
 class UNet2DConditionModel(UNetEncoder):
     """The denoiser: predicts the noise (or velocity) in latents from the timestep and the text states."""
 
@@ -415,16 +430,46 @@ class UNet2DConditionModel(UNetEncoder):
         Returns:
             ``[B, H, W, out_channels]`` in the parameters' dtype.
         """
+        entry = self._enter(sample, timesteps, encoder_hidden_states)
+        return self._surface(*entry, self._deep(*entry, residuals))
+
+    def deep(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        residuals: Sequence[jax.Array] = (),
+    ) -> DeepFeatures:
+        """All but the last layer of the way up; arguments as of a call."""
+        return self._deep(*self._enter(sample, timesteps, encoder_hidden_states), residuals)
+
+    def surface(
+        self, sample: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array, deep: DeepFeatures
+    ) -> jax.Array:
+        """The rest: the prediction, from what :meth:`deep` gave for these arguments or for ones not far from them."""
+        return self._surface(*self._enter(sample, timesteps, encoder_hidden_states), deep)
+
+    def _enter(
+        self, sample: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The first feature map, the time embedding, the text states."""
         dtype = self.conv_in.kernel.dtype
-        sample, context = sample.astype(dtype), encoder_hidden_states.astype(dtype)
+        context = encoder_hidden_states.astype(dtype)
         time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context)
-        *skips, x = self.contract(self.conv_in(sample), time, context)
+        return self.conv_in(sample.astype(dtype)), time, context
+
+    def _deep(
+        self, first: jax.Array, time: jax.Array, context: jax.Array, residuals: Sequence[jax.Array]
+    ) -> DeepFeatures:
+        *skips, x = self.contract(first, time, context)
         if residuals:
             *skips, x = (a + b for a, b in zip((*skips, x), residuals, strict=True))
-        return self.expand(x, skips, time, context)
-
-    def expand(self, x: jax.Array, skips: list[jax.Array], time: jax.Array, context: jax.Array) -> jax.Array:
-        """The way up, from the results of :meth:`contract` to the prediction; empties ``skips``."""
+        del skips[0]  # of the last layer
         for block in self.up_blocks:
             x = block.up(x, skips, time, context)
+        return DeepFeatures(x, residuals[0] if residuals else None)
+
+    def _surface(self, first: jax.Array, time: jax.Array, context: jax.Array, deep: DeepFeatures) -> jax.Array:
+        skip = first if deep.residual is None else first + deep.residual
+        x = self.up_blocks[-1].layer(-1, jnp.concatenate([deep.features, skip], axis=-1), time, context)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))

@@ -19,7 +19,7 @@ from dreamstyler_jax.weights import load_model
 
 @pytest.fixture
 def small(monkeypatch):
-    """Pictures of noise in place of paint, and the same networks with few channels and layers."""
+    """Pictures of noise in place of paint, and the same networks with few channels, layers and levels."""
     small_clip, small_unet = pretrain.clip_config, pretrain.unet_config
 
     def noise(painters, keys, scene):
@@ -34,9 +34,9 @@ def small(monkeypatch):
 
     def unet_config():
         config = small_unet()
-        channels = tuple(8 for _ in config.block_out_channels)
-        sizes = dict(block_out_channels=channels, norm_num_groups=2, attention_head_dim=2, cross_attention_dim=16)
-        return dataclasses.replace(config, **sizes, addition_embed_type_num_heads=2)
+        levels = dict(down_block_types=config.down_block_types[:2], up_block_types=config.up_block_types[-2:])
+        sizes = dict(block_out_channels=(8, 8), norm_num_groups=2, attention_head_dim=2, cross_attention_dim=16)
+        return dataclasses.replace(config, **levels, **sizes, addition_embed_type_num_heads=2)
 
     channels = tuple(4 for _ in pretrain.VAE.block_out_channels)
     vae = dataclasses.replace(pretrain.VAE, block_out_channels=channels, norm_num_groups=2)

@@ -14,6 +14,7 @@ from flax import nnx
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.models.convolution import UNSET, Conv3x3
 
+MANY_LOGITS, MOST_LOGITS = 2**16, 2**20  # of one head: what is worth a loop on a CPU, and what fits into its cache
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -192,4 +193,31 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, *,
         ``[B, T, C]`` in the inputs' dtype.
     """
     query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
-    return jax.nn.dot_product_attention(query, key, value, is_causal=causal).reshape(*query.shape[:2], -1)
+    if jax.default_backend() == "cpu" and not causal and query.shape[1] * key.shape[1] >= MANY_LOGITS:
+        result = _attention_by_parts(query, key, value)
+    else:
+        result = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+    return result.reshape(*query.shape[:2], -1)
+
+
+def _attention_by_parts(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """As ``jax.nn.dot_product_attention``, for a CPU: one head at a time, so that its logits stay in the cache.
+
+    Of long sequences it takes a part of the queries. Gradients compute the logits again (Rabe & Staats 2021).
+    """
+    batch, tokens, heads, width = query.shape
+    query, key, value = (x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (query, key, value))
+    parts = next(n for n in range(-(-tokens * key.shape[1] // MOST_LOGITS), tokens + 1) if tokens % n == 0)
+    query = query.reshape(batch * heads, parts, -1, width)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        logits = jnp.matmul(query, key.T, preferred_element_type=jnp.float32) * width**-0.5
+        return jax.nn.softmax(logits).astype(value.dtype) @ value
+
+    def one_head(head: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        query, key, value = head
+        return jax.lax.map(lambda part: attend(part, key, value), query)
+
+    result = jax.lax.map(one_head, (query, key, value))
+    return result.reshape(batch, heads, tokens, width).swapaxes(1, 2)

@@ -57,7 +57,7 @@ class PretrainConfig:
     """Steps of the autoencoder."""
     vae_batch_size: int = 8
     """Pictures per step of the autoencoder."""
-    vae_learning_rate: float = 3e-3
+    vae_learning_rate: float = 2e-3
     """Highest learning rate of the autoencoder."""
     clip_steps: int = 2_000
     """Steps of CLIP."""

@@ -209,6 +209,8 @@ def test_control_scale_start_and_guess_mode_count(words, nets, photo, tmp_path):
     assert np.abs(full - without).max() > 3
     assert np.abs(one("late", *net, "--control_start", 0.5) - full).max() > 3
     assert np.abs(one("guess", *net, "--guess_mode") - full).max() > 3
+    shared = one("shared", *net, "--cache_interval", 2)
+    assert 0 < np.abs(shared - full).mean() < np.abs(without - full).mean(), "deep features with their residuals"
     half = one("half", "--controlnets", f"edges*0.5={nets}", f"edges*0.5={nets}")
     assert np.abs(half - full).max() <= 1, "residuals of several ControlNets add up"
 

@@ -203,7 +203,8 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, *,
 def _attention_by_parts(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """As ``jax.nn.dot_product_attention``, for a CPU: one head at a time, so that its logits stay in the cache.
 
-    Of long sequences it takes a part of the queries. Gradients compute the logits again (Rabe & Staats 2021).
+    Of long sequences it takes a part of the queries. Gradients compute the logits again (Rabe & Staats 2021). Chosen
+    while tracing: the gradient of ``lax.platform_dependent`` would keep what every platform's way needs.
     """
     batch, tokens, heads, width = query.shape
     query, key, value = (x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (query, key, value))

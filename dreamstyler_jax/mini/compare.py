@@ -72,8 +72,7 @@ def compare(config: CompareConfig) -> None:
     )
     pictures = np.stack(list(painted)).reshape(len(columns), len(asked), model.resolution, model.resolution, 3)
     of_row = np.concatenate([pictures, truth(asked)[None]]).swapaxes(0, 1)
-    given = [images.load(EXAMPLE_PICTURE)] + [None] * (len(asked) - 1)
-    rows = [[first, *map(images.to_image, row)] for first, row in zip(given, of_row, strict=True)]
+    rows = [[images.load(EXAMPLE_PICTURE), *map(images.to_image, row)] for row in of_row]
     heads = ["learned from", *columns, "the painter's own"]
     images.save_png(config.output, images.contact_sheet(rows, contexts, heads, cell=192))
 

@@ -10,6 +10,7 @@ from dreamstyler_jax.files import cache_folder
 MAX_SIZE = 2**30  # bytes; the programs used least recently go first
 WORTH_KEEPING = 0.1  # seconds to compile
 _KERNELS = "xla_cpu_experimental_ynn_fusion_type"
+_SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 
 
 def set_up() -> None:
@@ -21,12 +22,16 @@ def set_up() -> None:
 def choose_kernels() -> None:
     """On the CPU, Eigen's convolutions and matrix products instead of YNNPACK's, which jax 0.10 and 0.11 take.
 
-    They paint 1.5 times as fast (docs/performance.md). Later versions are left alone, and so is whoever has set this in
-    ``XLA_FLAGS``. Comes before the first computation, when JAX reads these.
+    They paint 1.5 times as fast; with them the order of operations is the one that saves memory, because the one for
+    the most concurrency has given wrong results (docs/performance.md). Later versions are left alone, and so is whoever
+    has set either in ``XLA_FLAGS``. Comes before the first computation, when JAX reads these.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if jax.__version_info__ < (0, 12) and _KERNELS not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{_KERNELS}=".strip()
+    if jax.__version_info__ >= (0, 12):
+        return
+    for flag, value in ((_KERNELS, ""), (_SCHEDULER, "false")):
+        flags = os.environ.get("XLA_FLAGS", "")
+        if flag not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --{flag}={value}".strip()
 
 
 def keep_programs() -> None:

@@ -121,7 +121,7 @@ def test_the_scripts_keep_theirs_and_paint_the_same(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["", "--xla_cpu_enable_fast_math=false"])
-def test_eigens_kernels_are_taken_where_ynnpack_would_be(monkeypatch, given):
+def test_eigens_kernels_and_the_scheduler_that_is_right_with_them_are_taken(monkeypatch, given):
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
     choose_kernels()
@@ -129,7 +129,15 @@ def test_eigens_kernels_are_taken_where_ynnpack_would_be(monkeypatch, given):
     monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
     for _ in range(2):  # the second time it finds its own
         choose_kernels()
-        assert os.environ["XLA_FLAGS"] == f"{given} --xla_cpu_experimental_ynn_fusion_type=".strip()
+        chosen = "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_enable_concurrency_optimized_scheduler=false"
+        assert os.environ["XLA_FLAGS"] == f"{given} {chosen}".strip()
+
+
+def test_what_the_user_has_chosen_stays(monkeypatch):
+    given = "--xla_cpu_enable_concurrency_optimized_scheduler=true --xla_cpu_experimental_ynn_fusion_type=invalid"
+    monkeypatch.setenv("XLA_FLAGS", given)
+    choose_kernels()
+    assert os.environ["XLA_FLAGS"] == given
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the kernels of a CPU")

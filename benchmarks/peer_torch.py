@@ -38,6 +38,7 @@ from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.style import Style
 
 STAGES = 6
+SAME = {"float32": 1e-4, "bfloat16": 5e-2}  # relative L2 difference of two UNets that compute the same
 SCALES = dict(null_scale=5.0, style_scale=1.0, context_scale=3.0)
 SUBJECTS = ("red house", "blue fish", "green tree", "white cat", "black boat", "yellow star", "pink cup", "orange car")
 
@@ -256,6 +257,8 @@ def unet_contest(config: PeerConfig, model: StableDiffusion, peers: dict[str, To
     found = jax.jit(model.networks.denoise)(model.params, latents, timesteps, states)
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     print(f"(both UNets give the same: relative L2 difference {error:.1e})", flush=True)
+    if error > SAME[config.dtype]:
+        raise RuntimeError(f"the UNets differ by {error:.1e}, more than {config.dtype} explains")
     run = {name: lambda peer=peers[name], own=own: peer.seconds(own) for name, own in passes.items()}
     return Contest("pass", ours("unet", config, model), run)
 

@@ -256,9 +256,9 @@ def unet_contest(config: PeerConfig, model: StableDiffusion, peers: dict[str, To
     expected = next(iter(passes.values()))()
     found = jax.jit(model.networks.denoise)(model.params, latents, timesteps, states)
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-    print(f"(both UNets give the same: relative L2 difference {error:.1e})", flush=True)
     if error > SAME[config.dtype]:
         raise RuntimeError(f"the UNets differ by {error:.1e}, more than {config.dtype} explains")
+    print(f"(both UNets give the same: relative L2 difference {error:.1e})", flush=True)
     run = {name: lambda peer=peers[name], own=own: peer.seconds(own) for name, own in passes.items()}
     return Contest("pass", ours("unet", config, model), run)
 

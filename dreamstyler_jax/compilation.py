@@ -23,8 +23,8 @@ def choose_kernels() -> None:
     """On the CPU, Eigen's convolutions and matrix products instead of YNNPACK's, which jax 0.10 and 0.11 take.
 
     They paint 1.5 times as fast; with them the order of operations is the one that saves memory, because the one for
-    the most concurrency has given wrong results (docs/performance.md). Later versions are left alone, and so is whoever
-    has set either in ``XLA_FLAGS``. Comes before the first computation, when JAX reads these.
+    the most concurrency has given wrong results (docs/performance.md). Later versions are left alone, and so is
+    each of the two that ``XLA_FLAGS`` sets already. Comes before the first computation, when JAX reads these.
     """
     if jax.__version_info__ >= (0, 12):
         return

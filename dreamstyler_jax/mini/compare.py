@@ -72,7 +72,8 @@ def compare(config: CompareConfig) -> None:
     )
     pictures = np.stack(list(painted)).reshape(len(columns), len(asked), model.resolution, model.resolution, 3)
     of_row = np.concatenate([pictures, truth(asked)[None]]).swapaxes(0, 1)
-    rows = [[images.load(EXAMPLE_PICTURE), *map(images.to_image, row)] for row in of_row]
+    given = images.load(EXAMPLE_PICTURE)
+    rows = [[given, *map(images.to_image, row)] for row in of_row]
     heads = ["learned from", *columns, "the painter's own"]
     images.save_png(config.output, images.contact_sheet(rows, contexts, heads, cell=192))
 

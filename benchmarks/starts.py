@@ -69,10 +69,11 @@ def run(config: StartsConfig) -> None:
     print("| | begins to paint | first picture is there |\n|---|---|---|")
     print(f"| nothing compiled yet | {begins_first:.1f} s | {first:.1f} s |")
     print(f"| all in the cache | {begins_second:.1f} s | {second:.1f} s |")
-    share, whole = begins_second / first, second / first
     print(
-        f"\nThe second begins to paint after {share:.0%} of the first one's time to a picture, has one after {whole:.0%}"
+        f"\nOf the first one's time to a picture, the second begins to paint after {begins_second / first:.0%}, ",
+        end="",
     )
+    print(f"and has one after {second / first:.0%}")
 
 
 if __name__ == "__main__":

@@ -107,12 +107,13 @@ class Torch:
         self.text = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=options["torch_dtype"])
         self.vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae", **options)
         self.unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", **options)
+        layout = torch.channels_last if self.device == "cuda" else torch.contiguous_format
         for network in (self.text, self.vae, self.unet):
-            network.to(self.device).requires_grad_(False).eval()
+            network.to(self.device, memory_format=layout).requires_grad_(False).eval()
         scheduler = folder / "scheduler"
         self.training = diffusers.DDPMScheduler.from_pretrained(scheduler)
         self.solver = diffusers.DPMSolverMultistepScheduler.from_pretrained(scheduler, algorithm_type="dpmsolver++")
-        self.denoise = torch.compile(self.unet) if compiled else self.unet
+        self.denoise = torch.compile(self.unet, dynamic=False) if compiled else self.unet
 
     def tensor(self, array: Any, *, integer: bool = False) -> Any:
         """An array on the device, NHWC as NCHW."""
@@ -335,7 +336,7 @@ def run(config: PeerConfig) -> None:
         peers["torch.compile"] = Torch(folder, config.dtype, True)
     for peer in peers.values():
         peer.torch.set_num_threads(config.threads)
-        peer.text.resize_token_embeddings(peer.text.config.vocab_size + STAGES)
+        peer.text.resize_token_embeddings(peer.text.config.vocab_size + STAGES, mean_resizing=False)
     import torch
 
     shared = {**dataclasses.asdict(config), **conditions(), "torch": torch.__version__}

@@ -10,6 +10,9 @@ from typing import Any
 
 from jax.interpreters.partial_eval import dce_jaxpr
 
+# Products of cuDNN's attention; its gradient computes one of them again, which does not count.
+_FLASH_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
+
 
 def flops(jaxpr: Any) -> int:
     """The operations of a closed jaxpr, such as ``jitted.trace(...).jaxpr``, on all its devices together.
@@ -36,6 +39,9 @@ def _of_equation(equation: Any) -> int:
         features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
         zeros = math.prod(params["lhs_dilation"])  # of so many pixels all but one were put in
         return 2 * out.size * kernel.size // features // zeros
+    if name in _FLASH_ATTENTION:
+        query, key = (variable.aval for variable in equation.invars[:2])
+        return _FLASH_ATTENTION[name] * 2 * query.size * key.shape[1]
     inner = list(map(_of_jaxpr, _jaxprs(params.values())))
     if name == "cond":
         return max(inner)

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dreamstyler_jax.models.attention import attention
 from dreamstyler_jax.models.convolution import UNSET
-from dreamstyler_jax.models.layers import ACTIVATIONS, Embed, LayerNorm, Linear, ModelConfig, attention
+from dreamstyler_jax.models.layers import ACTIVATIONS, Embed, Linear, ModelConfig
+from dreamstyler_jax.models.norms import LayerNorm
 
 # Checkpoints made before transformers 4.31 carry this wrong id; they find the end of the prompt as the largest id.
 LEGACY_EOS_TOKEN_ID = 2

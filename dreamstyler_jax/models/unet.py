@@ -11,19 +11,18 @@ import numpy as np
 from flax import nnx
 
 from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.models.attention import attention
 from dreamstyler_jax.models.convolution import UNSET, Conv3x3
 from dreamstyler_jax.models.layers import (
     ACTIVATIONS,
     Conv1x1,
     Downsample,
-    GroupNorm,
-    LayerNorm,
     Linear,
     ModelConfig,
     ResnetBlock,
     Upsample,
-    attention,
 )
+from dreamstyler_jax.models.norms import GroupNorm, LayerNorm
 
 # The longest period of the sinusoidal timestep embedding, in steps.
 MAX_PERIOD = 10_000
@@ -209,8 +208,14 @@ class Attention(nnx.Module):
         return self.to_out[0](attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
 
 
+def geglu(x: jax.Array) -> jax.Array:
+    """GELU-gated linear unit (Shazeer 2020), ``[..., 2 C]`` to ``[..., C]``."""
+    value, gate = jnp.split(x, 2, axis=-1)
+    return value * ACTIVATIONS["gelu"](gate)
+
+
 class FeedForward(nnx.Module):
-    """GEGLU perceptron with fourfold width (Shazeer 2020)."""
+    """GEGLU perceptron with fourfold width."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
         self.proj_in = Linear(features, 8 * features, rngs=rngs)
@@ -218,8 +223,7 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[..., C]`` to ``[..., C]``."""
-        value, gate = jnp.split(self.proj_in(x), 2, axis=-1)
-        return self.proj_out(value * ACTIVATIONS["gelu"](gate))
+        return self.proj_out(geglu(self.proj_in(x)))
 
 
 class TransformerBlock(nnx.Module):

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dreamstyler_jax.models.attention import attention
 from dreamstyler_jax.models.convolution import Conv3x3
 from dreamstyler_jax.models.layers import (
     Conv1x1,
     Downsample,
-    GroupNorm,
     Linear,
     ModelConfig,
     ResnetBlock,
     Upsample,
-    attention,
 )
+from dreamstyler_jax.models.norms import GroupNorm
 
 EPSILON = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)

@@ -1,0 +1,69 @@
+"""Normalisation, whose gradient is written by hand, and GELU, which is not JAX's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dreamstyler_jax.models.layers import gelu
+from dreamstyler_jax.models.norms import GroupNorm, LayerNorm
+
+
+def by_definition(x, scale, bias, axes, epsilon=1e-5):
+    mean = x.mean(axes, keepdims=True)
+    return (x - mean) / jnp.sqrt(((x - mean) ** 2).mean(axes, keepdims=True) + epsilon) * scale + bias
+
+
+def group_norm(x, scale, bias):
+    grouped = x.reshape(*x.shape[:-1], 2, -1)
+    return by_definition(grouped, scale.reshape(2, -1), bias.reshape(2, -1), (1, 2, 4)).reshape(x.shape)
+
+
+def layer_norm(x, scale, bias):
+    return by_definition(x, scale, bias, (-1,))
+
+
+def computed(module):
+    graph, _ = nnx.split(module)
+
+    def function(x, scale, bias):
+        return nnx.merge(graph, nnx.State({"scale": nnx.Param(scale), "bias": nnx.Param(bias)}))(x)
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [(GroupNorm(6, 2, 1e-5, rngs=nnx.Rngs(0)), group_norm), (LayerNorm(6, rngs=nnx.Rngs(0)), layer_norm)],
+    ids=["group", "layer"],
+)
+@pytest.mark.parametrize("mean", [0, 30])
+@pytest.mark.parametrize("sizes", [(3, 4, 5), (1, 1, 1)])
+def test_values_and_all_gradients_are_those_of_the_definition(module, expected, mean, sizes):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((*sizes, 6), 6, 6)]
+    arrays[0] += mean
+    slope = rng.standard_normal(arrays[0].shape).astype(np.float32)
+    found, expected = (jax.vjp(function, *arrays) for function in (computed(module), expected))
+    np.testing.assert_allclose(found[0], expected[0], atol=3e-4)
+    for one, other in zip(found[1](slope), expected[1](slope), strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-3, rtol=3e-3)
+
+
+def test_the_gradient_keeps_nothing_in_float32_that_is_as_large_as_its_input():
+    x = jnp.ones((2, 16, 16, 6), jnp.bfloat16)
+    norm = nnx.split(GroupNorm(6, 2, 1e-5, rngs=nnx.Rngs(0)))
+    _, back = jax.vjp(lambda x: nnx.merge(*norm)(x), x)
+    kept = [leaf for leaf in jax.tree.leaves(back) if leaf.size >= x.size]
+    assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]
+
+
+def test_gelu_is_rounded_once():
+    """In bfloat16 throughout, 1 + erf of what is below 0 would lose all its digits."""
+    x = jnp.linspace(-3, 3, 1001).astype(jnp.bfloat16)
+    exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+    found = gelu(x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8)
+    np.testing.assert_allclose(gelu(x.astype(jnp.float32)), exact, atol=3e-7)

@@ -19,7 +19,7 @@ import numpy as np
 
 from dreamstyler_jax import grid, prompts, transfer
 from dreamstyler_jax.cli import command_line, main, parse
-from dreamstyler_jax.compilation import set_up
+from dreamstyler_jax.compilation import set_up, share_cores
 from dreamstyler_jax.config import BARE_PROMPTS, SampleConfig
 from dreamstyler_jax.console import plain_warnings, progress
 from dreamstyler_jax.devices import shard_of
@@ -266,7 +266,14 @@ def warn_of_idle_settings(config: SampleConfig) -> None:
             warnings.warn(f"{name} counts only with {condition}", stacklevel=2)
 
 
+def command() -> None:
+    """What the command line asks for."""
+    config = parse(SampleConfig)
+    share_cores(config.model, config.batch_size)
+    run(config)
+
+
 if __name__ == "__main__":
     plain_warnings()
     set_up()
-    main(lambda: run(parse(SampleConfig)))
+    main(command)

@@ -21,10 +21,9 @@ from PIL.Image import Image
 from dreamstyler_jax import images, inversion, prompts, runlog
 from dreamstyler_jax.checkpoints import Checkpoints, open_checkpoints
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import set_up
+from dreamstyler_jax.compilation import set_up, share_cores
 from dreamstyler_jax.config import BARE_PROMPTS, TrainConfig, write_config
 from dreamstyler_jax.console import plain_warnings
-from dreamstyler_jax.devices import shared
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.examples import EXAMPLE_PICTURE
 from dreamstyler_jax.files import check_output
@@ -138,7 +137,7 @@ def train(model: StableDiffusion, jobs: Sequence[Job]) -> None:
         logs = [opened.enter_context(runlog.RunLog(job.folder, done)) for job in jobs]
         progress = opened.enter_context(runlog.Progress(config.steps, done))
         states, datasets = inversion.stacked(begin), inversion.stacked([job.dataset for job in jobs])
-        params = model.everywhere if shared(len(jobs)) else model.params
+        params = model.everywhere
         while done < config.steps:
             every = (config.log_every, config.save_every)
             before, done = done, min(config.steps, *(done + steps - done % steps for steps in every))
@@ -190,7 +189,14 @@ def sampling_command(config: TrainConfig) -> str:
     return shlex.join(["python", "sample.py", *model, "--styles", config.output])
 
 
+def command() -> None:
+    """What the command line asks for."""
+    config = parse(TrainConfig)
+    share_cores(config.model, config.batch_size)
+    run(config)
+
+
 if __name__ == "__main__":
     plain_warnings()
     set_up()
-    main(lambda: run(parse(TrainConfig)), resumable=True)
+    main(command, resumable=True)

@@ -30,7 +30,7 @@ from dreamstyler_jax.benchmark import (
     work_of,
 )
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import choose_kernels
+from dreamstyler_jax.compilation import choose_kernels, share_cores
 from dreamstyler_jax.config import check_values
 from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.pipeline import PARTS, StableDiffusion, model_folder, save
@@ -329,6 +329,7 @@ def run(config: PeerConfig) -> None:
     """Prints a table of ratios as it grows and writes the results."""
     if hasattr(os, "sched_setaffinity"):  # XLA takes as many threads as there are cores to run on
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: config.threads])
+    share_cores(config.model, config.batch)
     folder = folder_of(config)
     model = StableDiffusion.load(str(folder), dtype=config.dtype)
     peers = {"PyTorch": Torch(folder, config.dtype, False)}

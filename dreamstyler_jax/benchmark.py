@@ -26,8 +26,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from dreamstyler_jax import grid, guidance, inversion, prompts, sampling
 from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import choose_kernels
+from dreamstyler_jax.compilation import choose_kernels, cores, share_cores
 from dreamstyler_jax.config import SampleConfig, check_values
+from dreamstyler_jax.devices import shared, split_batch
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.files import write_atomic
 from dreamstyler_jax.flops import flops
@@ -165,7 +166,7 @@ def work_of(name: str, config: BenchmarkConfig, model: StableDiffusion) -> Work:
             inversion.stacked([one] * config.styles) for one in (inversion.start(style.table, optimizer), dataset)
         )
         following = lambda arguments, result: (result[0], *arguments[1:])  # noqa: E731
-        start, samples = (states, params, datasets), config.styles * config.batch * TRAIN_STEPS
+        start, samples = (states, model.everywhere, datasets), config.styles * config.batch * TRAIN_STEPS
         return Work(advance, start, {"steps": TRAIN_STEPS}, samples, TRAIN_STEPS, following)
     if name in ("cfg", "paper"):
         weights = {"cfg": guidance.cfg(3.5), "paper": guidance.paper(5.0, 1.0, 3.0)}[name]
@@ -186,7 +187,9 @@ def work_of(name: str, config: BenchmarkConfig, model: StableDiffusion) -> Work:
         "encode": (networks.encode_images, (pictures,)),
         "decode": (networks.decode_latents, (latents,)),
     }[name]
-    return Work(jax.jit(function), (params, *jax.device_put(inputs)), {}, config.batch, 1)
+    if shared(config.batch):
+        function = split_batch(function, in_axes=(None, *[0] * len(inputs)))
+    return Work(jax.jit(function), (model.everywhere, *jax.device_put(inputs)), {}, config.batch, 1)
 
 
 def timed(function: Callable, *arguments: Any, **keywords: Any) -> tuple[float, Any]:
@@ -284,7 +287,8 @@ def statistics(seconds: list[float], images: int, steps: int, operations: int) -
 
 def peak(dtype: str) -> tuple[float, str]:
     """Operations per second that the devices could do at most, and where the figure is from."""
-    kind, count = jax.local_devices()[0].device_kind, jax.local_device_count()
+    kind = jax.local_devices()[0].device_kind
+    count = jax.local_device_count() if jax.default_backend() != "cpu" else 1  # whose devices share the cores
     listed = [value for name, value in PEAKS.items() if name in kind]
     if listed and dtype == "bfloat16":
         return count * listed[0], "data sheet"
@@ -305,7 +309,7 @@ def conditions() -> dict[str, Any]:
         "devices": jax.local_device_count(),
         "machine": platform.platform(),
         "python": platform.python_version(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         **versions,
     }
@@ -344,9 +348,9 @@ def run(config: BenchmarkConfig) -> None:
     model = random_model(config.model, config.dtype) if config.model in SIZES else None
     model = model or StableDiffusion.load(config.model, dtype=config.dtype)
     most, source = peak(config.dtype)
-    shared = {**conditions(), "peak_flop_per_s": most, "peak_from": source}
+    common = {**conditions(), "peak_flop_per_s": most, "peak_from": source}
     print(
-        f"{shared['device']} x {shared['devices']}, {config.dtype}, peak {most / 1e12:.3g} TFLOP/s ({source})\n\n{HEAD}"
+        f"{common['device']} x {common['devices']}, {config.dtype}, peak {most / 1e12:.3g} TFLOP/s ({source})\n\n{HEAD}"
     )
     lines = []
     for setting, name in itertools.product(config.settings(), config.measure):
@@ -355,11 +359,18 @@ def run(config: BenchmarkConfig) -> None:
         else:
             result = measure(work_of(name, setting, model), config.repeats)
         own = {**dataclasses.asdict(setting), "measure": name, "utilisation": result["flop_per_s"] / most}
-        lines.append(json.dumps({**own, **result, **shared}))
+        lines.append(json.dumps({**own, **result, **common}))
         print(row({**own, **result}), flush=True)
         write_atomic(Path(config.output), "".join(f"{line}\n" for line in lines).encode())
 
 
+def command() -> None:
+    """What the command line asks for."""
+    config = parse(BenchmarkConfig)
+    share_cores(config.model, *[setting.batch for setting in config.settings()])
+    run(config)
+
+
 if __name__ == "__main__":
     choose_kernels()
-    main(lambda: run(parse(BenchmarkConfig)))
+    main(command)

@@ -55,6 +55,25 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, placed())
 
 
+def on_every(function: Callable[..., T]) -> Callable[..., T]:
+    """The function, computed by every device of the same arguments; what `own_part` takes of them differs.
+
+    Results are those of one device: what differs has to be brought together before, by `jax.lax.pmean` or its like over
+    the axis "batch".
+    """
+    return jax.shard_map(function, mesh=mesh(), in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+
+
+def own_part(tree: T) -> T:
+    """Inside of `on_every`: this device's part of a batch, a pytree of arrays [B, ...]."""
+
+    def part(array: jax.Array) -> jax.Array:
+        size = len(array) // mesh().size
+        return jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index("batch") * size, size)
+
+    return jax.tree.map(part, tree)
+
+
 def split_batch(function: Callable[..., T], in_axes: tuple[int | None, ...]) -> Callable[..., T]:
     """The function of a batch, computed by every device for its part of it.
 

@@ -17,7 +17,7 @@ import optax
 from jax import Array
 
 from dreamstyler_jax import diffusion
-from dreamstyler_jax.devices import placed, shared, split_batch
+from dreamstyler_jax.devices import on_every, own_part, placed, shared, split_batch
 from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.prompts import splice
 from dreamstyler_jax.tokenizer import tokenize_with_placeholders
@@ -155,6 +155,14 @@ def gradient(networks: Networks, params: Any, table: Array, batch: Batch) -> tup
     return grads, Metrics(value, losses @ of_stage, of_stage.sum(0), optax.tree.norm(grads))
 
 
+def gradient_in_parts(networks: Networks, params: Any, table: Array, batch: Batch) -> tuple[Array, Metrics]:
+    """As `gradient`, each device computing a part of the batch (`devices.on_every`)."""
+    grads, metrics = gradient(networks, params, table, own_part(batch))
+    grads, loss = jax.lax.pmean((grads, metrics.loss), "batch")
+    stage_loss, stage_count = jax.lax.psum((metrics.stage_loss, metrics.stage_count), "batch")
+    return grads, Metrics(loss, stage_loss, stage_count, optax.tree.norm(grads))
+
+
 def make_optimizer(
     *, learning_rate: float, warmup_steps: int, schedule: str, steps: int, weight_decay: float
 ) -> optax.GradientTransformation:
@@ -180,9 +188,9 @@ def start(table: np.ndarray, optimizer: optax.GradientTransformation) -> TrainSt
 
 
 def stacked(trees: Sequence[T]) -> T:
-    """Pytrees of one shape as one with a leading axis, split over several devices where they divide it."""
+    """Pytrees of one shape as one with a leading axis, on all devices, split where their number divides it."""
     tree = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    return jax.device_put(tree, placed("batch")) if shared(len(trees)) else tree
+    return jax.device_put(tree, placed("batch") if shared(len(trees)) else placed())
 
 
 def unstacked(tree: T, count: int) -> list[T]:
@@ -198,14 +206,16 @@ def make_trainer(
     Returns:
       ``advance(states, params, datasets, steps) -> (states, metrics)``: one compiled ``lax.scan`` over ``steps`` steps.
       States, datasets and metrics are `stacked`, [S, ...]; the metrics' second axis is [steps]. The states given are
-      donated. Several devices share the styles where their number divides S; ``params`` are then on all of them.
+      donated. Several devices share the styles where their number divides S, or else every batch where it divides that;
+      ``params`` are then on all of them.
     """
 
-    def one_step(params: Any, dataset: Dataset, state: TrainState) -> tuple[TrainState, Metrics]:
+    def one_step(split: bool, params: Any, dataset: Dataset, state: TrainState) -> tuple[TrainState, Metrics]:
+        of_batch = gradient_in_parts if split else gradient
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
 
         def accumulate(total, key):
-            grads, metrics = gradient(networks, params, state.table, draw_batch(dataset, key, settings.batch_size))
+            grads, metrics = of_batch(networks, params, state.table, draw_batch(dataset, key, settings.batch_size))
             return total + grads / settings.gradient_accumulation, metrics
 
         keys = jax.random.split(key, settings.gradient_accumulation)
@@ -217,12 +227,17 @@ def make_trainer(
 
     @functools.partial(jax.jit, static_argnames="steps", donate_argnums=0)
     def advance(states: TrainState, params: Any, datasets: Dataset, steps: int) -> tuple[TrainState, Metrics]:
+        split_styles = shared(len(states.table))
+        split = not split_styles and shared(settings.batch_size)
+
         def alone(state: TrainState, params: Any, dataset: Dataset) -> tuple[TrainState, Metrics]:
-            return jax.lax.scan(lambda state, _: one_step(params, dataset, state), state, None, steps)
+            return jax.lax.scan(lambda state, _: one_step(split, params, dataset, state), state, None, steps)
 
         together = jax.vmap(alone, in_axes=(0, None, 0))
-        if shared(len(states.table)):
+        if split_styles:
             together = split_batch(together, in_axes=(0, None, 0))
+        elif split:
+            together = on_every(together)
         return together(states, params, datasets)
 
     return advance

@@ -192,7 +192,7 @@ def sampling_command(config: TrainConfig) -> str:
 def command() -> None:
     """What the command line asks for."""
     config = parse(TrainConfig)
-    share_cores(config.model, config.batch_size)
+    share_cores(config.model, len(config.images) if config.separate else config.batch_size)
     run(config)
 
 

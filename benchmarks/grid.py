@@ -24,6 +24,7 @@ import numpy as np
 import sample
 from dreamstyler_jax import sampling
 from dreamstyler_jax.cli import main, parse
+from dreamstyler_jax.compilation import share_cores
 from dreamstyler_jax.config import SampleConfig
 from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.mini import captions
@@ -158,6 +159,7 @@ class Gaps:
 def idle(config: GridBenchmarkConfig) -> None:
     """Paints the grid in this process and sums up the gaps."""
     words = [*options(config), "--output", str(Path(config.output) / f"idle-{time.time():.0f}")]
+    share_cores("mini", config.batch_size)
     sampling.paint_batch = gaps = Gaps()
     sample.run(parse(SampleConfig, words))
     while len(gaps.done) < len(gaps.handed):

@@ -4,8 +4,8 @@ What changes the program: image size, batch size, number of steps, how many stag
 are. What does not: prompts, styles, seeds, scales, the solver.
 """
 
-import collections
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +22,6 @@ from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step
 
 T = TypeVar("T")
 FULL = ROWS.index("full")
-_LOOKAHEAD = 2  # batches
 
 
 def initial_noise(seeds: Array, shape: tuple[int, ...]) -> Array:
@@ -181,7 +180,7 @@ def paint(
     """Paints requests in batches of one shape, the last one filled up with copies, and yields each image in order.
 
     An image does not depend on its batch: rows of guidance that no request needs are left out for all of them. While
-    an image is taken the next batches are already being computed.
+    an image is taken the next batch is already being computed.
 
     Args:
       conditionings: [P, T, L, D], what the requests' rows are indices into.
@@ -232,10 +231,9 @@ def _content(contents: Contents | None, requests: Sequence[Request], rows: Seque
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each fetched while _LOOKAHEAD are already under way behind it."""
-    waiting: collections.deque[T] = collections.deque()
+    """The same items, each while the next is already under way."""
+    waiting = list(itertools.islice(items, 1))
     for item in items:
+        yield waiting.pop()
         waiting.append(item)
-        if len(waiting) > _LOOKAHEAD:
-            yield waiting.popleft()
     yield from waiting

@@ -1,5 +1,6 @@
 """Programs kept between runs: found again, the same to the bit, and never in the way."""
 
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from script_tools import ROOT, run, start, write_picture
 
 import sample
 import train
-from dreamstyler_jax.compilation import choose_kernels
+from dreamstyler_jax.compilation import choose_kernels, cores
 
 # A program that takes long enough to compile to be worth keeping; what it makes, and how many were found.
 CHILD = """
@@ -131,6 +132,30 @@ def test_eigens_kernels_and_the_scheduler_that_is_right_with_them_are_taken(monk
         choose_kernels()
         chosen = "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_enable_concurrency_optimized_scheduler=false"
         assert os.environ["XLA_FLAGS"] == f"{given} {chosen}".strip()
+
+
+DEVICES = """
+import sys, jax
+from dreamstyler_jax.compilation import share_cores
+share_cores(sys.argv[1], *map(int, sys.argv[2:]))
+print(jax.local_device_count())
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "expected"),
+    [
+        (["mini", "8"], {}, None),
+        (["mini", "8", "3"], {}, 1),
+        (["folder", "8"], {}, 1),
+        (["mini", "8"], {"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        (["mini", "8"], {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
+    ],
+)
+def test_cores_share_batches_of_the_embedded_model_that_they_divide(words, env, expected):
+    environment = {**os.environ, **env}
+    made = subprocess.check_output([sys.executable, "-c", DEVICES, *words], cwd=ROOT, env=environment, text=True)
+    assert int(made) == (math.gcd(cores(), 8) if expected is None else expected)
 
 
 def test_what_the_user_has_chosen_stays(monkeypatch):

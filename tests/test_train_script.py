@@ -256,6 +256,28 @@ def test_styles_interrupted_between_two_checkpoints_go_on_together(separate, tmp
         assert [line["step"] for line in read_metrics(folder / name / "metrics.jsonl")] == [5, 10, 15, 20]
 
 
+@pytest.mark.parametrize(
+    ("devices", "shared"), [("2", ["--batch_size", 4]), ("3", ["--batch_size", 2]), ("2", ["--separate"])],
+    ids=["batch", "nothing, three not dividing two", "styles"],
+)  # fmt: skip
+def test_several_devices_learn_what_one_does_with_one_program(tiny_folder, pictures, tmp_path, devices, shared):
+    words = ["--model", tiny_folder, "--images", pictures / "stars.png", pictures / "wave.png", *shared, "--steps", 3]
+    words += ["--log_every", 1, "--preview_prompts"]
+    run(train, *words, "--output", tmp_path / "one")
+    env = {"JAX_NUM_CPU_DEVICES": devices, "JAX_LOG_COMPILES": "1"}
+    with start(train, *words, "--output", tmp_path / "several", env=env) as process:
+        _, printed = process.communicate()
+    assert process.returncode == 0, printed
+    assert len(re.findall(r"Compiling (?:jit\()?advance", printed)) == 1
+    runs = [sorted((tmp_path / name).rglob(FILE_NAME)) for name in ("one", "several")]
+    assert len(runs[0]) == len(runs[1]) == (2 if "--separate" in shared else 1)
+    for files in zip(*runs, strict=True):
+        one, several = map(Style.load, files)
+        np.testing.assert_allclose(several.table, one.table, atol=1e-5)
+        losses = [[line["stage_loss"] for line in read_metrics(file.parent / "metrics.jsonl")] for file in files]
+        np.testing.assert_allclose(*map(np.float64, losses), rtol=1e-4)
+
+
 # Prompts
 
 

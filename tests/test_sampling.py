@@ -243,13 +243,13 @@ def test_rows_that_others_of_a_grid_need_can_be_asked_for(tiny, bank, asked):
     np.testing.assert_array_equal(weights, [[-4], [5], [0], [0]])
 
 
-def test_the_next_batches_are_under_way_while_an_image_is_taken_but_not_all(tiny, bank, asked):
+def test_the_next_batch_is_under_way_while_an_image_is_taken_but_not_all(tiny, bank, asked):
     table = solver_table("ddim", tiny.networks.schedule, STEPS)
     requests = [Request(HOUSE_ROWS, guidance.cfg(5), seed) for seed in range(11)]
     painted = sampling.paint(tiny, table, bank, requests, size=(16, 16), batch_size=2)
     assert not asked
     begun = [len(asked) for _ in painted]
-    assert begun == [3, 3, 4, 4, 5, 5, 6, 6, 6, 6, 6]
+    assert begun == [2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 6]
     assert [seeds.tolist() for *_, seeds in asked] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 10]]
 
 

@@ -208,14 +208,8 @@ class Attention(nnx.Module):
         return self.to_out[0](attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
 
 
-def geglu(x: jax.Array) -> jax.Array:
-    """GELU-gated linear unit (Shazeer 2020), ``[..., 2 C]`` to ``[..., C]``."""
-    value, gate = jnp.split(x, 2, axis=-1)
-    return value * ACTIVATIONS["gelu"](gate)
-
-
 class FeedForward(nnx.Module):
-    """GEGLU perceptron with fourfold width."""
+    """GEGLU perceptron with fourfold width (Shazeer 2020)."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
         self.proj_in = Linear(features, 8 * features, rngs=rngs)
@@ -223,7 +217,8 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[..., C]`` to ``[..., C]``."""
-        return self.proj_out(geglu(self.proj_in(x)))
+        value, gate = jnp.split(self.proj_in(x), 2, axis=-1)
+        return self.proj_out(value * ACTIVATIONS["gelu"](gate))
 
 
 class TransformerBlock(nnx.Module):

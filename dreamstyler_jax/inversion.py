@@ -210,8 +210,9 @@ def make_trainer(
       ``params`` are then on all of them.
     """
 
-    def one_step(split: bool, params: Any, dataset: Dataset, state: TrainState) -> tuple[TrainState, Metrics]:
-        of_batch = gradient_in_parts if split else gradient
+    def one_step(
+        of_batch: Callable[..., tuple[Array, Metrics]], params: Any, dataset: Dataset, state: TrainState
+    ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
 
         def accumulate(total, key):
@@ -229,9 +230,10 @@ def make_trainer(
     def advance(states: TrainState, params: Any, datasets: Dataset, steps: int) -> tuple[TrainState, Metrics]:
         split_styles = shared(len(states.table))
         split = not split_styles and shared(settings.batch_size)
+        of_batch = gradient_in_parts if split else gradient
 
         def alone(state: TrainState, params: Any, dataset: Dataset) -> tuple[TrainState, Metrics]:
-            return jax.lax.scan(lambda state, _: one_step(split, params, dataset, state), state, None, steps)
+            return jax.lax.scan(lambda state, _: one_step(of_batch, params, dataset, state), state, None, steps)
 
         together = jax.vmap(alone, in_axes=(0, None, 0))
         if split_styles:

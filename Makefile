@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python train.py --output runs/demo --resume
 	$(BIN)/python train.py --output runs/demo_one_stage --name one_stage --stages 1 --resume
 	$(BIN)/python sample.py --styles runs/demo --output out/demo
-	$(BIN)/python -m dreamstyler_jax.mini.compare --styles runs/demo_one_stage runs/demo --output out/demo/compare.png
+	$(BIN)/python -m dreamstyler_jax.mini.studies.compare --styles runs/demo_one_stage runs/demo --output out/demo/compare.png
 	@echo "The style is in runs/demo. Painted with it: $(CURDIR)/out/demo/grid.png; what it does: $(CURDIR)/out/demo/compare.png"
 
 test: $(VENV)/.installed-test browser
@@ -45,13 +45,13 @@ format: $(VENV)/.installed-lint
 # The example that the package carries and the pictures of README.md, all made anew.
 pictures: $(VENV)/.installed browser
 	rm -rf build/pictures
-	$(BIN)/python -m dreamstyler_jax.mini.example
+	$(BIN)/python -m dreamstyler_jax.mini.studies.example
 	$(BIN)/python train.py --output build/pictures/run
 	cp build/pictures/run/style.safetensors dreamstyler_jax/mini/examples/example.safetensors
 	$(BIN)/python sample.py --styles build/pictures/run --output build/pictures/out
 	cp build/pictures/run/loss.png build/pictures/out/grid.png docs/pictures/
 	$(BIN)/python train.py --output build/pictures/one_stage --name one_stage --stages 1
-	$(BIN)/python -m dreamstyler_jax.mini.compare --styles build/pictures/one_stage build/pictures/run \
+	$(BIN)/python -m dreamstyler_jax.mini.studies.compare --styles build/pictures/one_stage build/pictures/run \
 		--output docs/pictures/compare.png
 	$(BIN)/python sample.py --config configs/grids/guidance.yaml --styles build/pictures/run --output build/pictures/guidance
 	chromium --headless --no-sandbox --window-size=1200,760 --screenshot=docs/pictures/page.png \
@@ -63,8 +63,8 @@ pictures: $(VENV)/.installed browser
 		--prompts "A photo of {my_cat} in the snow at night" "A painting of {my_cat} by the sea at sunset in the style of {example}" \
 		"A painting of {my_cat} in the forest by day in the style of {example}"
 	cp build/pictures/object/grid.png docs/pictures/object.png
-	$(BIN)/python -m dreamstyler_jax.mini.check --sheet docs/pictures/check.png | tee docs/pictures/check.txt
-	$(BIN)/python -m dreamstyler_jax.mini.words | tee docs/pictures/words.txt
+	$(BIN)/python -m dreamstyler_jax.mini.studies.check --sheet docs/pictures/check.png | tee docs/pictures/check.txt
+	$(BIN)/python -m dreamstyler_jax.mini.studies.words | tee docs/pictures/words.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -17,20 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from dreamstyler_jax import grid, prompts, transfer
-from dreamstyler_jax.cli import command_line, main, parse
-from dreamstyler_jax.compilation import set_up, share_cores
-from dreamstyler_jax.config import BARE_PROMPTS, SampleConfig
-from dreamstyler_jax.console import plain_warnings, progress
-from dreamstyler_jax.devices import shard_of
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.examples import EXAMPLE_STYLE
-from dreamstyler_jax.files import check_output
-from dreamstyler_jax.gallery import Gallery, Writer
+from dreamstyler_jax import prompts, transfer
+from dreamstyler_jax.commands.cli import command_line, main, parse
+from dreamstyler_jax.commands.config import BARE_PROMPTS, SampleConfig
+from dreamstyler_jax.grids import cells as grid
+from dreamstyler_jax.grids.gallery import Gallery, Writer
+from dreamstyler_jax.grids.page import write_page
+from dreamstyler_jax.grids.sheets import write_sheets
+from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
-from dreamstyler_jax.page import write_page
-from dreamstyler_jax.pipeline import StableDiffusion, own_controlnet
-from dreamstyler_jax.sheets import write_sheets
+from dreamstyler_jax.runtime.compilation import set_up, share_cores
+from dreamstyler_jax.runtime.console import plain_warnings, progress
+from dreamstyler_jax.runtime.devices import shard_of
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion, own_controlnet
 from dreamstyler_jax.style import FILE_NAME, STEP, Style, at_step, check_width, load_styles
 
 Painted = Iterator[tuple[grid.Cell, np.ndarray]]

@@ -18,18 +18,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL.Image import Image
 
-from dreamstyler_jax import images, inversion, prompts, runlog
-from dreamstyler_jax.checkpoints import Checkpoints, open_checkpoints
-from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import set_up, share_cores
-from dreamstyler_jax.config import BARE_PROMPTS, TrainConfig, write_config
-from dreamstyler_jax.console import plain_warnings
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.examples import EXAMPLE_PICTURE
-from dreamstyler_jax.files import check_output
-from dreamstyler_jax.pipeline import StableDiffusion
-from dreamstyler_jax.preview import preview
-from dreamstyler_jax.runs import SETTINGS, is_finished, runs_of
+from dreamstyler_jax import inversion, prompts
+from dreamstyler_jax.commands import run_log
+from dreamstyler_jax.commands.cli import main, parse
+from dreamstyler_jax.commands.config import BARE_PROMPTS, TrainConfig, write_config
+from dreamstyler_jax.commands.previews import preview
+from dreamstyler_jax.commands.runs import SETTINGS, is_finished, runs_of
+from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
+from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.checkpoints import Checkpoints, open_checkpoints
+from dreamstyler_jax.runtime.compilation import set_up, share_cores
+from dreamstyler_jax.runtime.console import plain_warnings
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import FILE_NAME, Style, step_file
 
 
@@ -134,8 +136,8 @@ def train(model: StableDiffusion, jobs: Sequence[Job]) -> None:
             raise UserError(f"{jobs[0].folder} has already done {done} steps: --steps must be at least as many")
         for job in jobs:
             write_config(job.config, job.folder / SETTINGS)
-        logs = [opened.enter_context(runlog.RunLog(job.folder, done)) for job in jobs]
-        progress = opened.enter_context(runlog.Progress(config.steps, done))
+        logs = [opened.enter_context(run_log.RunLog(job.folder, done)) for job in jobs]
+        progress = opened.enter_context(run_log.Progress(config.steps, done))
         states, datasets = inversion.stacked(begin), inversion.stacked([job.dataset for job in jobs])
         params = model.everywhere
         while done < config.steps:
@@ -153,7 +155,7 @@ def train(model: StableDiffusion, jobs: Sequence[Job]) -> None:
                 for job, store, state in zip(jobs, stores, inversion.unstacked(states, len(jobs)), strict=True):
                     keep(model, job, store, state)
     for job, state in zip(jobs, inversion.unstacked(states, len(jobs)), strict=True):
-        runlog.draw_loss(runlog.read_metrics(job.folder / runlog.METRICS), job.folder / "loss.png")
+        run_log.draw_loss(run_log.read_metrics(job.folder / run_log.METRICS), job.folder / "loss.png")
         style_in(job.style, state).save(job.folder / FILE_NAME)
 
 

@@ -23,12 +23,12 @@ import numpy as np
 
 import sample
 from dreamstyler_jax import sampling
-from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import share_cores
-from dreamstyler_jax.config import SampleConfig
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.mini import captions
-from dreamstyler_jax.pipeline import StableDiffusion
+from dreamstyler_jax.commands.cli import main, parse
+from dreamstyler_jax.commands.config import SampleConfig
+from dreamstyler_jax.mini.world import captions
+from dreamstyler_jax.runtime.compilation import share_cores
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
 
 ROOT = Path(__file__).parent.parent

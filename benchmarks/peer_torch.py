@@ -20,21 +20,13 @@ import jax
 import numpy as np
 
 from dreamstyler_jax import guidance, prompts, sampling
-from dreamstyler_jax.benchmark import (
-    PROMPT,
-    SIZES,
-    BenchmarkConfig,
-    conditions,
-    random_model,
-    timed,
-    work_of,
-)
-from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import choose_kernels, share_cores
-from dreamstyler_jax.config import check_values
-from dreamstyler_jax.files import write_atomic
-from dreamstyler_jax.pipeline import PARTS, StableDiffusion, model_folder, save
+from dreamstyler_jax.commands.benchmark import PROMPT, SIZES, BenchmarkConfig, conditions, random_model, timed, work_of
+from dreamstyler_jax.commands.cli import main, parse
+from dreamstyler_jax.commands.config import check_values
+from dreamstyler_jax.runtime.compilation import choose_kernels, share_cores
+from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.stable_diffusion.pipeline import PARTS, StableDiffusion, model_folder, save
 from dreamstyler_jax.style import Style
 
 STAGES = 6

@@ -13,12 +13,12 @@ from typing import ClassVar
 import numpy as np
 
 from dreamstyler_jax import guidance, prompts, sampling
-from dreamstyler_jax.benchmark import PROMPT, initial_style, timed
-from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.compilation import set_up
-from dreamstyler_jax.config import check_values
-from dreamstyler_jax.pipeline import StableDiffusion
+from dreamstyler_jax.commands.benchmark import PROMPT, initial_style, timed
+from dreamstyler_jax.commands.cli import main, parse
+from dreamstyler_jax.commands.config import check_values
+from dreamstyler_jax.runtime.compilation import set_up
 from dreamstyler_jax.solvers import solver_table, steps_apart, steps_within
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
 FORMS = {"two rows": guidance.cfg(3.5), "four rows": guidance.paper(5.0, 1.0, 3.0)}
 

@@ -16,10 +16,10 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from dreamstyler_jax.cli import main, parse
-from dreamstyler_jax.config import SampleConfig, check_values
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.examples import EXAMPLE_STYLE
+from dreamstyler_jax.commands.cli import main, parse
+from dreamstyler_jax.commands.config import SampleConfig, check_values
+from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
+from dreamstyler_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 BATCH = SampleConfig.batch_size

@@ -16,11 +16,11 @@ import numpy as np
 import optax
 from jax import Array
 
-from dreamstyler_jax import diffusion
-from dreamstyler_jax.devices import on_every, own_part, placed, shared, split_batch
-from dreamstyler_jax.pipeline import Networks, StableDiffusion
 from dreamstyler_jax.prompts import splice
-from dreamstyler_jax.tokenizer import tokenize_with_placeholders
+from dreamstyler_jax.runtime.devices import on_every, own_part, placed, shared, split_batch
+from dreamstyler_jax.stable_diffusion import schedule
+from dreamstyler_jax.stable_diffusion.pipeline import Networks, StableDiffusion
+from dreamstyler_jax.stable_diffusion.tokenizer import tokenize_with_placeholders
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ def draw_batch(dataset: Dataset, key: Array, size: int) -> Batch:
     mean, deviation = dataset.mean[image, mirror], dataset.deviation[image, mirror]
     latents = mean + deviation * jax.random.normal(k_latent, mean.shape)
     position = (jnp.arange(size) + jax.random.uniform(k_time, (size,))) / size
-    timesteps = jnp.minimum((position * diffusion.TRAIN_TIMESTEPS).astype(jnp.int32), diffusion.TRAIN_TIMESTEPS - 1)
+    timesteps = jnp.minimum((position * schedule.TRAIN_TIMESTEPS).astype(jnp.int32), schedule.TRAIN_TIMESTEPS - 1)
     noise = jax.random.normal(k_noise, mean.shape)
     wording = jax.random.randint(jax.random.fold_in(key, 5), (size,), 0, dataset.ids.shape[1])
     return Batch(latents, noise, timesteps, dataset.ids[image, wording], dataset.slots[image, wording])
@@ -134,12 +134,12 @@ def sample_losses(networks: Networks, params: Any, table: Array, batch: Batch) -
 
     The sample at timestep t sees its prompt with the vectors of stage_of(t).
     """
-    vectors = table[diffusion.stage_of(batch.timesteps, table.shape[0])]
+    vectors = table[schedule.stage_of(batch.timesteps, table.shape[0])]
     embeddings = splice(networks.embed_tokens(params, batch.ids), batch.slots, vectors)
     states = networks.encode_text(params, embeddings, batch.ids)
-    noisy = diffusion.add_noise(networks.schedule, batch.latents, batch.noise, batch.timesteps)
+    noisy = schedule.add_noise(networks.schedule, batch.latents, batch.noise, batch.timesteps)
     prediction = networks.denoise(params, noisy, batch.timesteps, states)
-    target = diffusion.target(networks.schedule, batch.latents, batch.noise, batch.timesteps)
+    target = schedule.target(networks.schedule, batch.latents, batch.noise, batch.timesteps)
     return jnp.mean((prediction - target) ** 2, axis=(1, 2, 3))
 
 
@@ -151,7 +151,7 @@ def gradient(networks: Networks, params: Any, table: Array, batch: Batch) -> tup
         return losses.mean(), losses
 
     (value, losses), grads = jax.value_and_grad(loss, has_aux=True)(table)
-    of_stage = jax.nn.one_hot(diffusion.stage_of(batch.timesteps, table.shape[0]), table.shape[0])
+    of_stage = jax.nn.one_hot(schedule.stage_of(batch.timesteps, table.shape[0]), table.shape[0])
     return grads, Metrics(value, losses @ of_stage, of_stage.sum(0), optax.tree.norm(grads))
 
 

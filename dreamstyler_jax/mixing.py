@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import Style
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.pipeline import Networks, StableDiffusion
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.pipeline import Networks, StableDiffusion
+from dreamstyler_jax.stable_diffusion.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
 from dreamstyler_jax.style import Style, at_step, check_width
-from dreamstyler_jax.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
 
 OBJECT_PROMPTS = (  # so that what the wordings share, the object, is all that is learned
     "A photo of {}",

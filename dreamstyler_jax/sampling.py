@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from dreamstyler_jax.devices import split_batch
-from dreamstyler_jax.diffusion import add_noise, stage_of
 from dreamstyler_jax.guidance import ROWS, by_row, guided, guided_where, rows_needed
-from dreamstyler_jax.pipeline import Networks, StableDiffusion
+from dreamstyler_jax.runtime.devices import split_batch
 from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step
+from dreamstyler_jax.stable_diffusion.pipeline import Networks, StableDiffusion
+from dreamstyler_jax.stable_diffusion.schedule import add_noise, stage_of
 
 T = TypeVar("T")
 FULL = ROWS.index("full")

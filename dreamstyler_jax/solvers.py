@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamstyler_jax.diffusion import SPACINGS, TRAIN_TIMESTEPS, NoiseSchedule, x0_coefficients
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.schedule import SPACINGS, TRAIN_TIMESTEPS, NoiseSchedule, x0_coefficients
 
 # Each solver with the spacing it uses where neither the caller nor the schedule states one, as in diffusers.
 _CUSTOMARY_SPACING = {"ddim": "leading", "euler": "linspace", "dpmpp_2m": "linspace", "unipc": "linspace"}

@@ -14,8 +14,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.files import write_atomic
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import write_atomic
 
 FILE_NAME = "style.safetensors"
 FORMATS = ("dreamstyler", "diffusers", "a1111")

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from dreamstyler_jax import images
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.files import cache_folder, write_atomic
+from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import cache_folder, write_atomic
 from dreamstyler_jax.solvers import steps_within
 
 KINDS = ("edges", "depth", "image")

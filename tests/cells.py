@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dreamstyler_jax.grid import Cell
+from dreamstyler_jax.grids.cells import Cell
 
 ODD_PROMPTS = [
     "A painting of a house in the style of {}",

@@ -14,7 +14,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 import pytest
 from hypothesis import settings
 
-from dreamstyler_jax.compilation import choose_kernels
+from dreamstyler_jax.runtime.compilation import choose_kernels
 
 choose_kernels()
 
@@ -33,6 +33,6 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(tiny_folder):
     """The same, loaded: one object for all tests, so that they share compiled programs."""
-    from dreamstyler_jax.pipeline import StableDiffusion
+    from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
     return StableDiffusion.load(str(tiny_folder))

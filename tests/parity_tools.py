@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from dreamstyler_jax.weights import load_model
+from dreamstyler_jax.stable_diffusion.weights import load_model
 
 
 def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

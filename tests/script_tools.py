@@ -19,8 +19,8 @@ from PIL import Image
 
 import sample
 import train
-from dreamstyler_jax import cli
-from dreamstyler_jax.config import SampleConfig, TrainConfig
+from dreamstyler_jax.commands import cli
+from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {train: TrainConfig, sample: SampleConfig}

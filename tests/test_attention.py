@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamstyler_jax.flops import flops
-from dreamstyler_jax.models import attention as module
+from dreamstyler_jax.runtime.flops import flops
+from dreamstyler_jax.stable_diffusion.ops import attention as module
 
 ON_CPU = jax.default_backend() == "cpu"
 

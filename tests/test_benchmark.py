@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from dreamstyler_jax import benchmark, sampling
-from dreamstyler_jax.benchmark import BenchmarkConfig, work_of
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.flops import flops
-from dreamstyler_jax.models.unet import UNet2DConditionModel
+from dreamstyler_jax import sampling
+from dreamstyler_jax.commands import benchmark
+from dreamstyler_jax.commands.benchmark import BenchmarkConfig, work_of
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.flops import flops
+from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
 
 BATCH, STEPS = 2, 3
 CONFIG = BenchmarkConfig(batch=BATCH, steps=STEPS, repeats=1)

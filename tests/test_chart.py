@@ -10,8 +10,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from dreamstyler_jax import chart
-from dreamstyler_jax.chart import Line, Point, line_chart, ramp, scatter_chart
+from dreamstyler_jax.runtime import charts
+from dreamstyler_jax.runtime.charts import Line, Point, line_chart, ramp, scatter_chart
 
 X = np.arange(1.0, 11.0)
 RED = "#ff0000"
@@ -20,8 +20,8 @@ RED = "#ff0000"
 @pytest.fixture
 def figures(monkeypatch):
     """The figures drawn in a test, in order."""
-    drawn, picture = [], chart._picture
-    monkeypatch.setattr(chart, "_picture", lambda figure: drawn.append(figure) or picture(figure))
+    drawn, picture = [], charts._picture
+    monkeypatch.setattr(charts, "_picture", lambda figure: drawn.append(figure) or picture(figure))
     return drawn
 
 
@@ -231,7 +231,7 @@ def test_charts_leave_pyplot_and_its_global_state_alone():
     program = """if True:
         import sys, matplotlib
         before = matplotlib.rcParams.copy()
-        from dreamstyler_jax.chart import Point, scatter_chart
+        from dreamstyler_jax.runtime.charts import Point, scatter_chart
         scatter_chart([Point(1, 1, "a")], "", "", "", "")
         assert "matplotlib.pyplot" not in sys.modules and matplotlib.rcParams.copy() == before
     """

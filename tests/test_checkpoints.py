@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from dreamstyler_jax.checkpoints import open_checkpoints
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runtime.checkpoints import open_checkpoints
+from dreamstyler_jax.runtime.errors import UserError
 
 
 def state_of(step):

@@ -13,13 +13,13 @@ from script_tools import ROOT, run, start, write_picture
 
 import sample
 import train
-from dreamstyler_jax.compilation import choose_kernels, cores
+from dreamstyler_jax.runtime.compilation import choose_kernels, cores
 
 # A program that takes long enough to compile to be worth keeping; what it makes, and how many were found.
 CHILD = """
 import jax, jax.numpy as jnp
-from dreamstyler_jax.compilation import keep_programs
-from dreamstyler_jax.console import plain_warnings
+from dreamstyler_jax.runtime.compilation import keep_programs
+from dreamstyler_jax.runtime.console import plain_warnings
 
 found = []
 jax.monitoring.register_event_listener(lambda event, **_: found.append(event.endswith("compilation_cache/cache_hits")))
@@ -137,7 +137,7 @@ def test_eigens_kernels_and_the_scheduler_that_is_right_with_them_are_taken(monk
 
 DEVICES = """
 import sys, jax
-from dreamstyler_jax.compilation import share_cores
+from dreamstyler_jax.runtime.compilation import share_cores
 share_cores(sys.argv[1], *map(int, sys.argv[2:]))
 print(jax.local_device_count())
 """

@@ -22,9 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sample
-from dreamstyler_jax import cli, grid, transfer
-from dreamstyler_jax.cli import parse
-from dreamstyler_jax.config import (
+from dreamstyler_jax import transfer
+from dreamstyler_jax.commands import cli
+from dreamstyler_jax.commands.cli import parse
+from dreamstyler_jax.commands.config import (
     MAX_SEED,
     SampleConfig,
     TrainConfig,
@@ -33,11 +34,12 @@ from dreamstyler_jax.config import (
     to_yaml,
     write_config,
 )
-from dreamstyler_jax.diffusion import NoiseSchedule
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.mini.pretrain import PretrainConfig
+from dreamstyler_jax.commands.runs import runs_of
+from dreamstyler_jax.grids import cells as grid
+from dreamstyler_jax.mini.training.pretrain import PretrainConfig
 from dreamstyler_jax.mixing import mix
-from dreamstyler_jax.runs import runs_of
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.style import Style
 
 ROOT = Path(__file__).parent.parent
@@ -460,7 +462,7 @@ def test_a_defect_keeps_its_traceback(sigterm):
 def test_sigterm_ends_with_75_and_the_command_that_continues(tmp_path):
     script = tmp_path / "work.py"
     script.write_text(
-        "import time\nfrom dreamstyler_jax.cli import main\n"
+        "import time\nfrom dreamstyler_jax.commands.cli import main\n"
         "def run():\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "main(run, resumable=True)\n"
     )
@@ -478,7 +480,7 @@ def test_sigterm_ends_with_75_and_the_command_that_continues(tmp_path):
 
 
 def test_options_are_read_without_importing_jax():
-    code = "import sys, dreamstyler_jax.cli; print([m for m in ('jax', 'flax', 'torch') if m in sys.modules])"
+    code = "import sys, dreamstyler_jax.commands.cli; print([m for m in ('jax', 'flax', 'torch') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT) == "[]\n"
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from dreamstyler_jax import console
+from dreamstyler_jax.runtime import console
 
 
 def test_in_a_log_progress_is_a_line_now_and_then(capsys, monkeypatch):

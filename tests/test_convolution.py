@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dreamstyler_jax.models.convolution import convolve
+from dreamstyler_jax.stable_diffusion.ops.convolution import convolve
 
 CASES = [
     (size, stride, padding) for size in [(6, 8), (7, 5)] for stride, padding in [(1, (1, 1)), (2, (1, 1)), (2, (0, 1))]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamstyler_jax.diffusion import (
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.schedule import (
     BETA_SCHEDULES,
     PREDICTION_TYPES,
     SPACINGS,
@@ -18,7 +19,6 @@ from dreamstyler_jax.diffusion import (
     target,
     x0_coefficients,
 )
-from dreamstyler_jax.errors import UserError
 
 TIMESTEPS = np.arange(TRAIN_TIMESTEPS)
 

@@ -5,11 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamstyler_jax import guidance, images, inversion, prompts, sampling, scores
-from dreamstyler_jax.examples import EXAMPLE_PICTURE, EXAMPLE_STYLE
-from dreamstyler_jax.mini import captions, check, data, judge, scenes
-from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
+from dreamstyler_jax import guidance, inversion, prompts, sampling
+from dreamstyler_jax.evaluation import scores
+from dreamstyler_jax.mini import judge
+from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE, EXAMPLE_STYLE
+from dreamstyler_jax.mini.studies import check
+from dreamstyler_jax.mini.world import captions, data, scenes
+from dreamstyler_jax.runtime import images
 from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
 from dreamstyler_jax.style import Style
 
 

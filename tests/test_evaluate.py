@@ -16,12 +16,13 @@ from script_tools import ROOT, contents, refusal, run, write_picture
 from tiny_clip import write_tiny_clip
 from tiny_model import WIDTH
 
-from dreamstyler_jax import evaluate, grid, images, scores
-from dreamstyler_jax.evaluate import OVERALL, SCORES, EvaluateConfig, plain_context
-from dreamstyler_jax.examples import EXAMPLE_PICTURE, EXAMPLE_STYLE
-from dreamstyler_jax.gallery import Gallery
+from dreamstyler_jax.evaluation import evaluate, scores
+from dreamstyler_jax.evaluation.evaluate import OVERALL, SCORES, EvaluateConfig, plain_context
+from dreamstyler_jax.grids.gallery import Gallery
+from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE, EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix
-from dreamstyler_jax.pipeline import StableDiffusion
+from dreamstyler_jax.runtime import images
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import FILE_NAME, Style
 
 HOUSE, DOG, SEA = (f"a painting of {subject} in the style of" for subject in ("a house", "a small dog", "the sea"))
@@ -66,7 +67,7 @@ def painted(model, runs, tmp_path_factory):
 def evaluated(painted, runs, tmp_path_factory):
     """What a process of its own leaves behind and prints; from a folder where nothing else is."""
     words = ["--pictures", painted, "--styles", runs, "--output", "results"]
-    command = [sys.executable, "-m", "dreamstyler_jax.evaluate", *map(str, words)]
+    command = [sys.executable, "-m", "dreamstyler_jax.evaluation.evaluate", *map(str, words)]
     folder = tmp_path_factory.mktemp("elsewhere")
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
@@ -98,7 +99,7 @@ def cells_of(model, prompts, styles, arrays):
         voice = next(iter(styles)) if "{}" in prompt else ""
         used = {name: digest for name, digest in styles.items() if name == voice or f"{{{name}}}" in prompt}
         size = dict(height=array.shape[0], width=array.shape[1])
-        cells.append(grid.Cell(prompt=prompt, style=voice, seed=seed, styles=used, **size, **common))
+        cells.append(cells.Cell(prompt=prompt, style=voice, seed=seed, styles=used, **size, **common))
     return cells
 
 
@@ -470,7 +471,7 @@ def test_a_mistake_ends_with_one_line_and_nothing_written(
 
 
 def test_the_process_itself_ends_with_status_2_and_one_line(tmp_path):
-    command = [sys.executable, "-m", "dreamstyler_jax.evaluate", "--pictures", str(tmp_path)]
+    command = [sys.executable, "-m", "dreamstyler_jax.evaluation.evaluate", "--pictures", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: pictures: .*manifest.jsonl lists none; name folders .*\n", done.stderr), done.stderr

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from dreamstyler_jax import scores
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.mini import captions, exam, experiments, judge
-from dreamstyler_jax.mini.exam import Lesson
-from dreamstyler_jax.pipeline import EMBEDDED_MODEL, StableDiffusion
+from dreamstyler_jax.evaluation import scores
+from dreamstyler_jax.mini import judge
+from dreamstyler_jax.mini.studies import exam, experiments
+from dreamstyler_jax.mini.studies.exam import Lesson
+from dreamstyler_jax.mini.world import captions
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
 
 PAINTERS = (241, 245)
 

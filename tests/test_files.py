@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from dreamstyler_jax import files
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runtime import files
+from dreamstyler_jax.runtime.errors import UserError
 
 
 def test_an_output_below_a_file_is_refused_and_nothing_made(tmp_path):

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from script_tools import contents
 
-from dreamstyler_jax import files, gallery, grid, images
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.gallery import Gallery, Writer
+from dreamstyler_jax.grids import cells as grid
+from dreamstyler_jax.grids import gallery
+from dreamstyler_jax.grids.gallery import Gallery, Writer
+from dreamstyler_jax.runtime import files, images
+from dreamstyler_jax.runtime.errors import UserError
 
 CELLS = cells_of(ODD_PROMPTS[:2], range(3))
 PICTURES = {cell.id: plain_picture(10 * number) for number, cell in enumerate(CELLS)}

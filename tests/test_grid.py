@@ -11,11 +11,12 @@ from cells import CELL, ODD_PROMPTS, cells_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dreamstyler_jax import grid, prompts, sampling
-from dreamstyler_jax.config import SampleConfig
-from dreamstyler_jax.diffusion import NoiseSchedule
+from dreamstyler_jax import prompts, sampling
+from dreamstyler_jax.commands.config import SampleConfig
+from dreamstyler_jax.grids import cells as grid
 from dreamstyler_jax.sampling import Request
 from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.style import Style
 
 OTHER_VALUES = {

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
-from dreamstyler_jax import files, images
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.files import write_atomic
+from dreamstyler_jax.runtime import files, images
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import write_atomic
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

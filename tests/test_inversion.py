@@ -11,11 +11,11 @@ import optax
 import pytest
 
 from dreamstyler_jax import inversion
-from dreamstyler_jax.checkpoints import open_checkpoints
-from dreamstyler_jax.diffusion import stage_of
-from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.inversion import Dataset, Settings
-from dreamstyler_jax.tokenizer import tokenize_with_placeholders
+from dreamstyler_jax.runtime.checkpoints import open_checkpoints
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.schedule import stage_of
+from dreamstyler_jax.stable_diffusion.tokenizer import tokenize_with_placeholders
 
 STAGES, BATCH, CHUNK = 6, 4, 2
 PROMPTS = [["a red house in the style of {}"], ["a small dog by {}"]]

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamstyler_jax.errors import UserError
 from dreamstyler_jax.mixing import mix, parse_recipe
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import Style
 
 T, V, D = 6, 2, 3

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dreamstyler_jax.models.layers import gelu
-from dreamstyler_jax.models.norms import GroupNorm, LayerNorm
+from dreamstyler_jax.stable_diffusion.layers import gelu
+from dreamstyler_jax.stable_diffusion.ops.norms import GroupNorm, LayerNorm
 
 
 def by_definition(x, scale, bias, axes, epsilon=1e-5):

@@ -17,8 +17,8 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from dreamstyler_jax import page
-from dreamstyler_jax.gallery import Gallery
+from dreamstyler_jax.grids import page
+from dreamstyler_jax.grids.gallery import Gallery
 
 PROMPTS = ["A red house {}", "A blue fish {}", "An orange cat {}"]
 PATIENCE = 60  # seconds: on a busy machine

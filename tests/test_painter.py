@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamstyler_jax.mini import captions, data, painter, scenes
+from dreamstyler_jax.mini.world import captions, data, painter, scenes
 from dreamstyler_jax.prompts import context_only, style_only
 
 COUNT = 12  # of pictures in a batch, everywhere below: one compiled program

@@ -11,9 +11,9 @@ import torch
 import transformers
 from parity_tools import loaded, randomised, relative_error, to_torch
 
-from dreamstyler_jax.models.clip import CLIPTextModel
-from dreamstyler_jax.models.unet import UNet2DConditionModel
-from dreamstyler_jax.models.vae import AutoencoderKL
+from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel
+from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
+from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
 
 TOLERANCE = 2e-5
 # A minute of work for two free cores; the suite's usual limit is for small things.

@@ -11,11 +11,11 @@ import transformers
 from flax import nnx
 from parity_tools import loaded, randomised, relative_error, to_numpy, to_torch
 
-from dreamstyler_jax.models.clip import CLIPModel, CLIPTextModel
-from dreamstyler_jax.models.controlnet import ControlNetModel
-from dreamstyler_jax.models.unet import UNet2DConditionModel
-from dreamstyler_jax.models.vae import AutoencoderKL
-from dreamstyler_jax.weights import load_model, save_model
+from dreamstyler_jax.stable_diffusion.clip import CLIPModel, CLIPTextModel
+from dreamstyler_jax.stable_diffusion.controlnet import ControlNetModel
+from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
+from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
+from dreamstyler_jax.stable_diffusion.weights import load_model, save_model
 
 TOLERANCE = 1e-5
 

@@ -9,7 +9,8 @@ from clip_vocabulary import write_clip_tokenizer
 from parity_tools import randomised
 from PIL import Image
 
-from dreamstyler_jax import images, scores
+from dreamstyler_jax.evaluation import scores
+from dreamstyler_jax.runtime import images
 
 TOLERANCE = 1e-4  # of features of unit length
 TEXT = dict(

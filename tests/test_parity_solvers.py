@@ -16,8 +16,15 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from dreamstyler_jax.diffusion import BETA_SCHEDULES, PREDICTION_TYPES, SPACINGS, NoiseSchedule, add_noise, target
 from dreamstyler_jax.solvers import SOLVERS, solver_start, solver_step, solver_table
+from dreamstyler_jax.stable_diffusion.schedule import (
+    BETA_SCHEDULES,
+    PREDICTION_TYPES,
+    SPACINGS,
+    NoiseSchedule,
+    add_noise,
+    target,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # diffusers' own, in set_timesteps
 

@@ -7,7 +7,7 @@ from clip_vocabulary import write_clip_tokenizer
 from diffusers.loaders import TextualInversionLoaderMixin
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import Style
 
 TABLE = np.random.default_rng(0).normal(size=(6, 1, 16)).astype(np.float32)

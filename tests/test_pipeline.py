@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dreamstyler_jax import pipeline
-from dreamstyler_jax.diffusion import NoiseSchedule
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.pipeline import PARTS, StableDiffusion
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion import pipeline
+from dreamstyler_jax.stable_diffusion.pipeline import PARTS, StableDiffusion
+from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 
 
 @pytest.fixture

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from script_tools import contents
 
-from dreamstyler_jax import scores
-from dreamstyler_jax.checkpoints import Checkpoints
-from dreamstyler_jax.mini import data, judge, painter, pretrain, trainer
-from dreamstyler_jax.models.clip import CLIPModel
-from dreamstyler_jax.pipeline import StableDiffusion
+from dreamstyler_jax.evaluation import scores
+from dreamstyler_jax.mini import judge
+from dreamstyler_jax.mini.training import pretrain, trainer
+from dreamstyler_jax.mini.world import data, painter
 from dreamstyler_jax.prompts import encode
-from dreamstyler_jax.weights import load_model
+from dreamstyler_jax.runtime.checkpoints import Checkpoints
+from dreamstyler_jax.stable_diffusion.clip import CLIPModel
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.weights import load_model
 
 
 @pytest.fixture

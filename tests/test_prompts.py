@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamstyler_jax import prompts
-from dreamstyler_jax.diffusion import stage_of
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.schedule import stage_of
+from dreamstyler_jax.stable_diffusion.tokenizer import parse_prompt, tokenize_with_placeholders
 from dreamstyler_jax.style import Style
-from dreamstyler_jax.tokenizer import parse_prompt, tokenize_with_placeholders
 
 # prompt, without its style, without its context
 WORDINGS = [

@@ -11,9 +11,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from dreamstyler_jax.chart import INK, ramp
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.runlog import Progress, RunLog, draw_loss, read_metrics
+from dreamstyler_jax.commands.run_log import Progress, RunLog, draw_loss, read_metrics
+from dreamstyler_jax.runtime.charts import INK, ramp
+from dreamstyler_jax.runtime.errors import UserError
 
 
 def write_steps(folder, steps, start=0, **more):

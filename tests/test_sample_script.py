@@ -33,10 +33,13 @@ from script_tools import (
 from tiny_model import WIDTH
 
 import sample
-from dreamstyler_jax import cli, gallery, images, sampling
-from dreamstyler_jax.config import SampleConfig
-from dreamstyler_jax.console import plain_warnings
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax import sampling
+from dreamstyler_jax.commands import cli
+from dreamstyler_jax.commands.config import SampleConfig
+from dreamstyler_jax.grids import gallery
+from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.console import plain_warnings
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import FILE_NAME, Style, step_file
 
 HOUSE, DOG = "a painting of a red house in the style of {}", "a painting of a small dog in the style of {}"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dreamstyler_jax import guidance, images, prompts, sampling
-from dreamstyler_jax.preview import preview
+from dreamstyler_jax import guidance, prompts, sampling
+from dreamstyler_jax.commands.previews import preview
+from dreamstyler_jax.runtime import images
 from dreamstyler_jax.sampling import Request
 from dreamstyler_jax.solvers import SOLVERS, solver_start, solver_step, solver_table
 from dreamstyler_jax.style import Style

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from tiny_clip import PREPROCESSING, write_tiny_clip
 
-from dreamstyler_jax import images, scores
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.scores import Clip, Estimate, Grams, Preprocessor, cosine_score, estimate, leakage_score
+from dreamstyler_jax.evaluation import scores
+from dreamstyler_jax.evaluation.scores import Clip, Estimate, Grams, Preprocessor, cosine_score, estimate, leakage_score
+from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.errors import UserError
 
 TEXTS = ["a red house", "a small dog by the sea", "a drawing of mountains", "a painting"]
 

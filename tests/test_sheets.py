@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dreamstyler_jax import images
-from dreamstyler_jax.grid import Repaint
-from dreamstyler_jax.sheets import axes, layout, write_sheets
+from dreamstyler_jax.grids.cells import Repaint
+from dreamstyler_jax.grids.sheets import axes, layout, write_sheets
+from dreamstyler_jax.runtime import images
 from dreamstyler_jax.style import Style
 
 STYLES = {"gogh": Style("gogh", np.ones((1, 1, 4)))}

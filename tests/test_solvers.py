@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamstyler_jax.diffusion import PREDICTION_TYPES, SPACINGS, NoiseSchedule, add_noise, target
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.solvers import SOLVERS, SolverTable, solver_start, solver_step, solver_table
+from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES, SPACINGS, NoiseSchedule, add_noise, target
 
 MULTISTEP = ("dpmpp_2m", "unipc")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
-from dreamstyler_jax.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import FILE_NAME, Style, check_width, load_styles, step_file
 
 tables = hnp.arrays(

@@ -11,8 +11,8 @@ from clip_vocabulary import EOS, write_clip_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.tokenizer import Placeholder, Tokenizer, parse_prompt, tokenize_with_placeholders
 
 VAN_GOGH = [49406, 320, 3086, 530, 518, 1844, 539, 2451, 19697, 49407]
 CAPTIONS = [f"A painting of a {subject} in the style of Hokusai" for subject in ("house", "dog", "robot", "harbour")]
@@ -117,7 +117,7 @@ def test_trained_vocabulary(small, tmp_path):
 
 def test_training_a_vocabulary_is_reproducible(small, tmp_path):
     code = (
-        "import sys; from dreamstyler_jax.tokenizer import Tokenizer\n"
+        "import sys; from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer\n"
         f"Tokenizer.train({CAPTIONS!r}, 600).save(sys.argv[1])"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "other")], check=True)

@@ -14,11 +14,11 @@ from script_tools import compilation_cache, contents, refusal, run, start, witho
 import sample
 import train
 from dreamstyler_jax import prompts
-from dreamstyler_jax.cli import INTERRUPTED, parse
-from dreamstyler_jax.config import TrainConfig, write_config
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.runlog import read_metrics
-from dreamstyler_jax.runs import is_finished
+from dreamstyler_jax.commands.cli import INTERRUPTED, parse
+from dreamstyler_jax.commands.config import TrainConfig, write_config
+from dreamstyler_jax.commands.run_log import read_metrics
+from dreamstyler_jax.commands.runs import is_finished
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
 
 STEPS = 200

@@ -14,11 +14,12 @@ from script_tools import compilation_cache, contents, refusal, run, write_pictur
 from tiny_model import WIDTH
 
 import sample
-from dreamstyler_jax import images, transfer
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.models.controlnet import ControlNetConfig, ControlNetModel
+from dreamstyler_jax import transfer
+from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel
+from dreamstyler_jax.stable_diffusion.weights import init_model, save_model
 from dreamstyler_jax.style import FILE_NAME, Style
-from dreamstyler_jax.weights import init_model, save_model
 
 PROMPT = "a painting of a red house in the style of {}"
 FAMILY = dict(

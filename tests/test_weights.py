@@ -13,11 +13,11 @@ import safetensors.numpy
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
-from dreamstyler_jax.errors import UserError
-from dreamstyler_jax.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
-from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
-from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
-from dreamstyler_jax.weights import init_model, load_model, resolve_model, save_model
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
+from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
+from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from dreamstyler_jax.stable_diffusion.weights import init_model, load_model, resolve_model, save_model
 
 TEXT_CONFIG = CLIPTextConfig(
     vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,

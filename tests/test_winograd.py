@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from dreamstyler_jax.models import winograd
-from dreamstyler_jax.models.convolution import ONE_AROUND, convolve
+from dreamstyler_jax.stable_diffusion.ops import winograd
+from dreamstyler_jax.stable_diffusion.ops.convolution import ONE_AROUND, convolve
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="other platforms have kernels of their own")
 

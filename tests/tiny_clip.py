@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tiny_model import CAPTIONS, WINDOW, with_random_vectors
 
-from dreamstyler_jax.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
-from dreamstyler_jax.tokenizer import Tokenizer
-from dreamstyler_jax.weights import init_model, save_model
+from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
+from dreamstyler_jax.stable_diffusion.weights import init_model, save_model
 
 SIZE = 16  # side of its pictures in pixels
 PREPROCESSING = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}, "resample": 3}

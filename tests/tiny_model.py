@@ -5,13 +5,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dreamstyler_jax import pipeline
-from dreamstyler_jax.diffusion import NoiseSchedule
-from dreamstyler_jax.models.clip import CLIPTextConfig, CLIPTextModel
-from dreamstyler_jax.models.unet import UNet2DConditionConfig, UNet2DConditionModel
-from dreamstyler_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
-from dreamstyler_jax.tokenizer import Tokenizer
-from dreamstyler_jax.weights import init_model
+from dreamstyler_jax.stable_diffusion import pipeline
+from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextModel
+from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
+from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
+from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from dreamstyler_jax.stable_diffusion.weights import init_model
 
 WIDTH = 16  # of the text encoder
 WINDOW = 24  # tokens

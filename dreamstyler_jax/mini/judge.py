@@ -16,11 +16,11 @@ import optax
 from flax import nnx
 from jax import Array
 
-from dreamstyler_jax.mini import captions, scenes
-from dreamstyler_jax.models.convolution import Conv3x3
-from dreamstyler_jax.models.layers import Downsample, Linear, ModelConfig, ResnetBlock
-from dreamstyler_jax.scores import in_batches
-from dreamstyler_jax.weights import load_model
+from dreamstyler_jax.evaluation.scores import in_batches
+from dreamstyler_jax.mini.world import captions, scenes
+from dreamstyler_jax.stable_diffusion.layers import Downsample, Linear, ModelConfig, ResnetBlock
+from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
+from dreamstyler_jax.stable_diffusion.weights import load_model
 
 CLASSES = {
     "subject": len(scenes.SUBJECTS),

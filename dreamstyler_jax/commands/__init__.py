@@ -1,0 +1,1 @@
+"""The command line: settings, and a module for each command."""

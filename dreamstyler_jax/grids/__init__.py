@@ -1,0 +1,1 @@
+"""Grids of pictures: cells, folders, contact sheets, the page."""

@@ -1,0 +1,124 @@
+"""ControlNet (Zhang et al. 2023): a copy of the UNet's encoder that sees a control map; laid out as in diffusers."""
+
+import dataclasses
+import itertools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dreamstyler_jax.stable_diffusion.layers import Conv1x1
+from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
+from dreamstyler_jax.stable_diffusion.unet import UNetEncoder, UNetEncoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlNetConfig(UNetEncoderConfig):
+    """Settings of a ControlNet, named as in its ``config.json``, with the defaults of that format.
+
+    ``conditioning_embedding_out_channels``: widths of the control map's encoder; each but the first halves its sides.
+    ``global_pool_conditions``: of each residual only its mean over the image counts.
+    """
+
+    conditioning_channels: int = 3
+    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+    controlnet_conditioning_channel_order: str = "rgb"
+    global_pool_conditions: bool = False
+
+    supported: ClassVar = {
+        **UNetEncoderConfig.supported,
+        "controlnet_conditioning_channel_order": ("rgb", "bgr"),
+    }
+    identity: ClassVar = {"_class_name": "ControlNetModel"}
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of the control map per latent."""
+        return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
+
+
+class ControlNetConditioningEmbedding(nnx.Module):
+    """Brings a control map to the size of the latents and the width of the UNet's first level."""
+
+    def __init__(self, config: ControlNetConfig, *, rngs: nnx.Rngs):
+        widths = config.conditioning_embedding_out_channels
+        self.conv_in = Conv3x3(config.conditioning_channels, widths[0], rngs=rngs)
+        blocks = []
+        for before, after in itertools.pairwise(widths):
+            blocks += [Conv3x3(before, before, rngs=rngs), Conv3x3(before, after, strides=2, rngs=rngs)]
+        self.blocks = nnx.List(blocks)
+        self.conv_out = Conv3x3(widths[-1], config.block_out_channels[0], rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[B, H * downsampling, W * downsampling, 3]`` to ``[B, H, W, C]``."""
+        for layer in (self.conv_in, *self.blocks):
+            x = jax.nn.silu(layer(x))
+        return self.conv_out(x)
+
+
+class ControlNetModel(UNetEncoder):
+    """Predicts from a control map what to add to the skip connections and the middle block of a UNet."""
+
+    config_class = ControlNetConfig
+
+    def __init__(self, config: ControlNetConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.controlnet_cond_embedding = ControlNetConditioningEmbedding(config, rngs=rngs)
+        # What each level gives to the UNet: one feature map per layer, one per change of size, that of conv_in first.
+        channels = config.block_out_channels
+        widths = [channels[0]]
+        for level, width in enumerate(channels):
+            widths += [width] * (config.layers_per_block + (level < len(channels) - 1))
+        self.controlnet_down_blocks = nnx.List([Conv1x1(width, width, rngs=rngs) for width in widths])
+        self.controlnet_mid_block = Conv1x1(channels[-1], channels[-1], rngs=rngs)
+
+    def __call__(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        hint: jax.Array,
+        scale: jax.Array | float = 1.0,
+        *,
+        guess_mode: bool = False,
+    ) -> tuple[jax.Array, ...]:
+        """Evaluates the ControlNet.
+
+        Args:
+            sample, timesteps, encoder_hidden_states: as the UNet's.
+            hint: what :meth:`hint` made of the control maps ``[B, H, W, C]``.
+            scale: conditioning scale, one or ``[B]``.
+            guess_mode: let the residuals grow from a tenth of ``scale`` at the largest feature map to all of it at the
+                smallest, as where the prompt says nothing (diffusers' ``ControlNetModel.forward``).
+
+        Returns:
+            The ``residuals`` for the UNet.
+        """
+        config, dtype = self.config, self.conv_in.kernel.dtype
+        sample, context = sample.astype(dtype), encoder_hidden_states.astype(dtype)
+        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context)
+        maps = self.contract(self.conv_in(sample) + hint, time, context)
+        layers = (*self.controlnet_down_blocks, self.controlnet_mid_block)
+        weights = (
+            np.ones(len(maps)) if config.global_pool_conditions or not guess_mode else np.logspace(-1, 0, len(maps))
+        )
+        scale = jnp.asarray(scale, dtype).reshape(-1, 1, 1, 1)
+        residuals = (layer(x) * (scale * weight) for layer, x, weight in zip(layers, maps, weights, strict=True))
+        if config.global_pool_conditions:
+            return tuple(x.mean((1, 2), keepdims=True) for x in residuals)
+        return tuple(residuals)
+
+    def hint(self, control: jax.Array) -> jax.Array:
+        """Encodes control maps, once for all timesteps.
+
+        Args:
+            control: ``[B, H * downsampling, W * downsampling, conditioning_channels]`` in [0, 1].
+
+        Returns:
+            ``[B, H, W, C]``, of the latents' size.
+        """
+        if self.config.controlnet_conditioning_channel_order == "bgr":
+            control = control[..., ::-1]
+        return self.controlnet_cond_embedding(control.astype(self.conv_in.kernel.dtype))

@@ -1,0 +1,161 @@
+"""Building blocks shared by the text encoder, the VAE and the UNet."""
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.ops.convolution import UNSET, Conv3x3
+from dreamstyler_jax.stable_diffusion.ops.norms import GroupNorm
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Gaussian error linear unit (Hendrycks & Gimpel 2016), by erf in float32.
+
+    ``jax.nn.gelu`` takes erfc, which on a GPU takes longer than reading and writing ``x``.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What a model's ``config.json`` says, as far as inference depends on it.
+
+    Subclasses add one field per setting they implement. ``supported`` lists the settings that have only some
+    implemented values: anything else, or a list with anything else in it, is refused instead of being computed wrongly.
+    ``identity`` are the constant entries by which other libraries recognise the file.
+    """
+
+    supported: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    identity: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Reads the settings of ``config.json``; lists become tuples, entries without influence are ignored.
+
+        Raises:
+            UserError: a setting is missing or has a value that is not implemented; all of them are named.
+        """
+        raw = {key: _frozen(value) for key, value in raw.items()}
+        problems = []
+        for key, values in cls.supported.items():
+            given = raw.get(key, values[0])
+            if any(value not in values for value in (given if isinstance(given, tuple) else (given,))):
+                problems.append(f"{key} = {given!r} (supported: {', '.join(map(repr, values))})")
+        for field in dataclasses.fields(cls):
+            if field.name in raw and not _is_instance(raw[field.name], field.type):
+                problems.append(f"{field.name} = {raw[field.name]!r} (supported: {field.type})")
+        if problems:
+            raise UserError(f"config.json is not that of a supported {cls.__name__[:-6]}: {'; '.join(problems)}")
+        return cls(**{field.name: raw[field.name] for field in dataclasses.fields(cls) if field.name in raw})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of a ``config.json`` from which :meth:`from_dict` and other libraries build the same model."""
+        return {**self.identity, **dataclasses.asdict(self)}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_instance(value: Any, annotation: Any) -> bool:
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
+
+
+Linear = functools.partial(nnx.Linear, kernel_init=UNSET)
+Embed = functools.partial(nnx.Embed, embedding_init=UNSET)
+
+
+class Conv1x1(nnx.Conv):
+    """A 1 x 1 convolution: a convolution's parameters, computed as the matrix product it is."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
+        super().__init__(in_features, out_features, (1, 1), kernel_init=UNSET, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[..., in]`` to ``[..., out]``."""
+        return x @ self.kernel[0, 0] + self.bias[...]
+
+
+class ResnetBlock(nnx.Module):
+    """Two normalised 3 x 3 convolutions around a shortcut, shifted by the time embedding where there is one.
+
+    Args:
+        time_features: width of the time embedding; ``None`` for the VAE, which has none.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        groups: int,
+        epsilon: float,
+        time_features: int | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = GroupNorm(in_features, groups, epsilon, rngs=rngs)
+        self.conv1 = Conv3x3(in_features, out_features, rngs=rngs)
+        if time_features is not None:
+            self.time_emb_proj = Linear(time_features, out_features, rngs=rngs)
+        self.norm2 = GroupNorm(out_features, groups, epsilon, rngs=rngs)
+        self.conv2 = Conv3x3(out_features, out_features, rngs=rngs)
+        self.has_shortcut = in_features != out_features
+        if self.has_shortcut:
+            self.conv_shortcut = Conv1x1(in_features, out_features, rngs=rngs)
+
+    def __call__(self, x: jax.Array, time_embedding: jax.Array | None = None) -> jax.Array:
+        """Maps ``x`` ``[B, H, W, in]`` and the embedding ``[B, time_features]`` to ``[B, H, W, out]``."""
+        h = self.conv1(jax.nn.silu(self.norm1(x)))
+        if time_embedding is not None:
+            h += self.time_emb_proj(jax.nn.silu(time_embedding))[:, None, None, :]
+        h = self.conv2(jax.nn.silu(self.norm2(h)))
+        return h + (self.conv_shortcut(x) if self.has_shortcut else x)
+
+
+class Downsample(nnx.Module):
+    """Halves height and width by a 3 x 3 convolution of stride 2.
+
+    Args:
+        padding: rows (and columns) of zeros before and after: ``(1, 1)`` in the UNet, ``(0, 1)`` in the VAE.
+    """
+
+    def __init__(self, features: int, padding: tuple[int, int], *, rngs: nnx.Rngs):
+        self.conv = Conv3x3(features, features, strides=2, padding=padding, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, ceil(H/2), ceil(W/2), C]`` (floor with the VAE's padding)."""
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Doubles height and width by nearest neighbour, then a 3 x 3 convolution."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        self.conv = Conv3x3(features, features, rngs=rngs)
+
+    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, 2H, 2W, C]``.
+
+        With ``size`` the result is cut to it: an odd map that was halved has one row (or column) less than twice.
+        """
+        batch, height, width, features = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, features))
+        x = x.reshape(batch, 2 * height, 2 * width, features)
+        return self.conv(x if size is None else x[:, : size[0], : size[1]])

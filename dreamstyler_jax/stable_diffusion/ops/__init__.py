@@ -1,0 +1,1 @@
+"""Operations whose fastest form depends on the device."""

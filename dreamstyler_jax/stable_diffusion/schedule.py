@@ -1,0 +1,208 @@
+"""The forward process: noise schedule, stages of the timesteps, noising and training targets.
+
+Symbols follow the DPM-Solver papers: a latent at timestep t is ``x_t = alpha_t x_0 + sigma_t eps`` with
+``alpha_t^2 = alpha-bar_t`` (``alphas_cumprod``) and ``alpha_t^2 + sigma_t^2 = 1`` (variance preserving).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamstyler_jax.runtime.errors import UserError
+
+TRAIN_TIMESTEPS = 1000
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+SPACINGS = ("leading", "linspace", "trailing")
+
+# Settings of scheduler_config.json that would change what is trained or sampled, with the values implemented here.
+# Whatever belongs to one solver alone (its order, its type) is not listed: the solver is chosen by name.
+_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
+    "num_train_timesteps": (TRAIN_TIMESTEPS,),
+    "trained_betas": (None,),
+    "clip_sample": (False, None),
+    "thresholding": (False, None),
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "use_lu_lambdas": (False, None),
+    "use_flow_sigmas": (False, None),
+    "final_sigmas_type": ("zero", None),
+    "interpolation_type": ("linear", None),
+    "timestep_type": ("discrete", None),
+}
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The noise levels of the 1000 training timesteps, and how a solver is to space its steps over them.
+
+    Hashable and compared by value, so it can be a static argument of a jitted function. The defaults are those of
+    Stable Diffusion 1.x.
+
+    Attributes:
+        beta_schedule: ``"linear"``, ``"scaled_linear"`` (linear in sqrt(beta), the latent-diffusion one) or
+            ``"squaredcos_cap_v2"`` (the cosine schedule of Nichol & Dhariwal 2021, Eq. 17, beta capped at 0.999).
+        beta_start, beta_end: the first and last beta, in (0, 1); the cosine schedule does not use them.
+        prediction_type: what the model predicts: ``"epsilon"`` (the noise) or ``"v_prediction"`` (the velocity).
+        timestep_spacing: ``"leading"``, ``"linspace"`` or ``"trailing"`` (Lin et al. 2023, Table 2); None leaves it
+            to each solver's custom, as diffusers does with configurations that do not state it.
+        steps_offset: added to the timesteps under ``"leading"`` spacing.
+        set_alpha_to_one: whether DDIM's last step goes to alpha-bar = 1, or only to that of timestep 0.
+        rescale_betas_zero_snr: shift the schedule so that the last timestep is pure noise (Lin et al. 2023,
+            Algorithm 1); for v-prediction only.
+
+    Raises:
+        UserError: a value outside these.
+    """
+
+    beta_schedule: str = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    prediction_type: str = "epsilon"
+    timestep_spacing: str | None = None
+    steps_offset: int = 1
+    set_alpha_to_one: bool = False
+    rescale_betas_zero_snr: bool = False
+
+    def __post_init__(self) -> None:
+        _require("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
+        _require("prediction_type", self.prediction_type, PREDICTION_TYPES)
+        _require("timestep_spacing", self.timestep_spacing, (*SPACINGS, None))
+        betas = (self.beta_start, self.beta_end)
+        if not all(isinstance(beta, int | float) for beta in betas) or not 0 < self.beta_start <= self.beta_end < 1:
+            raise UserError(f"noise schedule: need 0 < beta_start <= beta_end < 1, not {betas}")
+        if not isinstance(self.steps_offset, int) or not 0 <= self.steps_offset < TRAIN_TIMESTEPS:
+            raise UserError(f"noise schedule: steps_offset must be in 0..999, not {self.steps_offset!r}")
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise UserError("noise schedule: rescale_betas_zero_snr needs prediction_type 'v_prediction'")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
+        """Read the contents of a diffusers ``scheduler_config.json``, whichever scheduler class wrote it.
+
+        What the file leaves out takes the default of diffusers' DDIMScheduler, ``timestep_spacing`` excepted (None).
+
+        Raises:
+            UserError: a needed key is missing, or a setting is not supported; the message names it.
+        """
+        missing = [key for key in ("beta_schedule", "beta_start", "beta_end") if key not in config]
+        if missing:
+            raise UserError(f"scheduler_config.json lacks {', '.join(missing)}: not that of a Stable Diffusion model")
+        for key, values in _IMPLEMENTED.items():
+            if key in config:
+                _require(key, config[key], values)
+        return cls(
+            beta_schedule=config["beta_schedule"],
+            beta_start=config["beta_start"],
+            beta_end=config["beta_end"],
+            prediction_type=config.get("prediction_type", "epsilon"),
+            timestep_spacing=config.get("timestep_spacing"),
+            steps_offset=config.get("steps_offset", 0),
+            set_alpha_to_one=config.get("set_alpha_to_one", True),
+            rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """The same schedule as a ``scheduler_config.json`` that any diffusers scheduler's ``from_config`` takes."""
+        fields = {key: value for key, value in asdict(self).items() if value is not None}
+        return {
+            "_class_name": "DDIMScheduler",
+            "num_train_timesteps": TRAIN_TIMESTEPS,
+            "trained_betas": None,
+            "clip_sample": False,
+            **fields,
+        }
+
+    @cached_property
+    def alphas_cumprod(self) -> np.ndarray:
+        """alpha-bar_t, the share of the signal in the variance of x_t: float64[1000], read-only, falling with t."""
+        alpha_bar = np.cumprod(1.0 - self._betas())
+        if self.rescale_betas_zero_snr:
+            alpha = np.sqrt(alpha_bar)
+            alpha_bar = ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
+        alpha_bar.flags.writeable = False
+        return alpha_bar
+
+    def _betas(self) -> np.ndarray:
+        if self.beta_schedule == "linear":
+            return np.linspace(self.beta_start, self.beta_end, TRAIN_TIMESTEPS)
+        if self.beta_schedule == "scaled_linear":
+            return np.linspace(self.beta_start**0.5, self.beta_end**0.5, TRAIN_TIMESTEPS) ** 2
+        time = np.arange(TRAIN_TIMESTEPS + 1) / TRAIN_TIMESTEPS
+        alpha_bar = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+
+
+def _require(key: str, value: Any, values: tuple[Any, ...]) -> None:
+    if value not in values:
+        supported = ", ".join(repr(v) for v in values if v is not None) or "null"
+        raise UserError(f"noise schedule: {key} = {value!r} is not supported, use {supported}")
+
+
+def stage_of(t: jax.Array | np.ndarray | int, stages: int) -> jax.Array | np.ndarray:
+    """The stage of a timestep, ``floor(t / 1000 * stages)`` (DreamStyler, section "Multi-Stage Textual Inversion").
+
+    Computed in integers, so exact at every stage boundary. Stage 0 is the low-noise end.
+
+    Args:
+        t: integer timesteps of any shape, in 0..999; traced or not.
+        stages: T >= 1.
+
+    Returns:
+        Stages in 0..T-1, of t's shape; a JAX array where t is one, else a numpy one.
+    """
+    xp = jnp if isinstance(t, jax.Array) else np
+    return xp.clip(t * stages // TRAIN_TIMESTEPS, 0, stages - 1)
+
+
+def add_noise(schedule: NoiseSchedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+    """A sample of q(x_t | x_0): ``x_t = alpha_t x0 + sigma_t noise`` (DDPM, Eq. 4).
+
+    Args:
+        schedule: the noise schedule.
+        x0: clean latents [B, H, W, C] (or any shape that begins with t's).
+        noise: standard normal, like x0.
+        t: int32 timesteps in 0..999, of shape [] (one for all) or [B]; may be traced.
+
+    Returns:
+        x_t, shaped like x0, in float32.
+    """
+    alpha, sigma = _rates(schedule, t, jnp.ndim(x0))
+    return alpha * x0 + sigma * noise
+
+
+def target(schedule: NoiseSchedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+    """What the model is trained to predict at ``add_noise(schedule, x0, noise, t)``; arguments as there.
+
+    The noise itself, or the velocity ``v = alpha_t noise - sigma_t x0`` (Salimans & Ho 2022, appendix D).
+    """
+    if schedule.prediction_type == "epsilon":
+        return noise
+    alpha, sigma = _rates(schedule, t, jnp.ndim(x0))
+    return alpha * noise - sigma * x0
+
+
+def x0_coefficients(prediction_type: str, alpha: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Factors (a, b) for which ``a x_t + b output`` is the x_0 that a model output stands for: `target` undone.
+
+    Args:
+        prediction_type: ``"epsilon"`` or ``"v_prediction"``.
+        alpha, sigma: the signal and noise rates of x_t, of any one shape; alpha > 0 for ``"epsilon"``.
+    """
+    if prediction_type == "epsilon":
+        return 1.0 / alpha, -sigma / alpha
+    return alpha, -sigma
+
+
+def _rates(schedule: NoiseSchedule, t: jax.Array, ndim: int) -> tuple[jax.Array, jax.Array]:
+    """alpha_t and sigma_t in float32, t's shape padded with ones to ndim axes."""
+    alpha_bar = schedule.alphas_cumprod
+    shape = jnp.shape(t) + (1,) * (ndim - jnp.ndim(t))
+    alpha, sigma = (jnp.asarray(rate, jnp.float32) for rate in (np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)))
+    return alpha[t].reshape(shape), sigma[t].reshape(shape)

@@ -21,8 +21,8 @@ from typing import Literal
 import jax
 import numpy as np
 
-import sample
 from dreamstyler_jax import sampling
+from dreamstyler_jax.commands import sample
 from dreamstyler_jax.commands.cli import main, parse
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.mini.world import captions

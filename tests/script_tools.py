@@ -17,9 +17,7 @@ import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache as compiled
 from PIL import Image
 
-import sample
-import train
-from dreamstyler_jax.commands import cli
+from dreamstyler_jax.commands import cli, sample, train
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +67,7 @@ def refusal(capfd, script, *words) -> str:
 
 def start(script, *words, cwd=ROOT, env: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen:
     """The script as a process of its own; ``env`` adds to this one's environment."""
-    command = [sys.executable, script.__file__, *map(str, words)]
+    command = [sys.executable, ROOT / f"{script.__name__.rpartition('.')[2]}.py", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=cwd, text=True, env={**os.environ, **env}, **pipes)
 

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import pytest
 from script_tools import ROOT, run, start, write_picture
 
-import sample
-import train
+from dreamstyler_jax.commands import sample, train
 from dreamstyler_jax.runtime.compilation import choose_kernels, cores
 
 # A program that takes long enough to compile to be worth keeping; what it makes, and how many were found.

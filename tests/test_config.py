@@ -21,9 +21,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sample
 from dreamstyler_jax import transfer
-from dreamstyler_jax.commands import cli
+from dreamstyler_jax.commands import cli, sample
 from dreamstyler_jax.commands.cli import parse
 from dreamstyler_jax.commands.config import (
     MAX_SEED,
@@ -489,7 +488,7 @@ def test_options_are_read_without_importing_jax():
 
 @BOTH
 def test_every_option_is_read_somewhere(cls):
-    scripts = {TrainConfig: "train.py", SampleConfig: "sample.py"}
+    scripts = {TrainConfig: "dreamstyler_jax/commands/train.py", SampleConfig: "dreamstyler_jax/commands/sample.py"}
     modules = [path for path in (ROOT / "dreamstyler_jax").rglob("*.py") if path.name != "config.py"]
     read = set(itertools.chain.from_iterable(grid.SCALES.values()))  # a cell takes them by these names
     for path in [ROOT / scripts[cls], *modules]:

@@ -32,9 +32,8 @@ from script_tools import (
 )
 from tiny_model import WIDTH
 
-import sample
 from dreamstyler_jax import sampling
-from dreamstyler_jax.commands import cli
+from dreamstyler_jax.commands import cli, sample
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.grids import gallery
 from dreamstyler_jax.runtime import images

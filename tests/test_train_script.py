@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 from script_tools import compilation_cache, contents, refusal, run, start, without_a_tensor, write_picture
 
-import sample
-import train
 from dreamstyler_jax import prompts
+from dreamstyler_jax.commands import sample, train
 from dreamstyler_jax.commands.cli import INTERRUPTED, parse
 from dreamstyler_jax.commands.config import TrainConfig, write_config
 from dreamstyler_jax.commands.run_log import read_metrics

@@ -13,8 +13,8 @@ from PIL import Image
 from script_tools import compilation_cache, contents, refusal, run, write_picture
 from tiny_model import WIDTH
 
-import sample
 from dreamstyler_jax import transfer
+from dreamstyler_jax.commands import sample
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel

@@ -1,6 +1,7 @@
 r"""Charts as pictures: curves over a common axis, and labelled points in a plane.
 
-Texts may hold mathematics between dollar signs, such as ``r"$\lambda_s = 2$"``.
+``line_figure`` and ``scatter_figure`` draw matplotlib figures, ``to_picture`` renders them; ``line_chart`` and
+``scatter_chart`` do both. Texts may hold mathematics between dollar signs, such as ``r"$\lambda_s = 2$"``.
 """
 
 from collections.abc import Sequence
@@ -27,16 +28,21 @@ WIDTH, HEIGHT = 1280, 720
 
 _DPI = 72  # a point, matplotlib's unit of sizes, is then a pixel
 _LEGEND_ROWS = 16
-_MARKERS = "os^Dv<>"  # beside the colours, for eyes that cannot tell these apart
+_MARKERS = "os^Dv<>"  # tell points apart for those who do not see the colours
 _SIDES = ((11, 0), (-11, 0), (0, 10), (0, -10), (8, 8), (8, -8), (-8, 8), (-8, -8))
-_OFFSETS = [(x * far, y * far) for far in (1, 2) for x, y in _SIDES]  # of a label, in pixels, the best first
+_OFFSETS = [
+    (x * far, y * far) for far in (1, 2) for x, y in _SIDES
+]  # of a label from its point, in pixels, the best first
 
 
 class Line(NamedTuple):
     """One curve.
 
-    ``x``, ``y``: float arrays of one length; points whose y is nan are left out. ``label``: its entry in the legend,
-    none if empty. ``colour``: ``"#rrggbb"``. ``width``: in pixels.
+    Attributes:
+        x, y: float arrays of one length; points whose y is NaN are left out.
+        label: its entry in the legend; none if empty.
+        colour: ``"#rrggbb"``.
+        width: in pixels.
     """
 
     x: np.ndarray
@@ -49,9 +55,12 @@ class Line(NamedTuple):
 class Point(NamedTuple):
     """One point.
 
-    ``label``: written beside it, if not empty. ``group``: points of one group share a colour, an entry in the legend
-    and a line that joins them in their order; a point without a group stands for itself. ``x_margin``, ``y_margin``:
-    half the widths of the 95 % intervals, drawn as bars; none if 0 or nan.
+    Attributes:
+        x, y: its coordinates.
+        label: a text beside it; none if empty.
+        group: points of one group share a colour, an entry in the legend and a line that joins them in their order. A
+            point whose group is empty has a colour to itself and no entry.
+        x_margin, y_margin: half the widths of its 95 % intervals, drawn as bars; none if 0 or NaN.
     """
 
     x: float
@@ -63,21 +72,24 @@ class Point(NamedTuple):
 
 
 def ramp(n: int) -> list[str]:
-    """``n`` colours ``"#rrggbb"`` in an order that the eye follows, from deep blue to orange."""
+    """Returns ``n`` colours ``"#rrggbb"``, from deep blue to orange, each brighter than the one before."""
     return [to_hex(colour) for colour in colormaps["plasma"](np.linspace(0, 0.75, n))]
 
 
 def line_chart(lines: Sequence[Line], title: str, subtitle: str = "", x_label: str = "") -> Image.Image:
+    """Draws :func:`line_figure` as an RGB picture of 1280 x 720 pixels."""
+    return to_picture(line_figure(lines, title, subtitle, x_label))
+
+
+def line_figure(lines: Sequence[Line], title: str, subtitle: str = "", x_label: str = "") -> Figure:
     """Draws curves over a common axis, later ones on top, with a legend to their right.
 
-    The vertical axis is logarithmic where the labelled curves span a factor of 5 or more. Unlabelled curves are
-    background: they lie below the others, do not stretch the axis and are cut off at the frame.
-
-    Returns:
-        An RGB picture of 1280 x 720 pixels.
+    The vertical axis is logarithmic if the labelled curves span a factor of 5 or more. Curves without a label are
+    background: they lie below the others, do not stretch the axis and are cut off at the frame. The legend lists the
+    last curve first, and at most 16 curves, evenly spread.
 
     Raises:
-        ValueError: no labelled curve has a point, or one of its values is not positive.
+        ValueError: no labelled curve has a point, or a labelled curve has a value that is not positive.
     """
     curves = [line._replace(x=line.x[keep], y=line.y[keep]) for line in lines for keep in [np.isfinite(line.y)]]
     labelled = [line for line in curves if line.label]
@@ -94,28 +106,29 @@ def line_chart(lines: Sequence[Line], title: str, subtitle: str = "", x_label: s
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:.10g}")
-    handles = [_draw(axes, line, zorder=3) for line in labelled]
-    axes.set_ylim(axes.get_ylim())  # from here on fixed
+    handles = [_draw(axes, line, z_order=3) for line in labelled]
+    axes.set_ylim(axes.get_ylim())  # no longer changes with what is drawn
     for line in curves:
         if not line.label:
-            _draw(axes, line, zorder=2)
+            _draw(axes, line, z_order=2)
     *others, last = handles
     rows = np.linspace(len(others) - 1, 0, min(len(others), _LEGEND_ROWS - 1)).round().astype(int)
     _write_legend(axes, [last, *(others[row] for row in rows)])
-    return _picture(figure)
+    return figure
 
 
 def scatter_chart(points: Sequence[Point], title: str, subtitle: str, x_label: str, y_label: str) -> Image.Image:
-    """Draws labelled points, with intervals and joined by group where they have such, and a legend of the groups.
+    """Draws :func:`scatter_figure` as an RGB picture of 1280 x 720 pixels."""
+    return to_picture(scatter_figure(points, title, subtitle, x_label, y_label))
 
-    Each label stands where it covers neither another one nor a point, line or bar, if one of the places around its
-    point is such.
 
-    Returns:
-        An RGB picture of 1280 x 720 pixels.
+def scatter_figure(points: Sequence[Point], title: str, subtitle: str, x_label: str, y_label: str) -> Figure:
+    """Draws labelled points with their intervals, groups joined by lines, and a legend of the groups.
+
+    Each label takes the place around its point where it covers no other label, point, line or bar, or least of them.
 
     Raises:
-        ValueError: there is no point, or one has a coordinate that is not finite or a negative margin.
+        ValueError: there is no point, or a point has a coordinate that is not finite or a negative margin.
     """
     if not points or not np.isfinite([point[:2] for point in points]).all():
         raise ValueError("a chart needs points, all of them finite")
@@ -137,10 +150,18 @@ def scatter_chart(points: Sequence[Point], title: str, subtitle: str, x_label: s
     if handles:
         _write_legend(axes, handles)
     _write_labels(figure, axes, points, obstacles)
-    return _picture(figure)
+    return figure
+
+
+def to_picture(figure: Figure) -> Image.Image:
+    """Renders a figure as an RGB picture."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _frame(title: str, subtitle: str, x_label: str, y_label: str = "") -> tuple[Figure, Axes]:
+    """An empty figure with its texts, and its axes."""
     layout = ConstrainedLayoutEngine(w_pad=28 / _DPI, h_pad=28 / _DPI)
     figure = Figure((WIDTH / _DPI, HEIGHT / _DPI), _DPI, facecolor=PAPER, layout=layout)
     axes = figure.add_subplot(facecolor=PAPER)
@@ -157,8 +178,8 @@ def _frame(title: str, subtitle: str, x_label: str, y_label: str = "") -> tuple[
     return figure, axes
 
 
-def _draw(axes: Axes, line: Line, zorder: float) -> Line2D:
-    (drawn,) = axes.plot(line.x, line.y, color=line.colour, linewidth=line.width, label=line.label, zorder=zorder)
+def _draw(axes: Axes, line: Line, z_order: float) -> Line2D:
+    (drawn,) = axes.plot(line.x, line.y, color=line.colour, linewidth=line.width, label=line.label, zorder=z_order)
     drawn.set(solid_capstyle="round", solid_joinstyle="round", marker="o" if len(line.x) == 1 else "")
     return drawn
 
@@ -169,12 +190,12 @@ def _write_legend(axes: Axes, handles: Sequence[Line2D]) -> None:
 
 
 def _write_labels(figure: Figure, axes: Axes, points: Sequence[Point], paths: Sequence[Path]) -> None:
-    """Writes each label at the place around its point that covers least.
+    """Writes each label at the place around its point where it covers least.
 
     Args:
-        paths: what there is to cover besides the points and other labels, in the coordinates of the data.
+        paths: lines and bars that labels should not cover, in the coordinates of the data.
     """
-    FigureCanvasAgg(figure).draw()  # decides where things are
+    FigureCanvasAgg(figure).draw()  # lays the figure out, so that places in pixels are known
     centres = axes.transData.transform([point[:2] for point in points])
     taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in centres]
     paths = [path.transformed(axes.transData) for path in paths]
@@ -196,12 +217,6 @@ def _write_labels(figure: Figure, axes: Axes, points: Sequence[Point], paths: Se
 
 
 def _move(text: Annotation, offset: tuple[int, int]) -> None:
-    """Puts a label so many pixels to the right of its point and above it; left and below if negative."""
+    """Moves a label to an offset (right, up) from its point, in pixels, and aligns it towards the point."""
     x, y = np.sign(offset)
     text.set(position=offset, ha=("center", "left", "right")[x], va=("center", "bottom", "top")[y])
-
-
-def _picture(figure: Figure) -> Image.Image:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

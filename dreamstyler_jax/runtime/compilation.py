@@ -1,34 +1,44 @@
-"""How programs are compiled: with the CPU's fastest kernels, for cores that share a batch; and once, being kept."""
+"""How JAX compiles: which kernels the CPU uses, how its cores share a batch, and where compiled programs are kept."""
 
+import contextlib
+import dataclasses
+import functools
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from dreamstyler_jax.runtime.files import cache_folder
 
-MAX_SIZE = 2**30  # bytes; the programs used least recently go first
-WORTH_KEEPING = 0.1  # seconds to compile
+MAX_SIZE = 2**30  # bytes of the cache; the least recently used programs are removed first
+WORTH_KEEPING = 0.1  # seconds of compiling
+_CONFIG: Any = jax.config  # its attributes exist at run time only
 _KERNELS = "xla_cpu_experimental_ynn_fusion_type"
 _DEVICES = "xla_force_host_platform_device_count"
 _SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 
 
 def set_up() -> None:
-    """What every script does before anything else."""
+    """Chooses the CPU's kernels and keeps compiled programs. Comes before the first computation."""
     choose_kernels()
     keep_programs()
 
 
-def choose_kernels() -> None:
-    """On the CPU, Eigen's convolutions and matrix products instead of YNNPACK's, which jax 0.10 and 0.11 take.
+def choose_kernels(version: tuple[int, ...] = jax.__version_info__) -> None:
+    """On the CPU, uses Eigen's convolutions and matrix products instead of YNNPACK's, the default since jax 0.10.
 
-    They paint 1.5 times as fast; with them the order of operations is the one that saves memory, because the one for
-    the most concurrency has given wrong results (docs/performance.md). Later versions are left alone, and so is
-    each of the two that ``XLA_FLAGS`` sets already. Comes before the first computation, when JAX reads these.
+    They paint 1.5 times as fast with jax 0.10 and 0.11, and 1.07 times with 0.12. With them comes the scheduler that
+    saves memory, because the one for the most concurrency has given wrong results (docs/performance.md). Later versions
+    of jax are not measured and keep their defaults. A flag that ``XLA_FLAGS`` already sets stays as it is.
+
+    Comes before the first computation, when JAX reads the flags.
+
+    Args:
+        version: the version of jax.
     """
-    if jax.__version_info__ >= (0, 12):
+    if version >= (0, 13):
         return
     for flag, value in ((_KERNELS, ""), (_SCHEDULER, "false")):
         flags = os.environ.get("XLA_FLAGS", "")
@@ -37,29 +47,36 @@ def choose_kernels() -> None:
 
 
 def share_cores(model: str, *batch_sizes: int) -> None:
-    """On a CPU, makes devices of the cores, as many as share all these batches evenly; for the embedded model alone.
+    """On a CPU, makes each core a device for the embedded model, or as many cores as divide all batches evenly.
 
-    Each computes a part of a batch by itself, which is 1.2 times as fast as all cores in turn on each operation of the
-    whole (docs/performance.md). Larger models keep the cores busy, and every device has a copy of the weights. Whoever
-    has set ``JAX_NUM_CPU_DEVICES``, or XLA's flag for it, has as many as asked for. Comes before the first computation.
+    Each device computes its part of a batch. This is 1.2 times as fast as all cores together on each operation of the
+    whole batch (docs/performance.md). Larger models keep the cores busy anyway, and each device has a copy of the
+    weights, so they keep one device. ``JAX_NUM_CPU_DEVICES`` and XLA's flag for the number of devices take precedence.
+
+    Has no effect after the first computation, when the number of devices is fixed.
+
+    Args:
+        model: the model, as in the settings.
+        batch_sizes: the sizes of all batches.
     """
-    asked = jax.config.jax_num_cpu_devices > 0 or _DEVICES in os.environ.get("XLA_FLAGS", "")
+    asked = _CONFIG.jax_num_cpu_devices > 0 or _DEVICES in os.environ.get("XLA_FLAGS", "")
     if model == "mini" and not asked:
-        jax.config.update("jax_num_cpu_devices", math.gcd(cores(), *batch_sizes))
+        with contextlib.suppress(RuntimeError):  # JAX has started its devices: too late
+            jax.config.update("jax_num_cpu_devices", math.gcd(cores(), *batch_sizes))
 
 
 def cores() -> int:
-    """How many of the CPU's this process may use."""
+    """The number of the CPU's cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_programs() -> None:
-    """From now on what JAX compiles is kept in, and taken from, ``programs`` in the user's cache folder.
+    """From now on JAX keeps compiled programs in ``programs`` in the user's cache folder, and takes them from there.
 
-    Whoever has set ``JAX_COMPILATION_CACHE_DIR`` or ``JAX_ENABLE_COMPILATION_CACHE`` has JAX's own cache as asked for.
-    Where the folder cannot be written, nothing is kept.
+    If ``JAX_COMPILATION_CACHE_DIR`` or ``JAX_ENABLE_COMPILATION_CACHE`` is set, JAX's cache stays as they say. If the
+    folder cannot be written, no programs are kept.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    if _CONFIG.jax_compilation_cache_dir or not _CONFIG.jax_enable_compilation_cache:
         return
     try:
         folder = cache_folder() / "programs"
@@ -74,12 +91,44 @@ def keep_programs() -> None:
 
 
 def _remove_torn(folder: Path) -> None:
-    """Removes what a process that was killed while it wrote has left.
+    """Removes the incomplete entries of processes that were killed while they wrote.
 
-    JAX would warn of such a program, compile it, and not replace it, in every run. It writes ``KEY-cache`` and then
-    ``KEY-atime``, the time of last use, without which it can neither measure the folder.
+    In every run, JAX would warn of such a program, compile it again, and not replace it. It writes ``KEY-cache`` and
+    then ``KEY-atime``, the time of the last use, without which it cannot measure the folder either.
     """
     for program in folder.glob("*-cache"):
         used = program.with_name(program.name.removesuffix("cache") + "atime")
         if not used.exists() or not program.stat().st_size:
             program.unlink(missing_ok=True)
+
+
+def prepare(model: str) -> None:
+    """What a library user gets without asking: the same kernels, devices and kept programs as the commands.
+
+    Changes nothing once JAX has computed something.
+    """
+    set_up()
+    share_cores(model)
+
+
+@dataclasses.dataclass
+class _Stopwatch:
+    seconds: float = 0.0
+
+
+_compiling = _Stopwatch()
+
+
+def seconds_compiling() -> float:
+    """How long this process has traced and compiled programs, counted from the first call."""
+    _listen()
+    return _compiling.seconds
+
+
+@functools.cache
+def _listen() -> None:
+    def add(event: str, duration_secs: float, **_: object) -> None:
+        if event.startswith("/jax/core/compile/"):
+            _compiling.seconds += duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(add)

@@ -1,14 +1,9 @@
-"""What the scripts show on a terminal, or write to a log."""
+"""What commands say on a terminal or in a log: warnings, and what they are about to do."""
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
-from tqdm import tqdm
-
-T = TypeVar("T")
-LOG_EVERY = 30  # seconds
+import jax
 
 
 def plain_warnings() -> None:
@@ -20,23 +15,13 @@ def _show(message: Warning | str, *_: object, **__: object) -> None:
     print("warning:", *str(message).split(), file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable[T], label: str, total: int, unit: str) -> Iterator[T]:
-    """The same items, with a bar of how many there were, how fast, and how long the rest will take, on stderr.
+def announce(model: object, *lines: str) -> None:
+    """Says on stderr what is about to be computed, since the first result may take a minute of compiling.
 
-    In a log, which is no terminal, the bar is a line every half minute.
+    Args:
+        model: the model; its ``repr`` is shown, with the devices.
+        lines: what is computed with it.
     """
-    if sys.stderr.isatty():
-        return iter(tqdm(items, label, total, unit=unit, file=sys.stderr))
-    options = {"mininterval": LOG_EVERY, "delay": LOG_EVERY, "miniters": 1}
-    return iter(tqdm(items, label, total, unit=unit, file=_Log(), ncols=100, **options))
-
-
-class _Log:
-    """Takes a bar, which overwrites itself, and writes lines."""
-
-    def write(self, text: str) -> None:
-        if text.strip():
-            print(text.strip(), file=sys.stderr, flush=True)
-
-    def flush(self) -> None:
-        """Every line already is."""
+    devices = jax.local_devices()
+    print(f"{model!r} on {len(devices)} x {devices[0].device_kind}", *lines, sep="\n", file=sys.stderr)
+    print("Compiling; later runs of the same shape start faster", file=sys.stderr, flush=True)

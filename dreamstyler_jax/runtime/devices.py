@@ -1,4 +1,4 @@
-"""Several devices and several hosts: every device paints a part of each batch, every host a part of the grid."""
+"""Several devices and several hosts: each device computes a part of every batch, each host a part of the grid."""
 
 import functools
 from collections.abc import Callable
@@ -8,20 +8,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dreamstyler_jax.commands.config import HOSTS, parse_shard
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.parsing import HOSTS, parse_shard
 
 T = TypeVar("T")
 
 
 def shard_of(text: str) -> tuple[int, int]:
-    """(i, n) of a shard such as "1/4"; of "hosts", which of how many hosts this is.
+    """Reads a shard: "1/4" is (1, 4); "hosts" is the number of this host and how many there are.
 
-    For "hosts" it joins the other hosts' JAX processes (``jax.distributed.initialize``: TPU pods, Slurm, Open MPI), so
+    "hosts" joins the JAX processes of the other hosts (``jax.distributed.initialize``: TPU pods, Slurm, Open MPI), so
     it comes before anything is computed.
 
     Raises:
-      UserError: "hosts", and there is nobody to join.
+        UserError: "hosts" on a single machine, or a shard that cannot be read.
     """
     if text != HOSTS:
         return parse_shard(text)
@@ -41,31 +41,31 @@ def mesh() -> Mesh:
 
 
 def shared(count: int) -> bool:
-    """Whether several devices share ``count`` things evenly."""
+    """Whether there are several devices and ``count`` items divide evenly among them."""
     return mesh().size > 1 and count % mesh().size == 0
 
 
 def placed(*axes: str | None) -> NamedSharding:
-    """How arrays lie on the devices: ``placed("batch")`` splits the first axis, ``placed()`` copies."""
+    """How arrays are placed on the devices: ``placed("batch")`` splits the first axis, ``placed()`` copies."""
     return NamedSharding(mesh(), PartitionSpec(*axes))
 
 
 def replicate(tree: Any) -> Any:
-    """The same arrays on every device, so that no call has to send them."""
+    """Copies arrays to every device, so that no call has to send them."""
     return jax.device_put(tree, placed())
 
 
-def on_every(function: Callable[..., T]) -> Callable[..., T]:
-    """The function, computed by every device of the same arguments; what `own_part` takes of them differs.
+def on_all_devices(function: Callable[..., T]) -> Callable[..., T]:
+    """The function with every device computing it from the same arguments; `part_of_batch` tells devices apart.
 
-    Results are those of one device: what differs has to be brought together before, by `jax.lax.pmean` or its like over
-    the axis "batch".
+    The result is that of any one device, so the function combines what differs between them, with `jax.lax.pmean` or a
+    like function over the axis "batch".
     """
     return jax.shard_map(function, mesh=mesh(), in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
 
 
-def own_part(tree: T) -> T:
-    """Inside of `on_every`: this device's part of a batch, a pytree of arrays [B, ...]."""
+def part_of_batch(tree: T) -> T:
+    """Inside a function for `on_all_devices`: this device's part of a batch, a pytree of arrays [B, ...]."""
 
     def part(array: jax.Array) -> jax.Array:
         size = len(array) // mesh().size
@@ -74,12 +74,21 @@ def own_part(tree: T) -> T:
     return jax.tree.map(part, tree)
 
 
-def split_batch(function: Callable[..., T], in_axes: tuple[int | None, ...]) -> Callable[..., T]:
-    """The function of a batch, computed by every device for its part of it.
+def padded_batch_size(batch_size: int) -> int:
+    """``batch_size`` rounded up to a multiple of the number of devices of this process."""
+    return batch_size + -batch_size % jax.local_device_count()
+
+
+def split_batch(function: Callable[..., T], in_axes: tuple[Any, ...]) -> Callable[..., T]:
+    """The function of a batch, with each device computing its part.
 
     Args:
-      in_axes: the batch axis of each argument, a pytree, None where all devices see the whole, as ``jax.vmap`` has it.
-        The batch is a multiple of the number of devices, and the first axis of the results.
+        function: maps arrays of a batch to arrays whose first axis is the batch.
+        in_axes: the batch axis of each argument, or a pytree of axes, as ``jax.vmap`` takes them; None where all
+            devices see the whole argument. The batch is a multiple of the number of devices.
     """
-    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "batch") for axis in in_axes)
+    specs = tuple(
+        PartitionSpec() if axes is None else jax.tree.map(lambda axis: PartitionSpec(*[None] * axis, "batch"), axes)
+        for axes in in_axes
+    )
     return jax.shard_map(function, mesh=mesh(), in_specs=specs, out_specs=PartitionSpec("batch"), check_vma=False)

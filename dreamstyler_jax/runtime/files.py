@@ -1,29 +1,33 @@
-"""Files that are either there in full or not at all, and where those go that can be made again."""
+"""Files that appear whole or not at all, JSON files, and the folder for what can be made again."""
 
 import contextlib
+import json
 import os
 import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from dreamstyler_jax.runtime.errors import UserError
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path to write a file to, which then takes the place of `path`.
 
-    The bytes go to a hidden temporary file beside `path`, are flushed to the disk, and take its name in one step.
-    Folders on the way are made. On failure the temporary file is removed and `path` is as it was.
+    A reader, or a crash, sees the old content or the new, never a part. The temporary file is hidden, lies in the
+    folder of `path` and does not have its suffix; it is flushed to the disk and renamed in one step. Missing folders
+    are made. If the block raises, the temporary file is removed and `path` stays as it was.
 
     Raises:
-        OSError: the disk is full, the folder cannot be written, ...
+        OSError: the disk is full, the folder cannot be written, or the block wrote no file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -32,17 +36,56 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Writes a file whole or not at all, as :func:`replacing` does.
+
+    Raises:
+        OSError: the disk is full, the folder cannot be written, ...
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def remove_temporaries(folder: Path) -> None:
-    """Removes what processes that were killed while they wrote have left in a folder."""
+    """Removes the temporary files that killed processes have left in a folder."""
     for path in folder.glob(f".{'[0-9a-f]' * 32}.tmp"):
         path.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path, *, advice: str = "make or download it again") -> dict[str, Any]:
+    """Reads the object in a JSON file.
+
+    Args:
+        path: the file.
+        advice: what the user can do about a missing or damaged file; the end of the error's message.
+
+    Raises:
+        UserError: the file is missing, unreadable, not valid JSON, or holds something other than an object.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing; {advice}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply
+        raise UserError(f"{path} is damaged, it is not valid JSON ({error}); {advice}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged, it should hold a JSON object; {advice}")
+    return content
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes an object as indented JSON in UTF-8, whole or not at all."""
+    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def check_output(folder: Path) -> None:
     """Refuses an output folder that cannot be written, before any work is done for it. Makes nothing.
 
     Raises:
-        UserError: `folder`, or what it would be made in, is a file or not writable.
+        UserError: the folder, or the existing one that it would be made in, is a file or not writable.
     """
     try:
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -55,16 +98,16 @@ def check_output(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where this project keeps what it can make again.
+    """The folder for files that this project can make again.
 
     Raises:
-        RuntimeError: the user has no home.
+        RuntimeError: the user has no home folder.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamstyler_jax"
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the new name itself survive a power cut, on systems that let a folder be opened."""
+    """Lets the new name survive a power cut, on systems that let a program open a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

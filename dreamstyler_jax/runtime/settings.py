@@ -8,15 +8,29 @@
         def __post_init__(self):
             check_values(self)
 
-A field is a str, int, float, bool, a list of one of these, or one of these or None.
+A field holds a str, int, float or bool, a list of one of these, or one of these or None.
 """
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
-from typing import Any
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from dreamstyler_jax.runtime.errors import UserError
+
+NULL = "null"  # the text for None
+
+
+class Kind(NamedTuple):
+    """Which values a field holds: ``item``s, a list of them if ``is_list``, or None if ``optional``."""
+
+    item: type
+    is_list: bool = False
+    optional: bool = False
 
 
 def option(
@@ -25,9 +39,9 @@ def option(
     """A field of a settings dataclass.
 
     Args:
-        default: its value where none is given; a list is copied for each instance.
+        default: the value if none is given. Each instance gets a copy of a list.
         help: one or two sentences for ``--help``.
-        low, high: the smallest and the largest number allowed, of each item where the field is a list.
+        low, high: the smallest and the largest number allowed, for each item if the field is a list. Give both or none.
         choices: the words allowed.
     """
     metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices)}
@@ -36,25 +50,89 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def options_of(config_class: type) -> list[dataclasses.Field]:
+    """The fields of a settings dataclass: those that the class itself declares, then those of its base classes."""
+    declared = inspect.get_annotations(config_class)
+    return sorted(dataclasses.fields(config_class), key=lambda field: field.name not in declared)
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of a field, None if it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def kind_of(field: dataclasses.Field) -> Kind:
+    """Which values a field holds, by its annotation."""
+    annotation: Any = field.type
+    if typing.get_origin(annotation) is list:
+        return Kind(typing.get_args(annotation)[0], is_list=True)
+    if isinstance(annotation, types.UnionType):
+        (item,) = set(typing.get_args(annotation)) - {types.NoneType}
+        return Kind(item, optional=True)
+    return Kind(annotation)
+
+
 def check_values(config: Any) -> None:
     """Checks every field of a settings dataclass against its range and its choices.
 
+    A single value in place of a list becomes a list of one.
+
     Raises:
-        UserError: a number is out of its range, a word is not among the choices, or a list of numbers or of choices
-            is empty where its default is not, or has a value twice.
+        UserError: a number is out of its range, a word is not among the choices, or a list of numbers or choices has
+            duplicates, or is empty although its default is not.
     """
     for field in dataclasses.fields(config):
-        value, rules = getattr(config, field.name), field.metadata
-        limited = bool(rules.get("choices")) or rules.get("low") is not None
-        if isinstance(value, list) and limited:
-            needs_one = field.default_factory is not dataclasses.MISSING and bool(field.default_factory())
-            if len(set(value)) < len(value) or (not value and needs_one):
-                raise UserError(f"{field.name}: give at least one value, and none twice")
+        value = getattr(config, field.name)
+        if kind_of(field).is_list:
+            if not isinstance(value, list):
+                value = list(value) if isinstance(value, tuple) else [value]
+                object.__setattr__(config, field.name, value)
+            _check_list(field, value)
         for item in value if isinstance(value, list) else [value]:
-            _check_item(field.name, item, rules)
+            _check_item(field.name, item, field.metadata)
 
 
-def _check_item(name: str, item: Any, rules: Any) -> None:
+def convert(field: dataclasses.Field, given: str | Sequence[str]) -> Any:
+    """The value of a field from its text, which a command line or a YAML file gives.
+
+    Args:
+        field: the field.
+        given: a text, or several. A single text in place of a list becomes a list of one.
+
+    Raises:
+        UserError: a text does not read as the field's type, or there are several where the field takes one.
+    """
+    kind = kind_of(field)
+    if kind.is_list:
+        return [_convert_item(field.name, kind, text) for text in ([given] if isinstance(given, str) else given)]
+    if not isinstance(given, str):
+        raise UserError(f"{field.name}: must be {_in_words(kind)}, not a list")
+    return _convert_item(field.name, kind, given)
+
+
+def one_of(words: Iterable[str], given: str) -> str:
+    """Lists ``words`` and, if one of them looks like ``given``, asks whether that was meant."""
+    words = list(words)
+    near = difflib.get_close_matches(given, words, n=1)
+    return f"one of {', '.join(words)}" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def hint(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """``"; did you mean ...?"`` with the known word that looks most like ``word``, empty if none does."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _check_list(field: dataclasses.Field, values: list) -> None:
+    if not field.metadata.get("choices") and field.metadata.get("low") is None:
+        return
+    if len(set(values)) < len(values) or (not values and default_of(field)):
+        raise UserError(f"{field.name}: give at least one value, without duplicates")
+
+
+def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
     if item is None:
         return
     choices, low, high = rules.get("choices", ()), rules.get("low"), rules.get("high")
@@ -64,8 +142,30 @@ def _check_item(name: str, item: Any, rules: Any) -> None:
         raise UserError(f"{name}: must be from {low:.15g} to {high:.15g}, not {item}")
 
 
-def one_of(words: Iterable[str], given: str) -> str:
-    """Lists ``words`` and, where one of them looks like ``given``, asks whether that was meant."""
-    words = list(words)
-    near = difflib.get_close_matches(given, words, n=1)
-    return f"one of {', '.join(words)}" + (f" (did you mean {near[0]}?)" if near else "")
+def _convert_item(name: str, kind: Kind, text: str) -> Any:
+    if kind.optional and text == NULL:
+        return None
+    read = _READERS[kind.item]
+    try:
+        return read(text)
+    except (ValueError, KeyError):
+        raise UserError(f"{name}: must be {_in_words(kind)}, not {text!r}") from None
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _truth(text: str) -> bool:
+    return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}[text.lower()]
+
+
+def _in_words(kind: Kind) -> str:
+    return _WORDS[kind.item] + (f" or {NULL}" if kind.optional else "")
+
+
+_READERS: dict[type, Callable[[str], Any]] = {str: str, int: int, float: _number, bool: _truth}
+_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -13,7 +13,7 @@ from dreamstyler_jax.stable_diffusion.ops.attention import attention
 from dreamstyler_jax.stable_diffusion.ops.convolution import UNSET
 from dreamstyler_jax.stable_diffusion.ops.norms import LayerNorm
 
-# Checkpoints made before transformers 4.31 carry this wrong id; they find the end of the prompt as the largest id.
+# The wrong id in checkpoints made before transformers 4.31, where the end token is the one with the largest id.
 LEGACY_EOS_TOKEN_ID = 2
 
 
@@ -59,7 +59,7 @@ class CLIPVisionConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig(ModelConfig):
-    """Settings of the two encoders and of the space they share."""
+    """Settings of the two encoders and of their common space."""
 
     text_config: CLIPTextConfig
     vision_config: CLIPVisionConfig
@@ -69,7 +69,7 @@ class CLIPConfig(ModelConfig):
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """Reads ``config.json``; an encoder's section may be missing or partial, its defaults then hold."""
+        """Reads ``config.json``; settings that an encoder's section lacks get their defaults."""
         return cls(
             text_config=CLIPTextConfig.from_dict(raw.get("text_config") or {}),
             vision_config=CLIPVisionConfig.from_dict(raw.get("vision_config") or {}),
@@ -131,7 +131,7 @@ class CLIPEncoderLayer(nnx.Module):
 
 
 class CLIPEncoder(nnx.Module):
-    """The stack of transformer layers, common to text and images."""
+    """The stack of transformer layers of the text and the image encoder."""
 
     def __init__(self, config: CLIPTextConfig | CLIPVisionConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List([CLIPEncoderLayer(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
@@ -152,7 +152,7 @@ class CLIPTextEmbeddings(nnx.Module):
 
 
 class CLIPTextTransformer(nnx.Module):
-    """The text encoder proper. Token embedding and encoding are apart, so that learned vectors can go between."""
+    """The text encoder, in two steps so that learned vectors can replace token vectors between them."""
 
     def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
         self.eos_token_id = config.eos_token_id
@@ -161,19 +161,19 @@ class CLIPTextTransformer(nnx.Module):
         self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps, rngs=rngs)
 
     def embed_tokens(self, input_ids: jax.Array) -> jax.Array:
-        """Looks up ``input_ids`` int32 ``[B, L]``: the token vectors ``[B, L, D]``, without positions."""
+        """Looks up the token vectors ``[B, L, D]``, without positions, of ``input_ids`` int32 ``[B, L]``."""
         return self.embeddings.token_embedding(input_ids)
 
     def encode(self, token_embeddings: jax.Array, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Runs the transformer over token vectors.
 
         Args:
-            token_embeddings: ``[B, L, D]`` from :meth:`embed_tokens`, with some rows possibly replaced;
+            token_embeddings: ``[B, L, D]`` from :meth:`embed_tokens`, where learned vectors may have replaced rows;
                 L <= max_position_embeddings.
-            input_ids: int32 ``[B, L]``, of which only the place of the end token is used.
+            input_ids: int32 ``[B, L]``; only the position of the end token matters.
 
         Returns:
-            The states ``[B, L, D]`` after the final layer norm, and the one at the end token ``[B, D]``.
+            The states ``[B, L, D]`` after the final layer norm, and the state ``[B, D]`` at the end token.
         """
         positions = self.embeddings.position_embedding.embedding[: token_embeddings.shape[1]]
         x = self.encoder(token_embeddings.astype(positions.dtype) + positions, causal=True)
@@ -189,9 +189,9 @@ class CLIPTextTransformer(nnx.Module):
 
 
 class CLIPTextModel(nnx.Module):
-    """The text encoder as Stable Diffusion's checkpoints hold it, in the folder ``text_encoder``."""
+    """The text encoder of Stable Diffusion's checkpoints, in the folder ``text_encoder``."""
 
-    config_class = CLIPTextConfig
+    config_class: ClassVar = CLIPTextConfig
 
     def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -230,7 +230,7 @@ class CLIPVisionEmbeddings(nnx.Module):
         return jnp.concatenate([class_token, patches], axis=1) + positions
 
     def _project(self, pixels: jax.Array) -> jax.Array:
-        """The convolution with its stride equal to its size as the matrix product it is: ``[B, patches, D]``."""
+        """The patch embedding ``[B, patches, D]``: a convolution without overlap is a matrix product of patches."""
         kernel = self.patch_embedding.kernel[...]
         side, _, channels, width = kernel.shape
         batch, height, breadth = pixels.shape[0], pixels.shape[1] // side, pixels.shape[2] // side
@@ -255,9 +255,9 @@ class CLIPVisionTransformer(nnx.Module):
 
 
 class CLIPModel(nnx.Module):
-    """Text and image encoder with their projections into one space of ``projection_dim`` dimensions."""
+    """Text and image encoder with their projections into a common space of ``projection_dim`` dimensions."""
 
-    config_class = CLIPConfig
+    config_class: ClassVar = CLIPConfig
 
     def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -278,7 +278,7 @@ class CLIPModel(nnx.Module):
         """Maps pictures to features ``[B, projection_dim]``, not normalised.
 
         Args:
-            pixel_values: ``[B, S, S, 3]`` with S = image_size, normalised as the checkpoint's
-                ``preprocessor_config.json`` says.
+            pixel_values: ``[B, S, S, 3]`` with S = image_size, normalised according to the checkpoint's
+                ``preprocessor_config.json``.
         """
         return self.visual_projection(self.vision_model(pixel_values))

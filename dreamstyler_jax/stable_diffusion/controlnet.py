@@ -18,8 +18,8 @@ from dreamstyler_jax.stable_diffusion.unet import UNetEncoder, UNetEncoderConfig
 class ControlNetConfig(UNetEncoderConfig):
     """Settings of a ControlNet, named as in its ``config.json``, with the defaults of that format.
 
-    ``conditioning_embedding_out_channels``: widths of the control map's encoder; each but the first halves its sides.
-    ``global_pool_conditions``: of each residual only its mean over the image counts.
+    ``conditioning_embedding_out_channels``: widths of the control map's encoder; each one after the first halves the
+    height and width. ``global_pool_conditions``: each residual is replaced by its mean over the image.
     """
 
     conditioning_channels: int = 3
@@ -40,7 +40,7 @@ class ControlNetConfig(UNetEncoderConfig):
 
 
 class ControlNetConditioningEmbedding(nnx.Module):
-    """Brings a control map to the size of the latents and the width of the UNet's first level."""
+    """Encodes a control map: the result has the size of the latents and the width of the UNet's first level."""
 
     def __init__(self, config: ControlNetConfig, *, rngs: nnx.Rngs):
         widths = config.conditioning_embedding_out_channels
@@ -59,14 +59,15 @@ class ControlNetConditioningEmbedding(nnx.Module):
 
 
 class ControlNetModel(UNetEncoder):
-    """Predicts from a control map what to add to the skip connections and the middle block of a UNet."""
+    """Predicts residuals for the skip connections and the middle block of a UNet, given a control map."""
 
-    config_class = ControlNetConfig
+    config_class: ClassVar = ControlNetConfig
+    config: ControlNetConfig
 
     def __init__(self, config: ControlNetConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
         self.controlnet_cond_embedding = ControlNetConditioningEmbedding(config, rngs=rngs)
-        # What each level gives to the UNet: one feature map per layer, one per change of size, that of conv_in first.
+        # One residual per skip connection: the output of conv_in, of each layer, and of each downsampler.
         channels = config.block_out_channels
         widths = [channels[0]]
         for level, width in enumerate(channels):
@@ -87,23 +88,25 @@ class ControlNetModel(UNetEncoder):
         """Evaluates the ControlNet.
 
         Args:
-            sample, timesteps, encoder_hidden_states: as the UNet's.
-            hint: what :meth:`hint` made of the control maps ``[B, H, W, C]``.
-            scale: conditioning scale, one or ``[B]``.
-            guess_mode: let the residuals grow from a tenth of ``scale`` at the largest feature map to all of it at the
-                smallest, as where the prompt says nothing (diffusers' ``ControlNetModel.forward``).
+            sample: as for the UNet.
+            timesteps: as for the UNet.
+            encoder_hidden_states: as for the UNet.
+            hint: the encoded control maps ``[B, H, W, C]`` from :meth:`hint`.
+            scale: conditioning scale, a scalar or ``[B]``.
+            guess_mode: multiply the residuals by factors from 0.1 at the largest feature map to 1 at the smallest, as
+                for images without a prompt (diffusers' ``ControlNetModel.forward``).
 
         Returns:
-            The ``residuals`` for the UNet.
+            The ``residuals`` for the UNet, in the parameters' dtype.
         """
         config, dtype = self.config, self.conv_in.kernel.dtype
         sample, context = sample.astype(dtype), encoder_hidden_states.astype(dtype)
         time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context)
         maps = self.contract(self.conv_in(sample) + hint, time, context)
         layers = (*self.controlnet_down_blocks, self.controlnet_mid_block)
-        weights = (
-            np.ones(len(maps)) if config.global_pool_conditions or not guess_mode else np.logspace(-1, 0, len(maps))
-        )
+        graded = guess_mode and not config.global_pool_conditions
+        # As Python numbers, which leave the dtype as it is; NumPy's would turn bfloat16 into float32.
+        weights = (np.logspace(-1, 0, len(maps)) if graded else np.ones(len(maps))).tolist()
         scale = jnp.asarray(scale, dtype).reshape(-1, 1, 1, 1)
         residuals = (layer(x) * (scale * weight) for layer, x, weight in zip(layers, maps, weights, strict=True))
         if config.global_pool_conditions:
@@ -117,7 +120,7 @@ class ControlNetModel(UNetEncoder):
             control: ``[B, H * downsampling, W * downsampling, conditioning_channels]`` in [0, 1].
 
         Returns:
-            ``[B, H, W, C]``, of the latents' size.
+            ``[B, H, W, C]``, in the size of the latents.
         """
         if self.config.controlnet_conditioning_channel_order == "bgr":
             control = control[..., ::-1]

@@ -17,9 +17,9 @@ from dreamstyler_jax.stable_diffusion.ops.norms import GroupNorm
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Gaussian error linear unit (Hendrycks & Gimpel 2016), by erf in float32.
+    """Gaussian error linear unit (Hendrycks & Gimpel 2016), computed with erf in float32.
 
-    ``jax.nn.gelu`` takes erfc, which on a GPU takes longer than reading and writing ``x``.
+    ``jax.nn.gelu`` uses erfc, which on a GPU takes longer than reading and writing ``x``.
     """
     wide = x.astype(jnp.float32)
     return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
@@ -33,11 +33,11 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What a model's ``config.json`` says, as far as inference depends on it.
+    """The settings of a model's ``config.json`` that inference depends on.
 
-    Subclasses add one field per setting they implement. ``supported`` lists the settings that have only some
-    implemented values: anything else, or a list with anything else in it, is refused instead of being computed wrongly.
-    ``identity`` are the constant entries by which other libraries recognise the file.
+    Subclasses add one field per implemented setting. ``supported`` lists the implemented values of settings that can
+    have others: another value, or a list with one, is refused instead of computed wrongly. ``identity`` holds the
+    constant entries by which other libraries recognise the file.
     """
 
     supported: ClassVar[Mapping[str, Sequence[Any]]] = {}
@@ -45,10 +45,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """Reads the settings of ``config.json``; lists become tuples, entries without influence are ignored.
+        """Reads the settings of ``config.json``; lists become tuples, entries that are no fields are ignored.
 
         Raises:
-            UserError: a setting is missing or has a value that is not implemented; all of them are named.
+            UserError: settings have a wrong type or a value that is not implemented; the message names them.
         """
         raw = {key: _frozen(value) for key, value in raw.items()}
         problems = []
@@ -83,7 +83,9 @@ Embed = functools.partial(nnx.Embed, embedding_init=UNSET)
 
 
 class Conv1x1(nnx.Conv):
-    """A 1 x 1 convolution: a convolution's parameters, computed as the matrix product it is."""
+    """A 1 x 1 convolution: has the parameters of a convolution, computes a matrix product."""
+
+    bias: nnx.Param
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
         super().__init__(in_features, out_features, (1, 1), kernel_init=UNSET, rngs=rngs)
@@ -94,10 +96,15 @@ class Conv1x1(nnx.Conv):
 
 
 class ResnetBlock(nnx.Module):
-    """Two normalised 3 x 3 convolutions around a shortcut, shifted by the time embedding where there is one.
+    """Two 3 x 3 convolutions, each after a norm, around a shortcut; the time embedding is added between them.
 
     Args:
-        time_features: width of the time embedding; ``None`` for the VAE, which has none.
+        in_features: input channels.
+        out_features: output channels.
+        groups: number of groups of the norms.
+        epsilon: of the norms.
+        time_features: width of the time embedding; ``None`` for a block without one.
+        rngs: as of every ``nnx`` module.
     """
 
     def __init__(
@@ -121,7 +128,7 @@ class ResnetBlock(nnx.Module):
             self.conv_shortcut = Conv1x1(in_features, out_features, rngs=rngs)
 
     def __call__(self, x: jax.Array, time_embedding: jax.Array | None = None) -> jax.Array:
-        """Maps ``x`` ``[B, H, W, in]`` and the embedding ``[B, time_features]`` to ``[B, H, W, out]``."""
+        """Maps ``x`` ``[B, H, W, in]`` and the time embedding ``[B, time_features]`` to ``[B, H, W, out]``."""
         h = self.conv1(jax.nn.silu(self.norm1(x)))
         if time_embedding is not None:
             h += self.time_emb_proj(jax.nn.silu(time_embedding))[:, None, None, :]
@@ -133,7 +140,9 @@ class Downsample(nnx.Module):
     """Halves height and width by a 3 x 3 convolution of stride 2.
 
     Args:
+        features: input and output channels.
         padding: rows (and columns) of zeros before and after: ``(1, 1)`` in the UNet, ``(0, 1)`` in the VAE.
+        rngs: as of every ``nnx`` module.
     """
 
     def __init__(self, features: int, padding: tuple[int, int], *, rngs: nnx.Rngs):
@@ -145,15 +154,15 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles height and width by nearest neighbour, then a 3 x 3 convolution."""
+    """Doubles height and width by repeating pixels, then applies a 3 x 3 convolution."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
         self.conv = Conv3x3(features, features, rngs=rngs)
 
     def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
-        """Maps ``[B, H, W, C]`` to ``[B, 2H, 2W, C]``.
+        """Maps ``[B, H, W, C]`` to ``[B, 2H, 2W, C]``, or to ``[B, *size, C]``.
 
-        With ``size`` the result is cut to it: an odd map that was halved has one row (or column) less than twice.
+        ``size`` cuts the last row or column: a map with an odd number of rows, halved and doubled, has one too many.
         """
         batch, height, width, features = x.shape
         x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, features))

@@ -4,24 +4,27 @@ Symbols follow the DPM-Solver papers: a latent at timestep t is ``x_t = alpha_t 
 ``alpha_t^2 = alpha-bar_t`` (``alphas_cumprod``) and ``alpha_t^2 + sigma_t^2 = 1`` (variance preserving).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dreamstyler_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:  # commands read the names of solvers and spacings before they import JAX
+    import jax
 
 TRAIN_TIMESTEPS = 1000
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
 
-# Settings of scheduler_config.json that would change what is trained or sampled, with the values implemented here.
-# Whatever belongs to one solver alone (its order, its type) is not listed: the solver is chosen by name.
+# Settings of scheduler_config.json that change what is trained or sampled, with the values implemented here. Settings
+# of a single solver (its order, its type) are not listed: solvers are chosen by name.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "num_train_timesteps": (TRAIN_TIMESTEPS,),
     "trained_betas": (None,),
@@ -40,25 +43,25 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The noise levels of the 1000 training timesteps, and how a solver is to space its steps over them.
+    """The noise levels of the 1000 training timesteps, and how solvers space their steps over them.
 
-    Hashable and compared by value, so it can be a static argument of a jitted function. The defaults are those of
-    Stable Diffusion 1.x.
+    It is hashable and compares by value, so it can be a static argument of a jitted function. The defaults are those
+    of Stable Diffusion 1.x.
 
     Attributes:
         beta_schedule: ``"linear"``, ``"scaled_linear"`` (linear in sqrt(beta), the latent-diffusion one) or
             ``"squaredcos_cap_v2"`` (the cosine schedule of Nichol & Dhariwal 2021, Eq. 17, beta capped at 0.999).
         beta_start, beta_end: the first and last beta, in (0, 1); the cosine schedule does not use them.
         prediction_type: what the model predicts: ``"epsilon"`` (the noise) or ``"v_prediction"`` (the velocity).
-        timestep_spacing: ``"leading"``, ``"linspace"`` or ``"trailing"`` (Lin et al. 2023, Table 2); None leaves it
-            to each solver's custom, as diffusers does with configurations that do not state it.
+        timestep_spacing: ``"leading"``, ``"linspace"`` or ``"trailing"`` (Lin et al. 2023, Table 2); None for
+            each solver's default, as in diffusers.
         steps_offset: added to the timesteps under ``"leading"`` spacing.
         set_alpha_to_one: whether DDIM's last step goes to alpha-bar = 1, or only to that of timestep 0.
-        rescale_betas_zero_snr: shift the schedule so that the last timestep is pure noise (Lin et al. 2023,
-            Algorithm 1); for v-prediction only.
+        rescale_betas_zero_snr: whether the schedule is shifted so that the last timestep is pure noise (Lin et al.
+            2023, Algorithm 1); for v-prediction only.
 
     Raises:
-        UserError: a value outside these.
+        UserError: a value is none of these.
     """
 
     beta_schedule: str = "scaled_linear"
@@ -83,17 +86,17 @@ class NoiseSchedule:
             raise UserError("noise schedule: rescale_betas_zero_snr needs prediction_type 'v_prediction'")
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
-        """Read the contents of a diffusers ``scheduler_config.json``, whichever scheduler class wrote it.
+    def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
+        """Reads the contents of the ``scheduler_config.json`` of any of diffusers' schedulers.
 
-        What the file leaves out takes the default of diffusers' DDIMScheduler, ``timestep_spacing`` excepted (None).
+        Missing keys take the defaults of diffusers' DDIMScheduler, except that ``timestep_spacing`` is None.
 
         Raises:
-            UserError: a needed key is missing, or a setting is not supported; the message names it.
+            UserError: a required key is missing, or a setting is not supported; the message names it.
         """
         missing = [key for key in ("beta_schedule", "beta_start", "beta_end") if key not in config]
         if missing:
-            raise UserError(f"scheduler_config.json lacks {', '.join(missing)}: not that of a Stable Diffusion model")
+            raise UserError(f"scheduler_config.json lacks {', '.join(missing)}: it is not of a Stable Diffusion model")
         for key, values in _IMPLEMENTED.items():
             if key in config:
                 _require(key, config[key], values)
@@ -109,7 +112,7 @@ class NoiseSchedule:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """The same schedule as a ``scheduler_config.json`` that any diffusers scheduler's ``from_config`` takes."""
+        """The contents of a ``scheduler_config.json`` that every scheduler of diffusers can read."""
         fields = {key: value for key, value in asdict(self).items() if value is not None}
         return {
             "_class_name": "DDIMScheduler",
@@ -121,7 +124,7 @@ class NoiseSchedule:
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
-        """alpha-bar_t, the share of the signal in the variance of x_t: float64[1000], read-only, falling with t."""
+        """alpha-bar_t, the signal's share of the variance of x_t: float64[1000], read-only, falling with t."""
         alpha_bar = np.cumprod(1.0 - self._betas())
         if self.rescale_betas_zero_snr:
             alpha = np.sqrt(alpha_bar)
@@ -148,60 +151,64 @@ def _require(key: str, value: Any, values: tuple[Any, ...]) -> None:
 def stage_of(t: jax.Array | np.ndarray | int, stages: int) -> jax.Array | np.ndarray:
     """The stage of a timestep, ``floor(t / 1000 * stages)`` (DreamStyler, section "Multi-Stage Textual Inversion").
 
-    Computed in integers, so exact at every stage boundary. Stage 0 is the low-noise end.
+    Computed in integers, so it is exact at every boundary. Stage 0 has the least noise.
 
     Args:
         t: integer timesteps of any shape, in 0..999; traced or not.
         stages: T >= 1.
 
     Returns:
-        Stages in 0..T-1, of t's shape; a JAX array where t is one, else a numpy one.
+        Stages in 0..T-1 in the shape of ``t``; a JAX array if ``t`` is one, otherwise a NumPy array.
     """
-    xp = jnp if isinstance(t, jax.Array) else np
-    return xp.clip(t * stages // TRAIN_TIMESTEPS, 0, stages - 1)
+    stage = t * stages // TRAIN_TIMESTEPS
+    return np.clip(stage, 0, stages - 1) if isinstance(stage, int) else stage.clip(0, stages - 1)
 
 
-def add_noise(schedule: NoiseSchedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+def add_noise(
+    schedule: NoiseSchedule, x0: jax.Array | np.ndarray, noise: jax.Array, t: jax.Array | np.ndarray
+) -> jax.Array:
     """A sample of q(x_t | x_0): ``x_t = alpha_t x0 + sigma_t noise`` (DDPM, Eq. 4).
 
     Args:
         schedule: the noise schedule.
-        x0: clean latents [B, H, W, C] (or any shape that begins with t's).
-        noise: standard normal, like x0.
-        t: int32 timesteps in 0..999, of shape [] (one for all) or [B]; may be traced.
+        x0: clean latents [B, H, W, C], or any shape that begins with the shape of ``t``.
+        noise: standard normal, in the shape of ``x0``.
+        t: int32 timesteps in 0..999, [] (one for all) or [B]; traced or not.
 
     Returns:
-        x_t, shaped like x0, in float32.
+        x_t in float32, in the shape of ``x0``.
     """
-    alpha, sigma = _rates(schedule, t, jnp.ndim(x0))
+    alpha, sigma = _rates(schedule, t, np.ndim(x0))
     return alpha * x0 + sigma * noise
 
 
 def target(schedule: NoiseSchedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """What the model is trained to predict at ``add_noise(schedule, x0, noise, t)``; arguments as there.
+    """What the model learns to predict at ``add_noise(schedule, x0, noise, t)``, with the same arguments.
 
     The noise itself, or the velocity ``v = alpha_t noise - sigma_t x0`` (Salimans & Ho 2022, appendix D).
     """
     if schedule.prediction_type == "epsilon":
         return noise
-    alpha, sigma = _rates(schedule, t, jnp.ndim(x0))
+    alpha, sigma = _rates(schedule, t, np.ndim(x0))
     return alpha * noise - sigma * x0
 
 
 def x0_coefficients(prediction_type: str, alpha: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Factors (a, b) for which ``a x_t + b output`` is the x_0 that a model output stands for: `target` undone.
+    """Factors (a, b) such that ``x_0 = a x_t + b output`` for a model's output: the inverse of `target`.
 
     Args:
-        prediction_type: ``"epsilon"`` or ``"v_prediction"``.
-        alpha, sigma: the signal and noise rates of x_t, of any one shape; alpha > 0 for ``"epsilon"``.
+        prediction_type: one of `PREDICTION_TYPES`.
+        alpha, sigma: the signal and noise rates of x_t, of one shape; alpha > 0 for ``"epsilon"``.
     """
     if prediction_type == "epsilon":
         return 1.0 / alpha, -sigma / alpha
     return alpha, -sigma
 
 
-def _rates(schedule: NoiseSchedule, t: jax.Array, ndim: int) -> tuple[jax.Array, jax.Array]:
-    """alpha_t and sigma_t in float32, t's shape padded with ones to ndim axes."""
+def _rates(schedule: NoiseSchedule, t: jax.Array | np.ndarray, ndim: int) -> tuple[jax.Array, jax.Array]:
+    """alpha_t and sigma_t in float32, in the shape of ``t`` with axes of length 1 added up to ``ndim`` axes."""
+    import jax.numpy as jnp
+
     alpha_bar = schedule.alphas_cumprod
     shape = jnp.shape(t) + (1,) * (ndim - jnp.ndim(t))
     alpha, sigma = (jnp.asarray(rate, jnp.float32) for rate in (np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)))

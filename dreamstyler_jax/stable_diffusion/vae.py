@@ -21,8 +21,8 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 class AutoencoderKLConfig(ModelConfig):
     """Settings of the autoencoder, named as in its ``config.json``, with the defaults of that format.
 
-    The picture is halved once per entry of ``block_out_channels`` after the first. Diffusion works on
-    ``latents * scaling_factor``. ``sample_size`` (the training size in pixels) has no influence and is only kept.
+    Height and width are halved once per entry of ``block_out_channels`` after the first. Diffusion works on
+    ``latents * scaling_factor``. ``sample_size`` (the training size in pixels) is kept but has no influence.
     """
 
     in_channels: int = 3
@@ -77,7 +77,7 @@ class VAEAttention(nnx.Module):
 
 
 class VAEMidBlock(nnx.Module):
-    """The lowest resolution: ResNet block, attention (where the config has it), ResNet block."""
+    """The lowest resolution: ResNet block, attention (if the config has it), ResNet block."""
 
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         features, groups = config.block_out_channels[-1], config.norm_num_groups
@@ -96,7 +96,7 @@ class VAEMidBlock(nnx.Module):
 
 
 class VAEBlock(nnx.Module):
-    """One resolution level: ResNet blocks, then a change of resolution (``"down"``, ``"up"``) or none."""
+    """One resolution level: ResNet blocks, then a change of resolution (``"down"``, ``"up"``) or ``None``."""
 
     def __init__(
         self, in_features: int, features: int, *, layers: int, groups: int, resample: str | None, rngs: nnx.Rngs
@@ -118,7 +118,7 @@ class VAEBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """From a picture to the moments of its latent distribution (before ``quant_conv``)."""
+    """Maps a picture to the moments of its latent distribution (before ``quant_conv``)."""
 
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         widths, groups = config.block_out_channels, config.norm_num_groups
@@ -144,7 +144,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """From latents (after ``post_quant_conv``) to a picture."""
+    """Maps latents (after ``post_quant_conv``) to a picture."""
 
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
@@ -171,10 +171,10 @@ class Decoder(nnx.Module):
 class AutoencoderKL(nnx.Module):
     """The autoencoder between pictures in [-1, 1] and the latents in which diffusion works.
 
-    ``encode`` and ``decode`` speak of unscaled latents: the diffusion model's are ``z * config.scaling_factor``.
+    ``encode`` and ``decode`` use unscaled latents ``z``: the diffusion model's are ``z * config.scaling_factor``.
     """
 
-    config_class = AutoencoderKLConfig
+    config_class: ClassVar = AutoencoderKLConfig
 
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -187,7 +187,7 @@ class AutoencoderKL(nnx.Module):
             self.post_quant_conv = Conv1x1(channels, channels, rngs=rngs)
 
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The Gaussian posterior of the latents of pictures.
+        """Computes the Gaussian posterior of the latents of pictures.
 
         Args:
             x: ``[B, H, W, 3]`` in [-1, 1]; H and W multiples of ``config.downsampling``.

@@ -1,178 +1,173 @@
-"""Model folders in the layout of ``diffusers`` and ``transformers`` (safetensors only) to parameters, and back.
+"""Assembles models from checkpoints, and writes checkpoints that ``diffusers`` and ``transformers`` read.
 
 A model is a pair ``(graphdef, params)``: ``flax.nnx.merge(graphdef, params)`` is the callable module. ``params`` is a
 plain nested dict of arrays, so every JAX transformation and optimiser takes it; list positions are int keys.
-
-Parameter paths are the checkpoint's tensor names, up to the names of leaves, the layout of kernels (channels last here,
-channels first there) and a few numbered ``torch.nn.Sequential`` members.
 """
 
-import contextlib
-import json
 import math
-import os
-import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.files import read_json, replacing, write_json
+from dreamstyler_jax.stable_diffusion.checkpoint_files import (
+    DIFFUSERS_STEM,
+    TRANSFORMERS_STEM,
+    TensorSource,
+    open_weights,
+)
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
+from dreamstyler_jax.stable_diffusion.tensor_names import (
+    ParamPath,
+    current_names,
+    from_torch_layout,
+    tensor_name,
+    to_torch_layout,
+    torch_shape,
+)
 
 Params = dict[str | int, Any]
-ParamPath = tuple[str | int, ...]
-
-DIFFUSERS_STEM = "diffusion_pytorch_model"
-TRANSFORMERS_STEM = "model"
-
-LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-MEMBER_NAMES = {".ff.proj_in.": ".ff.net.0.proj.", ".ff.proj_out.": ".ff.net.2."}
-# Autoencoders saved before diffusers 0.12, Stable Diffusion 1.5's among them.
-LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-LEGACY_ATTENTION_NAME = re.compile(r"(?<=\.attentions\.\d\.)(query|key|value|proj_attn)(?=\.)")
-# Constant index ranges, saved by early versions of transformers.
-IGNORED_BUFFER = re.compile(r"(^|\.)position_ids$")
+ConfigT = TypeVar("ConfigT", bound=ModelConfig, covariant=True)
 
 # Both as CLIP was initialised (Radford et al. 2021, section 2.5, and its code).
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 EMBEDDING_DEVIATION = 0.02
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PARTS_WITH_WEIGHTS = {"text_encoder/": TRANSFORMERS_STEM, "unet/": DIFFUSERS_STEM, "vae/": DIFFUSERS_STEM}
-SMALL_FILES = (
-    "model_index.json", "config.json", "preprocessor_config.json", "processor_config.json",
-    "vocab.json", "merges.txt", "tokenizer_config.json",
-    "special_tokens_map.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/merges.txt",
-)  # fmt: skip
+
+class ModelClass(Protocol[ConfigT]):
+    """A class of networks that is built from a config: each of this package's models."""
+
+    @property
+    def config_class(self) -> type[ConfigT]:
+        """The class of the model's config."""
+        ...
+
+    def __call__(self, config: Any, *, rngs: Any) -> nnx.Module:
+        """Builds a model."""
+        ...
 
 
 def load_model(
-    cls: type[nnx.Module], folder: str | Path, *, dtype: jax.typing.DTypeLike = jnp.float32, variant: str | None = None
+    cls: ModelClass[ConfigT],
+    folder: str | Path,
+    *,
+    config: ConfigT | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    variant: str | None = None,
 ) -> tuple[nnx.GraphDef, Params]:
     """Reads one model of a checkpoint, e.g. ``load_model(UNet2DConditionModel, folder / "unet")``.
 
     Args:
-        cls: one of the classes of :mod:`dreamstyler_jax.models`.
+        cls: the class of the model.
         folder: holds ``config.json`` and the weights, in one safetensors file or in several with their index.
-        dtype: floating-point type to convert every tensor to, whatever it is on disk.
+        config: the result of :func:`read_config`, if the caller has it already.
+        dtype: floating-point type to convert every tensor to.
         variant: the word in names such as ``model.fp16.safetensors``; ``None`` for ``model.safetensors``.
 
     Returns:
         ``(graphdef, params)``.
 
     Raises:
-        UserError: files are missing or damaged, the config is not supported, or the tensors are not exactly those of
-            the model; the message then names every missing, unknown and misshapen one.
+        UserError: files are missing or damaged, the config is not supported, or the tensors are not exactly the
+            model's; the message then names missing, unknown and misshapen ones.
     """
     folder = Path(folder)
-    graphdef, expected = _abstract_model(cls, _read_config(cls.config_class, folder))
-    files = _weight_files(folder, variant)
+    config = read_config(cls, folder) if config is None else config
+    with open_weights(folder, variant) as source:
+        return read_model(cls, config, source, dtype=dtype, origin=str(folder))
+
+
+def read_config(cls: ModelClass[ConfigT], folder: str | Path) -> ConfigT:
+    """Reads the ``config.json`` of a model.
+
+    Raises:
+        UserError: the file is missing or damaged, or has a setting that is not supported.
+    """
+    folder = Path(folder)
+    raw = read_json(folder / "config.json", advice="give a model folder in diffusers' layout")
     try:
-        with contextlib.ExitStack() as stack:
-            opened = [stack.enter_context(safetensors.safe_open(file, framework="numpy")) for file in files]
-            stored = _canonical_names({name: file for file in opened for name in file.keys()}, expected)  # noqa: SIM118
-            _check_tensors(folder, stored, expected)
-            params = {}
-            for path in expected:
-                file, name = stored[tensor_name(path)]
-                tensor = _from_torch_layout(path, file.get_tensor(name))
-                params[path] = jax.device_put(np.asarray(tensor, dtype, order="C"))  # jnp compiles one cast per shape
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{folder}: the weights are damaged ({error}); download or convert them again") from error
+        return cls.config_class.from_dict(raw)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+
+
+def read_model(
+    cls: ModelClass[ConfigT], config: ConfigT, source: TensorSource, *, dtype: jax.typing.DTypeLike, origin: str
+) -> tuple[nnx.GraphDef, Params]:
+    """Assembles a model from any source of named tensors.
+
+    Args:
+        cls: the class of the model.
+        config: decides which tensors the model has.
+        source: holds exactly these tensors, under the names of ``diffusers`` or ``transformers``.
+        dtype: floating-point type to convert every tensor to.
+        origin: names the source in errors.
+
+    Returns:
+        ``(graphdef, params)`` as from :func:`load_model`.
+
+    Raises:
+        UserError: tensors are missing, unknown or misshapen.
+    """
+    graphdef, shapes = _abstract_model(cls, config)
+    names = {path: tensor_name(path) for path in shapes}
+    stored = current_names(source.names(), names.values())
+    _check_tensors(origin, source, stored, {names[path]: torch_shape(path, shape) for path, shape in shapes.items()})
+    params = {}
+    for path, name in names.items():
+        tensor = from_torch_layout(path, source.tensor(stored[name]))
+        params[path] = jax.device_put(np.asarray(tensor, dtype, order="C"))  # jnp would compile one cast per shape
     return graphdef, unflatten_dict(params)
 
 
 def init_model(
-    cls: type[nnx.Module], config: ModelConfig, *, seed: int = 0, dtype: jax.typing.DTypeLike = jnp.float32
+    cls: ModelClass[ConfigT], config: ConfigT, *, seed: int = 0, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> tuple[nnx.GraphDef, Params]:
     """Makes an untrained model: kernels normal with variance 1 / fan-in, norms the identity, biases zero.
 
-    Drawn with NumPy, hence the same on every device and without compiling an initialiser per shape.
+    NumPy draws the numbers: they are the same on every device, and no initialiser is compiled per shape.
 
     Returns:
         ``(graphdef, params)`` as from :func:`load_model`.
     """
     graphdef, shapes = _abstract_model(cls, config)
     rng = np.random.default_rng(seed)
-    return graphdef, unflatten_dict({path: jnp.asarray(_initial(path, shapes[path], rng), dtype) for path in shapes})
+    params = {path: jnp.asarray(_initial_value(path, shape, rng), dtype) for path, shape in shapes.items()}
+    return graphdef, unflatten_dict(params)
 
 
 def save_model(folder: str | Path, config: ModelConfig, params: Params) -> None:
-    """Writes ``config.json`` and the weights, in the parameters' dtype, so that :func:`load_model` (bit for bit) and
-    ``diffusers`` or ``transformers`` load them.
+    """Writes ``config.json`` and the weights in the parameters' dtype.
 
-    Files appear complete or not at all; those of the same name are replaced.
+    :func:`load_model` (bit for bit) and ``diffusers`` or ``transformers`` read them. Each file appears whole or not at
+    all; existing ones of the same name are replaced.
 
     Args:
-        folder: is made where it does not exist.
-        config: the model's ``config``.
+        folder: is made if it does not exist.
+        config: the model's config.
         params: the second result of :func:`load_model`, or of the same structure.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # safetensors writes the buffer of an array without regard to its strides: only contiguous ones come out right.
-    tensors = {
-        tensor_name(path): np.asarray(_to_torch_layout(path, np.asarray(value)), order="C")
-        for path, value in flatten_dict(params).items()
-    }
-    weights = folder / f"{_stem(config)}.safetensors"
-    with _replacing(weights) as temporary:
+    tensors = {}
+    for path, value in flatten_dict(params).items():
+        # safetensors writes the buffer of an array without regard to its strides: it must be contiguous.
+        tensors[tensor_name(path)] = np.asarray(to_torch_layout(path, np.asarray(value)), order="C")
+    stem = DIFFUSERS_STEM if "_class_name" in config.identity else TRANSFORMERS_STEM
+    with replacing(folder / f"{stem}.safetensors") as temporary:
         safetensors.numpy.save_file(tensors, temporary, metadata={"format": "pt"})
-    with _replacing(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", dict(sorted(config.to_dict().items())))
 
 
-def resolve_model(path_or_hub_id: str | Path, *, revision: str | None = None, variant: str | None = None) -> Path:
-    """Finds a model folder here or, by its name, on the Hugging Face Hub.
-
-    Args:
-        path_or_hub_id: a local folder, or ``owner/name``; a folder of that name goes first.
-        revision: branch, tag or commit of the hub repository.
-        variant: as in :func:`load_model`; only these weights are downloaded.
-
-    Returns:
-        The folder; a downloaded one lies in the hub's cache and holds what this package reads, no more.
-
-    Raises:
-        UserError: there is no such folder and it is not a hub name, or the download failed.
-    """
-    folder = Path(path_or_hub_id)
-    if folder.is_dir():
-        return folder
-    name = str(path_or_hub_id)
-    if folder.is_file():
-        raise UserError(f"{name} is a file: give the folder of a model")
-    if not HUB_ID.fullmatch(name):
-        raise UserError(f"no model folder {name!r}; give an existing folder or a hub name such as owner/name")
-    import huggingface_hub
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_download_patterns(variant))
-        )
-    except Exception as error:  # the hub client's errors share no base class; the cause stays attached
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"no model folder {name!r}, and it could not be downloaded from the hub: {reason}") from error
-
-
-def tensor_name(path: ParamPath) -> str:
-    """The name in a checkpoint of the parameter at ``path``."""
-    name = ".".join(map(str, (*path[:-1], LEAF_NAMES.get(path[-1], path[-1]))))
-    for ours, theirs in MEMBER_NAMES.items():
-        name = name.replace(ours, theirs)
-    return name
-
-
-def _abstract_model(cls: type[nnx.Module], config: ModelConfig) -> tuple[nnx.GraphDef, dict[ParamPath, tuple]]:
+def _abstract_model(cls: ModelClass[ConfigT], config: ConfigT) -> tuple[nnx.GraphDef, dict[ParamPath, tuple[int, ...]]]:
     """The module's structure and the shapes of its parameters by path, without making any array."""
 
     def build() -> nnx.Module:
@@ -181,17 +176,17 @@ def _abstract_model(cls: type[nnx.Module], config: ModelConfig) -> tuple[nnx.Gra
         return cls(config, rngs=types.SimpleNamespace(params=lambda: key))
 
     graphdef, state = nnx.split(nnx.eval_shape(build))
-    return graphdef, {path: variable.shape for path, variable in nnx.to_flat_state(state)}
+    return graphdef, {cast(ParamPath, path): variable.shape for path, variable in nnx.to_flat_state(state)}
 
 
-def _initial(path: ParamPath, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+def _initial_value(path: ParamPath, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     match path[-1]:
         case "scale":
             return np.ones(shape, np.float32)
         case "bias":
             return np.zeros(shape, np.float32)
         case "logit_scale":
-            return np.float32(INITIAL_LOGIT_SCALE)
+            return np.full(shape, INITIAL_LOGIT_SCALE, np.float32)
         case "kernel":
             deviation = math.prod(shape[:-1]) ** -0.5
         case _:
@@ -199,132 +194,22 @@ def _initial(path: ParamPath, shape: tuple[int, ...], rng: np.random.Generator) 
     return np.float32(deviation) * rng.standard_normal(shape, np.float32)
 
 
-def _from_torch_layout(path: ParamPath, tensor: np.ndarray) -> np.ndarray:
-    if path[-1] != "kernel":
-        return tensor
-    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-
-
-def _to_torch_layout(path: ParamPath, array: np.ndarray) -> np.ndarray:
-    if path[-1] != "kernel":
-        return array
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-
-
-def _torch_shape(path: ParamPath, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return _to_torch_layout(path, np.broadcast_to(np.float32(0), shape)).shape
-
-
-def _read_config(config_class: type[ModelConfig], folder: Path) -> ModelConfig:
-    file = folder / "config.json"
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {file} ({error.strerror}); give a model folder in diffusers' layout") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}); download it again") from None
-    try:
-        return config_class.from_dict(raw)
-    except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
-
-
-def _weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The safetensors files of one model, found by their conventional names."""
-    for stem in (DIFFUSERS_STEM, TRANSFORMERS_STEM):
-        infix = f".{variant}" if variant else ""
-        index = folder / f"{stem}.safetensors.index{infix}.json"
-        if index.is_file():
-            return _shards(index)
-        single = folder / f"{stem}{infix}.safetensors"
-        if single.is_file():
-            return [single]
-    raise UserError(_no_weights(folder, variant))
-
-
-def _no_weights(folder: Path, variant: str | None) -> str:
-    names = sorted(file.name for file in folder.iterdir())
-    if others := [name for name in names if name.endswith(".safetensors")]:
-        return f"{folder} has no weights of variant {variant}, only {', '.join(others)}; set the variant to match"
-    if pickles := [name for name in names if name.endswith((".bin", ".ckpt", ".msgpack", ".pt"))]:
-        return (
-            f"{folder} has only {', '.join(pickles)}, a format that can run code when read; convert it to safetensors "
-            "(from_pretrained, then save_pretrained, in the library that wrote it)"
-        )
-    return f"{folder} has no weights in safetensors format; download the model again"
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index} is not an index of weights ({error!r}); download it again") from None
-    if missing := [name for name in names if not (index.parent / name).is_file()]:
-        raise UserError(f"{index.parent} lacks {', '.join(missing)}, listed in {index.name}; download the model again")
-    return [index.parent / name for name in names]
-
-
-def _canonical_names(stored: Mapping[str, Any], expected: Iterable[ParamPath]) -> dict[str, tuple[Any, str]]:
-    """Maps today's name of each stored tensor to ``(file, name in that file)``, leaving out known buffers.
-
-    transformers 5 writes a text encoder's names without the prefix ``text_model.`` that all others write.
-    """
-    names = [name for name in stored if not IGNORED_BUFFER.search(name)]
-    prefix = "text_model."
-    wants_prefix = all(path[0] == "text_model" for path in expected)
-    lacks_prefix = wants_prefix and not any(name.startswith(prefix) for name in names)
-    canonical = {}
-    for name in names:
-        today = LEGACY_ATTENTION_NAME.sub(lambda match: LEGACY_ATTENTION[match.group()], name)
-        canonical[prefix + today if lacks_prefix else today] = (stored[name], name)
-    return canonical
-
-
 def _check_tensors(
-    folder: Path, stored: Mapping[str, tuple[Any, str]], expected: Mapping[ParamPath, tuple[int, ...]]
+    origin: str, source: TensorSource, stored: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises a :class:`UserError` with every difference between the tensors on disk and the model's parameters."""
-    shapes = {tensor_name(path): _torch_shape(path, shape) for path, shape in expected.items()}
-    problems = []
-    if missing := sorted(shapes.keys() - stored.keys()):
-        problems.append(f"missing: {', '.join(missing)}")
-    if unknown := sorted(name for today, (_, name) in stored.items() if today not in shapes):
-        problems.append(f"unknown: {', '.join(unknown)}")
-    misshapen = []
-    for name in sorted(shapes.keys() & stored.keys()):
-        file, name_in_file = stored[name]
-        shape = tuple(file.get_slice(name_in_file).get_shape())
-        if shape != shapes[name]:
-            misshapen.append(f"{name} {shape} instead of {shapes[name]}")
-    if misshapen:
-        problems.append(f"misshapen: {', '.join(misshapen)}")
-    if problems:
-        raise UserError(f"the weights in {folder} do not fit its config.json; {'; '.join(problems)}")
+    """Raises a :class:`UserError` if the tensors of a source are not exactly the model's.
 
-
-def _stem(config: ModelConfig) -> str:
-    """How the library that the config belongs to names its weights."""
-    return DIFFUSERS_STEM if "_class_name" in config.identity else TRANSFORMERS_STEM
-
-
-@contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A temporary path to write to, which takes ``file``'s place once it is on disk, or vanishes after an error."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _download_patterns(variant: str | None) -> list[str]:
-    """The files to ask the hub for: configs, tokenizer, and the weights of one variant, as safetensors."""
-    infix = f".{variant}" if variant else ""
-    patterns = [*SMALL_FILES, *(f"{part}config.json" for part in PARTS_WITH_WEIGHTS)]
-    for part, stem in [*PARTS_WITH_WEIGHTS.items(), ("", DIFFUSERS_STEM), ("", TRANSFORMERS_STEM)]:
-        patterns += [f"{part}{stem}{infix}.safetensors", f"{part}{stem}.safetensors.index{infix}.json"]
-        patterns += [f"{part}{stem}{infix}-*-of-*.safetensors"]
-    return patterns
+    Args:
+        origin: names the source in the error.
+        source: holds the tensors.
+        stored: the name in the source by current name.
+        shapes: the shapes that the model expects by current name.
+    """
+    missing = sorted(shapes.keys() - stored.keys())
+    unknown = sorted(on_disk for name, on_disk in stored.items() if name not in shapes)
+    found = {name: source.shape(stored[name]) for name in sorted(shapes.keys() & stored.keys())}
+    misshapen = [f"{name} {shape} instead of {shapes[name]}" for name, shape in found.items() if shape != shapes[name]]
+    problems = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
+    text = "; ".join(f"{problem}: {listing(names)}" for problem, names in problems.items() if names)
+    if text:
+        raise UserError(f"the weights in {origin} do not fit its config.json; {text}")

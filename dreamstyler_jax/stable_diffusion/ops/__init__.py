@@ -1,1 +1,1 @@
-"""Operations whose fastest form depends on the device."""
+"""Operations whose fastest implementation depends on the device."""

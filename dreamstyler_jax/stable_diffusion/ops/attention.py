@@ -2,80 +2,123 @@
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-MANY_LOGITS, MOST_LOGITS = 2**16, 2**20  # of one head: what is worth a loop on a CPU, and what fits into its cache
+# Of one head: how many logits make a loop worthwhile on a CPU, and how many fit into its cache.
+MANY_LOGITS = 2**16
+MAX_LOGITS = 2**20
 
 
-def attention(query: Array, key: Array, value: Array, heads: int, *, causal: bool = False) -> Array:
+def attention(
+    query: Array, key: Array, value: Array, heads: int, *, causal: bool = False, kind: str | None = None
+) -> Array:
     """Scaled dot-product attention in ``heads`` heads, softmax in float32.
 
     Args:
-        query: ``[B, T, C]``; key, value: ``[B, S, C]``; ``heads`` divides C.
-        causal: position t sees positions <= t only.
+        query: ``[B, T, C]``.
+        key: ``[B, S, C]``.
+        value: ``[B, S, C]``.
+        heads: divides C.
+        causal: position t sees positions <= t only; only the kind ``"xla"`` can do this.
+        kind: one of the results of :func:`attention_kind`, which chooses by default.
 
     Returns:
         ``[B, T, C]`` in the inputs' dtype.
     """
     query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
-    if not causal and _cudnn_has(query):
-        result = _by_cudnn(query, key, value)
-    elif not causal and jax.default_backend() == "cpu" and query.shape[1] * key.shape[1] >= MANY_LOGITS:
-        result = _by_parts(query, key, value)
+    kind = kind or attention_kind(query.shape, key.shape[1], query.dtype, jax.local_devices()[0], causal=causal)
+    if kind == "cudnn":
+        result = cudnn_attention(query, key, value)
+    elif kind == "parts":
+        result = attention_by_parts(query, key, value)
     else:
         result = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
     return result.reshape(*query.shape[:2], -1)
 
 
-def _cudnn_has(query: Array) -> bool:
-    """Whether cuDNN's flash attention computes it, and its gradient, on this machine."""
-    tokens, width = query.shape[1], query.shape[3]
-    half = query.dtype in (jnp.bfloat16, jnp.float16)
-    return half and tokens % 2 == 0 and width % 8 == 0 and width <= _widest_head()
+def attention_kind(
+    shape: tuple[int, ...], keys: int, dtype: jax.typing.DTypeLike, device: Any, *, causal: bool = False
+) -> str:
+    """Chooses how to compute attention.
+
+    Args:
+        shape: of the queries, ``[B, T, heads, width]``.
+        keys: number of keys.
+        dtype: of queries, keys and values.
+        device: the device that computes; its platform and, for an NVIDIA GPU, its compute capability matter.
+        causal: see :func:`attention`.
+
+    Returns:
+        ``"cudnn"`` for :func:`cudnn_attention`, ``"parts"`` for :func:`attention_by_parts`, ``"xla"`` for
+        ``jax.nn.dot_product_attention``.
+    """
+    _, tokens, _, width = shape
+    if causal:
+        return "xla"
+    half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    if half and tokens % 2 == 0 and width % 8 == 0 and width <= widest_cudnn_head(device):
+        return "cudnn"
+    if device.platform == "cpu" and tokens * keys >= MANY_LOGITS:
+        return "parts"
+    return "xla"
 
 
-@functools.cache
-def _widest_head() -> int:
-    """Of the heads that cuDNN takes, which depends on the GPU; 0 where it is none of NVIDIA's, or too old."""
-    version = re.fullmatch(r"(\d+)\.\d+", getattr(jax.local_devices()[0], "compute_capability", ""))
+def widest_cudnn_head(device: Any) -> int:
+    """The widest head for which cuDNN has flash attention and its gradient on a device; 0 if it has none."""
+    version = re.fullmatch(r"(\d+)\.\d+", getattr(device, "compute_capability", ""))
     generation = int(version[1]) if version else 0
     return 256 if generation >= 9 else 128 if generation == 8 else 0
 
 
-def _by_cudnn(query: Array, key: Array, value: Array) -> Array:
-    """Flash attention (Dao 2023). For its gradient JAX wants even lengths: an odd number of keys gets one, unheeded."""
-    count, counts = key.shape[1], {}
-    if count % 2:
-        key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (key, value))
-        counts = {"query_seq_lengths": query.shape[1], "key_value_seq_lengths": count}
-    lengths = [jnp.full(len(key), length, jnp.int32) for length in counts.values()]
-    query, key, value, *lengths = _batched_alike(query, key, value, *lengths)
-    lengths = dict(zip(counts, lengths, strict=True))
-    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn", **lengths)
+def cudnn_attention(query: Array, key: Array, value: Array) -> Array:
+    """Flash attention (Dao 2023) by cuDNN, for an NVIDIA GPU in half precision.
 
+    JAX supports its gradient for even lengths only: an odd number of keys is padded with one masked key.
 
-def _batched_alike(*arrays: Array) -> list[Array]:
-    """The same arrays; under ``jax.vmap`` all of them with a batch axis where any has one.
+    Args:
+        query: ``[B, T, heads, width]``, T even.
+        key: ``[B, S, heads, width]``.
+        value: ``[B, S, heads, width]``.
 
-    JAX's batching rule for cuDNN wants it so, but rows of guidance share their first queries. The choice is constant,
-    and the compiler leaves it out.
+    Returns:
+        ``[B, T, heads, width]``.
     """
-    other = sum(x.ravel()[0] for x in arrays)
-    return [jnp.where(True, x, other.astype(x.dtype)) for x in arrays]
+    count = key.shape[1]
+    if count % 2 == 0:
+        query, key, value = _with_equal_batch_axes(query, key, value)
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (key, value))
+    query_lengths, key_lengths = (jnp.full(len(key), length, jnp.int32) for length in (query.shape[1], count))
+    query, key, value, query_lengths, key_lengths = _with_equal_batch_axes(
+        query, key, value, query_lengths, key_lengths
+    )
+    return jax.nn.dot_product_attention(
+        query, key, value, query_seq_lengths=query_lengths, key_value_seq_lengths=key_lengths, implementation="cudnn"
+    )
 
 
-def _by_parts(query: Array, key: Array, value: Array) -> Array:
-    """As ``jax.nn.dot_product_attention``, for a CPU: one head at a time, so that its logits stay in the cache.
+def attention_by_parts(query: Array, key: Array, value: Array, *, max_logits: int = MAX_LOGITS) -> Array:
+    """Computes the logits of one head at a time, so that they stay in the cache of a CPU.
 
-    Of long sequences it takes a part of the queries. Gradients compute the logits again (Rabe & Staats 2021). Chosen
-    while tracing: the gradient of ``lax.platform_dependent`` would keep what every platform's way needs.
+    For long sequences each step takes a part of the queries. Gradients compute the logits again (Rabe & Staats 2021).
+
+    Args:
+        query: ``[B, T, heads, width]``.
+        key: ``[B, S, heads, width]``.
+        value: ``[B, S, heads, width]``.
+        max_logits: upper limit to the logits of a part, unless a single query has more.
+
+    Returns:
+        ``[B, T, heads, width]``.
     """
     batch, tokens, heads, width = query.shape
     query, key, value = (x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (query, key, value))
-    parts = next(n for n in range(-(-tokens * key.shape[1] // MOST_LOGITS), tokens + 1) if tokens % n == 0)
+    fewest = min(-(-tokens * key.shape[1] // max_logits), tokens)
+    parts = next(n for n in range(fewest, tokens + 1) if tokens % n == 0)
     query = query.reshape(batch * heads, parts, -1, width)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -89,3 +132,13 @@ def _by_parts(query: Array, key: Array, value: Array) -> Array:
 
     result = jax.lax.map(one_head, (query, key, value))
     return result.reshape(batch, heads, tokens, width).swapaxes(1, 2)
+
+
+def _with_equal_batch_axes(*arrays: Array) -> list[Array]:
+    """The same arrays; under ``jax.vmap`` all of them get a batch axis if any has one.
+
+    JAX's batching rule for cuDNN needs this, but rows of guidance share their first queries. The condition is a
+    constant, so the compiler removes the choice.
+    """
+    total = functools.reduce(jnp.add, [x.ravel()[0] for x in arrays])
+    return [jnp.where(True, x, total.astype(x.dtype)) for x in arrays]

@@ -1,6 +1,4 @@
-"""Normalisation in float32, of two passes, whose gradient keeps no more than its input and the statistics."""
-
-import functools
+"""Normalisation in float32 and two passes; its gradient keeps only the input and the statistics."""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +11,14 @@ Residuals = tuple[Array, Array, Array]
 class LayerNorm(nnx.LayerNorm):
     """Layer normalisation over the last axis, output in the input's dtype."""
 
+    scale: nnx.Param
+    bias: nnx.Param
+
     def __init__(self, features: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs):
         super().__init__(features, epsilon=epsilon, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        """Normalises every position's channels."""
+        """Normalises the channels of each position of ``[..., C]``."""
         h = standardize(x.reshape(-1, 1, x.shape[-1]), 1, self.epsilon)
         return (h * self.scale[...] + self.bias[...]).astype(x.dtype).reshape(x.shape)
 
@@ -25,23 +26,36 @@ class LayerNorm(nnx.LayerNorm):
 class GroupNorm(nnx.GroupNorm):
     """Group normalisation of ``[B, ..., C]``, output in the input's dtype."""
 
+    scale: nnx.Param
+    bias: nnx.Param
+
     def __init__(self, features: int, groups: int, epsilon: float, *, rngs: nnx.Rngs):
         super().__init__(features, groups, epsilon=epsilon, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        """Normalises each image's groups of channels over all positions."""
+        """Normalises each group of channels of each image over all positions."""
         h = standardize(x.reshape(x.shape[0], -1, x.shape[-1]), self.num_groups, self.epsilon)
         return (h * self.scale[...] + self.bias[...]).astype(x.dtype).reshape(x.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def standardize(x: Array, groups: int, epsilon: float) -> Array:
-    """``[B, N, C]`` shifted and scaled to mean 0 and variance 1 over N and the channels of each group, in float32.
+def _standardize(x: Array, groups: int, epsilon: float) -> Array:
+    """Shifts and scales each group of channels of each image to mean 0 and variance 1.
 
-    The variance is of the differences from the mean: ``E[x^2] - E[x]^2`` cancels catastrophically on the VAE's
-    activations, whose mean is large against their spread.
+    The variance is the mean square of the differences from the mean. ``E[x^2] - E[x]^2`` would cancel
+    catastrophically on the VAE's activations, whose mean is large compared with their spread.
+
+    Args:
+        x: ``[B, N, C]``; the statistics are over N and the channels of a group.
+        groups: number of groups, divides C.
+        epsilon: added to the variance.
+
+    Returns:
+        float32 ``[B, N, C]``.
     """
     return _forward(x, groups, epsilon)[0]
+
+
+standardize = jax.custom_vjp(_standardize, nondiff_argnums=(1, 2))
 
 
 def _forward(x: Array, groups: int, epsilon: float) -> tuple[Array, Residuals]:
@@ -62,7 +76,8 @@ standardize.defvjp(_forward, _backward)
 
 
 def _group_mean(x: Array, groups: int) -> Array:
-    """Maps ``[B, N, C]`` to ``[B, 1, C]``, constant within each group: positions first, to keep the loop contiguous."""
+    """The mean over N and each group of channels of ``[B, N, C]``, repeated for its channels: ``[B, 1, C]``."""
     batch, _, features = x.shape
+    # Positions first: the inner loop then runs over contiguous channels.
     means = x.mean(axis=1).reshape(batch, groups, -1).mean(axis=-1)
     return jnp.repeat(means, features // groups, axis=-1)[:, None, :]

@@ -1,0 +1,142 @@
+"""The networks of a model without their weights, as functions of the weights.
+
+`Networks` is hashable and describes the compiled program, so it enters ``jax.jit`` as a static argument. The weights
+are a pytree and always enter as an ordinary argument.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig
+from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
+from dreamstyler_jax.stable_diffusion.controlnet import ControlNetModel
+from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.unet import DeepFeatures, UNet2DConditionConfig
+from dreamstyler_jax.stable_diffusion.vae import AutoencoderKLConfig
+
+
+class Control(NamedTuple):
+    """What ControlNets add to a denoiser call.
+
+    Attributes:
+        hints: for each ControlNet its encoded control maps, from `Networks.encode_control_maps`.
+        scales: conditioning scales, float32[B, K].
+    """
+
+    hints: tuple[Array, ...]
+    scales: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The networks without their weights; ``params`` in every method is `StableDiffusion.params`.
+
+    Attributes:
+        text_encoder, vae, unet: graph definitions of the modules.
+        text_config, vae_config, unet_config: their settings.
+        schedule: noise schedule and prediction type.
+        controlnets: graph definitions of ControlNets, whose residuals add up.
+        guess_mode: whether the ControlNets work without the prompt, see `controlnet.ControlNetModel`.
+    """
+
+    text_encoder: nnx.GraphDef
+    vae: nnx.GraphDef
+    unet: nnx.GraphDef
+    text_config: CLIPTextConfig
+    vae_config: AutoencoderKLConfig
+    unet_config: UNet2DConditionConfig
+    schedule: NoiseSchedule
+    controlnets: tuple[nnx.GraphDef, ...] = ()
+    guess_mode: bool = False
+
+    @property
+    def text_widths(self) -> dict[str, int]:
+        """The width D of each text encoder's token vectors, by the name under which a style keeps its table."""
+        return {"clip_l": self.text_config.hidden_size}
+
+    def embed_tokens(self, params: Any, ids: Array | np.ndarray) -> dict[str, Array]:
+        """Token vectors [B, L, D] of ids int32[B, L], for each text encoder."""
+        return {"clip_l": nnx.merge(self.text_encoder, params["text_encoder"]).embed_tokens(ids)}
+
+    def encode_text(self, params: Any, token_vectors: Mapping[str, Array], ids: Array | np.ndarray) -> Conditioning:
+        """Encodes token vectors [B, L, D] of each text encoder; ids int32[B, L] mark the end of the text."""
+        text_encoder = nnx.merge(self.text_encoder, params["text_encoder"])
+        return Conditioning(text_encoder.encode(token_vectors["clip_l"], ids)[0])
+
+    def encode_images(self, params: Any, images: Array) -> tuple[Array, Array]:
+        """Mean and deviation, float32[B, h, w, c], of the scaled latents of images [B, H, W, 3] in [-1, 1]."""
+        mean, logvar = nnx.merge(self.vae, params["vae"]).encode(images)
+        scale = self.vae_config.scaling_factor
+        return mean.astype(jnp.float32) * scale, jnp.exp(0.5 * logvar.astype(jnp.float32)) * scale
+
+    def decode_latents(self, params: Any, latents: Array) -> Array:
+        """Images float32[B, H, W, 3], about in [-1, 1], of scaled latents [B, h, w, c]."""
+        vae = nnx.merge(self.vae, params["vae"])
+        return vae.decode(latents / self.vae_config.scaling_factor).astype(jnp.float32)
+
+    def encode_control_maps(self, params: Any, maps: Sequence[Array | np.ndarray]) -> tuple[Array, ...]:
+        """Each ControlNet's encoding of its control maps [B, H, W, 3] in [0, 1]; it serves all timesteps."""
+        return tuple(
+            net.hint(jnp.asarray(control)) for net, control in zip(self._controlnets(params), maps, strict=True)
+        )
+
+    def denoise(
+        self,
+        params: Any,
+        latents: Array,
+        timesteps: Array,
+        conditioning: Conditioning,
+        control: Control | None = None,
+    ) -> Array:
+        """The UNet's output float32[B, h, w, c] for latents, timesteps int32[] or [B], and one stage's conditioning."""
+        unet = nnx.merge(self.unet, params["unet"])
+        residuals = self._residuals(params, latents, timesteps, conditioning, control)
+        return unet(latents, timesteps, conditioning.states, residuals).astype(jnp.float32)
+
+    def denoise_deep(
+        self,
+        params: Any,
+        latents: Array,
+        timesteps: Array,
+        conditioning: Conditioning,
+        control: Control | None = None,
+    ) -> DeepFeatures:
+        """The deep features of `denoise`, which the following timesteps may share; same arguments."""
+        unet = nnx.merge(self.unet, params["unet"])
+        residuals = self._residuals(params, latents, timesteps, conditioning, control)
+        return unet.deep(latents, timesteps, conditioning.states, residuals)
+
+    def denoise_surface(
+        self, params: Any, latents: Array, timesteps: Array, conditioning: Conditioning, deep: DeepFeatures
+    ) -> Array:
+        """The rest of `denoise`: the UNet's output float32[B, h, w, c] from given deep features."""
+        unet = nnx.merge(self.unet, params["unet"])
+        return unet.surface(latents, timesteps, conditioning.states, deep).astype(jnp.float32)
+
+    def _residuals(
+        self, params: Any, latents: Array, timesteps: Array, conditioning: Conditioning, control: Control | None
+    ) -> list[Array]:
+        """The sum of all ControlNets' additions to the UNet's feature maps."""
+        if control is None:
+            return []
+        residuals = [
+            net(latents, timesteps, conditioning.states, hint, control.scales[:, k], guess_mode=self.guess_mode)
+            for k, (net, hint) in enumerate(zip(self._controlnets(params), control.hints, strict=True))
+        ]
+        return [functools.reduce(jnp.add, parts) for parts in zip(*residuals, strict=True)]
+
+    def _controlnets(self, params: Any) -> list[ControlNetModel]:
+        pairs = zip(self.controlnets, params.get("controlnets", ()), strict=True)
+        return [nnx.merge(graphdef, weights) for graphdef, weights in pairs]
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """The shape (h, w, c) of the latents of an image of ``height`` x ``width`` pixels."""
+        factor = self.vae_config.downsampling
+        return height // factor, width // factor, self.vae_config.latent_channels

@@ -1,0 +1,269 @@
+"""The parts of the UNet: embeddings of the timestep and the text, attention, transformers, resolution levels."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dreamstyler_jax.stable_diffusion.layers import ACTIVATIONS, Conv1x1, Downsample, Linear, ResnetBlock, Upsample
+from dreamstyler_jax.stable_diffusion.ops.attention import attention
+from dreamstyler_jax.stable_diffusion.ops.convolution import UNSET
+from dreamstyler_jax.stable_diffusion.ops.norms import GroupNorm, LayerNorm
+from dreamstyler_jax.stable_diffusion.unet_config import UNet2DConditionConfig, UNetEncoderConfig
+
+# The longest period of the sinusoidal timestep embedding, in steps.
+MAX_PERIOD = 10_000
+TRANSFORMER_NORM_EPSILON = 1e-6
+
+
+def timestep_embedding(timesteps: jax.Array, features: int, *, flip_sin_to_cos: bool, freq_shift: int) -> jax.Array:
+    """Sinusoids of the timestep at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5).
+
+    Args:
+        timesteps: ``[B]``, integers or floats.
+        features: even width of the embedding.
+        flip_sin_to_cos: cosines first.
+        freq_shift: 1 if the lowest frequency is exactly ``1 / MAX_PERIOD``, 0 if the sequence ends one step before.
+
+    Returns:
+        float32 ``[B, features]``.
+    """
+    half = features // 2
+    # All in float32, as in training: the phases reach 1000, where the last bit makes a visible difference.
+    exponents = np.float32(-math.log(MAX_PERIOD)) * np.arange(half, dtype=np.float32) / np.float32(half - freq_shift)
+    phases = timesteps.astype(jnp.float32)[:, None] * np.exp(exponents)
+    parts = [jnp.sin(phases), jnp.cos(phases)]
+    return jnp.concatenate(parts[::-1] if flip_sin_to_cos else parts, axis=-1)
+
+
+class TimestepEmbedding(nnx.Module):
+    """A two-layer perceptron on the sinusoids."""
+
+    def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):
+        self.linear_1 = Linear(in_features, features, rngs=rngs)
+        self.linear_2 = Linear(features, features, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[B, in_features]`` to ``[B, features]``."""
+        return self.linear_2(jax.nn.silu(self.linear_1(x)))
+
+
+class AttentionPooling(nnx.Module):
+    """Attention pooling (Radford et al. 2021): the mean of a sequence attends to itself and the sequence."""
+
+    def __init__(self, features: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.positional_embedding = nnx.Param(UNSET(rngs.params(), (1, features)))
+        self.q_proj = Linear(features, features, rngs=rngs)
+        self.k_proj = Linear(features, features, rngs=rngs)
+        self.v_proj = Linear(features, features, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[B, L, D]`` to ``[B, D]``."""
+        mean = x.mean(axis=1, keepdims=True) + self.positional_embedding[...]
+        x = jnp.concatenate([mean, x], axis=1)
+        return attention(self.q_proj(mean), self.k_proj(x), self.v_proj(x), self.heads)[:, 0]
+
+
+class TextTimeEmbedding(nnx.Module):
+    """A summary of the text states that is added to the time embedding."""
+
+    def __init__(self, text_features: int, features: int, heads: int, *, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(text_features, rngs=rngs)
+        self.pool = AttentionPooling(text_features, heads, rngs=rngs)
+        self.proj = Linear(text_features, features, rngs=rngs)
+        self.norm2 = LayerNorm(features, rngs=rngs)
+
+    def __call__(self, context: jax.Array) -> jax.Array:
+        """Maps text states ``[B, L, D]`` to ``[B, features]``."""
+        return self.norm2(self.proj(self.pool(self.norm1(context))))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of a feature map to itself or to the text states."""
+
+    def __init__(self, features: int, context_features: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.to_q = Linear(features, features, use_bias=False, rngs=rngs)
+        self.to_k = Linear(context_features, features, use_bias=False, rngs=rngs)
+        self.to_v = Linear(context_features, features, use_bias=False, rngs=rngs)
+        self.to_out = nnx.List([Linear(features, features, rngs=rngs)])
+
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        """Maps ``x`` ``[B, T, C]`` and ``context`` ``[B, S, context_features]`` to ``[B, T, C]``."""
+        return self.to_out[0](attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+
+
+class FeedForward(nnx.Module):
+    """A GEGLU perceptron of four times the width (Shazeer 2020)."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        self.proj_in = Linear(features, 8 * features, rngs=rngs)
+        self.proj_out = Linear(4 * features, features, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[..., C]`` to ``[..., C]``."""
+        value, gate = jnp.split(self.proj_in(x), 2, axis=-1)
+        return self.proj_out(value * ACTIVATIONS["gelu"](gate))
+
+
+class TransformerBlock(nnx.Module):
+    """Self-attention, attention to the text and a perceptron, each after a norm and around a shortcut."""
+
+    def __init__(self, features: int, context_features: int, heads: int, *, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(features, rngs=rngs)
+        self.attn1 = Attention(features, features, heads, rngs=rngs)
+        self.norm2 = LayerNorm(features, rngs=rngs)
+        self.attn2 = Attention(features, context_features, heads, rngs=rngs)
+        self.norm3 = LayerNorm(features, rngs=rngs)
+        self.ff = FeedForward(features, rngs=rngs)
+
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        """Maps ``x`` ``[B, T, C]`` and text states ``[B, L, D]`` to ``[B, T, C]``."""
+        h = self.norm1(x)
+        x += self.attn1(h, h)
+        x += self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nnx.Module):
+    """Transformer blocks over the positions of a feature map, around a shortcut."""
+
+    def __init__(self, config: UNetEncoderConfig, features: int, heads: int, *, rngs: nnx.Rngs):
+        project = Linear if config.use_linear_projection else Conv1x1
+        self.norm = GroupNorm(features, config.norm_num_groups, TRANSFORMER_NORM_EPSILON, rngs=rngs)
+        self.proj_in = project(features, features, rngs=rngs)
+        blocks = [
+            TransformerBlock(features, config.cross_attention_dim, heads, rngs=rngs)
+            for _ in range(config.transformer_layers_per_block)
+        ]
+        self.transformer_blocks = nnx.List(blocks)
+        self.proj_out = project(features, features, rngs=rngs)
+
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        """Maps ``x`` ``[B, H, W, C]`` and text states ``[B, L, D]`` to ``[B, H, W, C]``."""
+        h = self.proj_in(self.norm(x).reshape(x.shape[0], -1, x.shape[-1]))
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        return x + self.proj_out(h).reshape(x.shape)
+
+
+class UNetBlock(nnx.Module):
+    """One resolution level on the way down or up, with or without attention to the text.
+
+    Args:
+        config: the settings that all levels share.
+        widths: input channels of each ResNet block, skip connection included.
+        features: output channels of all ResNet blocks.
+        heads: number of attention heads; ``None`` for a level without attention.
+        resample: ``"down"`` or ``"up"`` for a change of resolution at the end, ``None`` for none.
+        rngs: as of every ``nnx`` module.
+    """
+
+    def __init__(
+        self, config: UNetEncoderConfig, widths: Sequence[int], features: int, *, heads: int | None,
+        resample: str | None, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.resnets = nnx.List([unet_resnet(config, width, features, rngs=rngs) for width in widths])
+        layers = [] if heads is None else [SpatialTransformer(config, features, heads, rngs=rngs) for _ in widths]
+        self.attentions = nnx.List(layers)
+        self.downsamplers = nnx.List([Downsample(features, (1, 1), rngs=rngs)] if resample == "down" else [])
+        self.upsamplers = nnx.List([Upsample(features, rngs=rngs)] if resample == "up" else [])
+
+    def down(self, x: jax.Array, time: jax.Array, context: jax.Array) -> list[jax.Array]:
+        """Runs the level on the way down.
+
+        Args:
+            x: ``[B, H, W, C]``.
+            time: time embedding ``[B, time_embedding_features]``.
+            context: text states ``[B, L, D]``.
+
+        Returns:
+            The feature map after each layer. All are skip connections; the last is the input of the next level.
+        """
+        outputs = []
+        for index in range(len(self.resnets)):
+            x = self.layer(index, x, time, context)
+            outputs.append(x)
+        for layer in self.downsamplers:
+            outputs.append(layer(outputs[-1]))
+        return outputs
+
+    def up(
+        self,
+        x: jax.Array,
+        skips: Sequence[jax.Array],
+        time: jax.Array,
+        context: jax.Array,
+        size: tuple[int, int] | None = None,
+    ) -> jax.Array:
+        """Runs the first ``len(skips)`` layers of the level on the way up, then the upsampler if there is one.
+
+        Args:
+            x: ``[B, H, W, C]``.
+            skips: the skip connection of each layer, ``[B, H, W, C']``.
+            time: time embedding ``[B, time_embedding_features]``.
+            context: text states ``[B, L, D]``.
+            size: height and width of the next level.
+
+        Returns:
+            The input of the next level.
+        """
+        for index, skip in enumerate(skips):
+            x = self.layer(index, jnp.concatenate([x, skip], axis=-1), time, context)
+        for layer in self.upsamplers:
+            x = layer(x, size=size)
+        return x
+
+    def layer(self, index: int, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
+        """Runs a ResNet block and, in a level with attention, a transformer."""
+        x = self.resnets[index](x, time)
+        return self.attentions[index](x, context) if self.attentions else x
+
+
+class UNetMidBlock(nnx.Module):
+    """The lowest resolution: ResNet block, transformer, ResNet block."""
+
+    def __init__(self, config: UNetEncoderConfig, *, rngs: nnx.Rngs):
+        features = config.block_out_channels[-1]
+        self.resnets = nnx.List([unet_resnet(config, features, features, rngs=rngs) for _ in range(2)])
+        self.attentions = nnx.List([SpatialTransformer(config, features, config.heads[-1], rngs=rngs)])
+
+    def __call__(self, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, H, W, C]``."""
+        x = self.attentions[0](self.resnets[0](x, time), context)
+        return self.resnets[1](x, time)
+
+
+def unet_resnet(config: UNetEncoderConfig, in_features: int, features: int, *, rngs: nnx.Rngs) -> ResnetBlock:
+    """A ResNet block with the UNet's normalisation and time embedding."""
+    return ResnetBlock(
+        in_features, features, groups=config.norm_num_groups, epsilon=config.norm_eps,
+        time_features=config.time_embedding_features, rngs=rngs,
+    )  # fmt: skip
+
+
+def down_block(config: UNetEncoderConfig, level: int, *, rngs: nnx.Rngs) -> UNetBlock:
+    """The block on the way down of resolution level ``level`` (0 is the highest resolution)."""
+    channels = config.block_out_channels
+    features = channels[level]
+    widths = [channels[max(level - 1, 0)]] + [features] * (config.layers_per_block - 1)
+    heads = config.heads[level] if config.down_block_types[level].startswith("CrossAttn") else None
+    resample = "down" if level < len(channels) - 1 else None
+    return UNetBlock(config, widths, features, heads=heads, resample=resample, rngs=rngs)
+
+
+def up_block(config: UNet2DConditionConfig, index: int, *, rngs: nnx.Rngs) -> UNetBlock:
+    """The block number ``index`` on the way up (0 is the lowest resolution)."""
+    channels = config.block_out_channels[::-1]
+    features = channels[index]
+    layers = config.layers_per_block + 1
+    before = [channels[max(index - 1, 0)]] + [features] * (layers - 1)
+    skips = [features] * (layers - 1) + [channels[min(index + 1, len(channels) - 1)]]
+    widths = [width + skip for width, skip in zip(before, skips, strict=True)]
+    heads = config.heads[::-1][index] if config.up_block_types[index].startswith("CrossAttn") else None
+    resample = "up" if index < len(channels) - 1 else None
+    return UNetBlock(config, widths, features, heads=heads, resample=resample, rngs=rngs)

@@ -1,127 +1,152 @@
-"""A learned style: a table of token vectors and where it came from; the files it lives in, ours and other tools'."""
+"""A learned style: a table of token vectors for each text encoder, and how it was made."""
 
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.style_files import SUFFIXES, StyleContent, export_style, read_style, write_style
 
 FILE_NAME = "style.safetensors"
-FORMATS = ("dreamstyler", "diffusers", "a1111")
-_SUFFIXES = (".safetensors", ".bin", ".pt")
-_KIND = "dreamstyler_jax.style/1"
-_STAGE = re.compile(r"(?P<token>.+)-T(?P<stage>\d+)")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Style:
-    """What style inversion learns (DreamStyler, Eq. 1-2): the vectors that stand in for a word, one set per stage.
+class StyleRef(NamedTuple):
+    """A style by its name and, if it is not the final one, by the training step at which it was saved.
 
-    A style is deliberately not a pytree itself: its name and metadata would become part of every compiled program's
-    signature. Optimise, vmap and jit over :attr:`table`, an ordinary array, and build a style from the result.
+    Written as ``gogh``, or ``gogh@100`` for gogh after 100 steps, in prompts, recipes and mappings of styles. The name
+    of a mix is its recipe, which may name steps of its styles itself, as in ``gogh@100:5-3,monet:2-0``.
 
     Attributes:
-        name: what prompts call it, as in "in the style of {name}"; no braces, no |, no line breaks.
-        table: float32[T, V, D], read-only: T stages (0 has the least noise), V vectors per stage, D the width of the
-            text encoder. Finite. Any array is accepted and copied.
-        metadata: how it was made, as JSON values: model, init_word, prompts, steps, ...
-
-    Raises:
-        UserError: an unusable name, or NaN or Inf in the table.
+        name: the style's name, or a recipe.
+        step: training steps done; 0 for the final style.
     """
 
     name: str
-    table: np.ndarray
+    step: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads ``"gogh"`` or ``"gogh@100"``."""
+        match = re.fullmatch(r"(?P<name>.+)@(?P<step>\d+)", text, re.DOTALL)
+        return cls(match["name"], int(match["step"])) if match else cls(text)
+
+    @property
+    def names_step(self) -> bool:
+        """Whether it says itself at which training step a style is taken."""
+        return bool(self.step) or bool(re.search(r"@\d+\s*[*+:,]", self.name))
+
+    def at(self, step: int) -> Self:
+        """The style after ``step`` training steps, unless it names a step already; 0 changes nothing."""
+        return self if self.names_step or not step else self._replace(step=step)
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.step}" if self.step else self.name
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Style:
+    """What style inversion learns (DreamStyler, Eq. 1-2): vectors that stand in for a word, one set per stage.
+
+    Optimise, vmap and jit over :attr:`tables`, a plain pytree, and build a style from the result. A style is no pytree
+    itself, since its name and metadata would become part of every compiled program's signature.
+
+    Attributes:
+        name: how prompts call it, as in "in the style of {name}"; without braces, | and line breaks.
+        tables: for each text encoder float32[T, V, D], read-only and finite: T stages (stage 0 has the least noise), V
+            vectors per stage, D the encoder's width. ``clip_l`` is the first text encoder, the only one of Stable
+            Diffusion 1.x and 2.x; a single array stands for its table. Arrays are copied.
+        metadata: how it was made, as JSON values: model, init_word, prompts, steps, ...
+
+    Raises:
+        UserError: an unusable name, or NaN or Inf in a table.
+    """
+
+    name: str
+    tables: Mapping[str, np.ndarray]
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        table = np.array(self.table, np.float32, order="C")
-        table.flags.writeable = False
         if not self.name.strip() or re.search(r"[{}|\r\n]", self.name) or self.name != self.name.strip():
             raise UserError(f"a style cannot be called {self.name!r}: choose a name without braces, | and outer spaces")
+        tables = self.tables if isinstance(self.tables, Mapping) else {"clip_l": self.tables}
+        copies = {encoder: self._read_only(table) for encoder, table in tables.items()}
+        if len({table.shape[:2] for table in copies.values()}) != 1:
+            raise ValueError("the tables of a style have one number of stages and of vectors")
+        object.__setattr__(self, "tables", copies)
+        object.__setattr__(self, "metadata", json.loads(json.dumps(dict(self.metadata), default=_to_json)))
+
+    def _read_only(self, table: Any) -> np.ndarray:
+        table = np.array(table, np.float32, order="C")
+        table.flags.writeable = False
         if table.ndim != 3 or not table.size:
             raise ValueError(f"a style's table has the shape [stages, vectors, width], not {list(table.shape)}")
         if not np.isfinite(table).all():
             raise UserError(f"the style {self.name!r} holds NaN or Inf: train it again at a lower learning rate")
-        object.__setattr__(self, "table", table)
-        object.__setattr__(self, "metadata", json.loads(json.dumps(dict(self.metadata), default=_plain)))
+        return table
 
     @property
     def stages(self) -> int:
         """T."""
-        return self.table.shape[0]
+        return next(iter(self.tables.values())).shape[0]
 
     @property
     def vectors(self) -> int:
         """V, per stage."""
-        return self.table.shape[1]
+        return next(iter(self.tables.values())).shape[1]
 
     @property
-    def width(self) -> int:
-        """D."""
-        return self.table.shape[2]
+    def widths(self) -> dict[str, int]:
+        """D of each text encoder."""
+        return {encoder: table.shape[2] for encoder, table in self.tables.items()}
 
     @functools.cached_property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that identify the table, whatever it is called."""
-        return hashlib.sha256(str(self.table.shape).encode() + self.table.astype("<f4").tobytes()).hexdigest()[:12]
+        """Twelve hexadecimal digits that identify the tables, whatever the style's name."""
+        digest = hashlib.sha256()
+        for encoder, table in sorted(self.tables.items()):
+            label = "" if encoder == "clip_l" else encoder
+            digest.update(f"{label}{table.shape}".encode() + table.astype("<f4").tobytes())
+        return digest.hexdigest()[:12]
+
+    def __repr__(self) -> str:
+        steps = f", {self.metadata['steps']} steps" if "steps" in self.metadata else ""
+        return f"Style({shortened(self.name)!r}, {self.stages} stages x {self.vectors} vectors{steps})"
 
     def save(self, path: str | Path) -> None:
-        """Writes the style with all its metadata as one ``.safetensors`` file, atomically."""
-        if Path(path).suffix != ".safetensors":
-            raise UserError(f"a style is saved as a .safetensors file, not as {path}")
-        header = {"kind": _KIND, "name": self.name, "hash": self.hash, "metadata": json.dumps(self.metadata)}
-        write_atomic(path, safetensors.numpy.save({"table": self.table}, header))
+        """Writes the style with all its metadata as one ``.safetensors`` file, which appears whole or not at all."""
+        write_style(Path(path), StyleContent(self.name, dict(self.tables), self.metadata, self.hash))
 
     @classmethod
-    def load(cls, path: str | Path) -> "Style":
-        """Reads a style, ours or another tool's.
+    def load(cls, path: str | Path) -> Self:
+        """Reads a style, this project's or another tool's.
 
-        * :meth:`save`'s file; a table that is not the one saved is refused;
+        * a file of :meth:`save`; tables that are not those saved are refused;
         * DreamStyler's ``{"<name>-T0": [D], "<name>-T1": [D], ...}``;
         * a textual inversion of diffusers, ``{"<name>": [V, D] or [D]}``, or of A1111, ``{"emb_params": [V, D]}`` or
           ``{"string_to_param": {"*": [V, D]}, ...}``: one stage.
 
-        The last two as safetensors, or as ``torch.save`` wrote them, for which torch must be installed. Such a style is
-        called what the file calls it, or else by the file's name.
+        The last two as safetensors, or as written by ``torch.save``, for which torch must be installed. Their style
+        has the name in the file, or else the file's.
 
         Raises:
             UserError: no such file, a damaged one, one of another kind, NaN or Inf in it, torch needed and missing.
         """
-        path = Path(path)
+        content = read_style(Path(path))
         try:
-            with path.open("rb") as file:
-                start = file.read(9)
-            if start[8:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
-                return cls(*_from_tensors(path, *_load_torch(path)))
-            with safetensors.safe_open(path, "numpy") as file:
-                header = file.metadata() or {}
-                if header.get("kind") == _KIND:
-                    return cls._load_own(file.get_tensor("table"), header)
-                return cls(*_from_tensors(path, list(file.keys()), file.get_tensor))
-        except FileNotFoundError as error:
-            raise UserError(f"there is no style {path}") from error
+            style = cls(content.name, content.tables, content.metadata)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        except ValueError as error:
             raise UserError(f"{path} is not a style, or a damaged one: {error}") from error
-
-    @classmethod
-    def _load_own(cls, table: np.ndarray, header: Mapping[str, str]) -> "Style":
-        style = cls(header["name"], table, json.loads(header["metadata"]))
-        if style.hash != header["hash"]:
-            raise UserError("the file is damaged: its vectors are not the ones that were saved")
+        if content.hash and style.hash != content.hash:
+            raise UserError(f"{path}: the file is damaged: its vectors are not the ones that were saved")
         return style
 
     def export(self, path: str | Path, format: str = "dreamstyler") -> list[Path]:
@@ -129,65 +154,49 @@ class Style:
 
         Args:
             path: the file; its suffix is ``.safetensors``, ``.bin`` or ``.pt``.
-            format: "dreamstyler": one file, ``{"<name>-T0": ...}``, each ``[D]``, or ``[V, D]`` if there are several
-                vectors. "diffusers" (``load_textual_inversion``) and "a1111": such a file holds one stage; with T > 1
+            format: ``"dreamstyler"``: one file, ``{"<name>-T0": ...}``, each ``[D]``, or ``[V, D]`` with several
+                vectors. ``"diffusers"`` (``load_textual_inversion``) and ``"a1111"``: one stage per file; with T > 1
                 there are T files, ``path`` with ``-T0``, ``-T1``, ... before the suffix, so that the stages can be
                 switched while sampling (A1111: ``[name-T1:name-T0:0.5]``). The tokens in diffusers' files are
-                ``<name>`` or ``<name-t0>``, in lower case: of a token with capitals diffusers uses one vector only.
+                ``<name>`` or ``<name-t0>``, in lower case: diffusers uses only one vector of a token with capitals.
 
         Returns:
             The files written, in the order of the stages.
 
         Raises:
-            UserError: an unknown format or suffix, or torch is needed and missing.
+            UserError: an unknown format or suffix, several text encoders, or torch is needed and missing.
         """
-        path = Path(path)
-        if format not in FORMATS:
-            raise UserError(f"styles can be exported as {', '.join(FORMATS)}, not as {format!r}")
-        if path.suffix not in _SUFFIXES:
-            raise UserError(f"cannot export to {path}: the file name should end in {', '.join(_SUFFIXES)}")
-        if format == "dreamstyler":
-            rows = self.table[:, 0] if self.vectors == 1 else self.table
-            contents = {path: {f"<{self.name}>-T{stage}": row for stage, row in enumerate(rows)}}
-        else:
-            marks = [""] if self.stages == 1 else [f"-T{stage}" for stage in range(self.stages)]
-            contents = {
-                path.with_name(path.stem + mark + path.suffix): {
-                    "emb_params" if format == "a1111" else f"<{self.name}{mark}>".lower(): rows
-                }
-                for mark, rows in zip(marks, self.table, strict=True)
-            }
-        for file, tensors in contents.items():
-            save = safetensors.numpy.save if path.suffix == ".safetensors" else _torch_bytes
-            write_atomic(file, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
-        return list(contents)
+        if set(self.tables) != {"clip_l"}:
+            raise UserError(f"the style {self.name!r} has tables of several text encoders, which no format here holds")
+        return export_style(Path(path), self.name, self.tables["clip_l"], format)
 
 
 def load_styles(
-    paths: Iterable[str | Path], steps: Sequence[int] = (), named: Collection[str] = ()
+    paths: Iterable[str | Path], steps: Sequence[int] = (), refs: Collection[StyleRef] = ()
 ) -> dict[str, Style]:
-    """Loads styles by name, in the order given.
+    """Loads styles, in the order given.
 
     Args:
-        steps: with some, each style as it was after so many training steps, called ``name@step``.
-        named: what else is loaded of these styles, as ``name@step`` each.
         paths: each a style's file, a run's folder (with ``style.safetensors``), or a folder of such files or folders.
             ``name=path`` gives a single style another name.
+        steps: training steps; each style is then loaded as it was after each of them, instead of in its final form.
+        refs: styles at a step to load as well, where they are among the paths.
+
+    Returns:
+        Styles by ``str(StyleRef)``.
 
     Raises:
         UserError: nothing there, an unreadable file, or two styles of one name.
     """
     styles: dict[str, Style] = {}
     sources: dict[str, Path] = {}
-    for item in paths:
-        alias, path = _alias(item)
-        files = _style_files(path)
-        if alias and len(files) > 1:
-            raise UserError(f"{item}: {path} holds {len(files)} styles, and only one can be called {alias!r}")
-        for final, step in ((file, step) for file in files for step in _steps_of(file, alias, steps, named)):
-            file = _file_at(final, step) if step else final
-            style = Style.load(file)
-            style = dataclasses.replace(style, name=at_step(alias or style.name, step))
+    for final_file, alias in _style_files(paths):
+        final = Style.load(final_file)
+        name = alias or final.name
+        named_steps = [ref.step for ref in refs if ref.name == name and ref.step]
+        for step in dict.fromkeys([*(steps or [0]), *named_steps]):
+            file = _file_at(final_file, step) if step else final_file
+            style = dataclasses.replace(Style.load(file) if step else final, name=str(StyleRef(name).at(step)))
             if style.name in styles and sources[style.name].resolve() != file.resolve():
                 raise UserError(
                     f"two styles are called {style.name!r}, {sources[style.name]} and {file}: "
@@ -197,36 +206,23 @@ def load_styles(
     return styles
 
 
-def check_width(styles: Mapping[str, Style], width: int) -> None:
-    """Makes sure that styles fit a model whose text encoder has the given width.
+def check_widths(styles: Mapping[str, Style], widths: Mapping[str, int]) -> None:
+    """Makes sure that styles fit a model.
+
+    Args:
+        styles: the styles by name.
+        widths: the width of each of the model's text encoders, `Networks.text_widths`.
 
     Raises:
-        UserError: one does not.
+        UserError: one does not fit.
     """
     for name, style in styles.items():
-        if style.width != width:
+        if style.widths != widths:
             made_for = f", {style.metadata['model']}" if style.metadata.get("model") else ""
             raise UserError(
-                f"the vectors of the style {name!r} have width {style.width}, but the model's text encoder {width}: "
-                f"use the model that the style was trained on{made_for}"
+                f"the vectors of the style {name!r} have width {_widths(style.widths)}, but the model's text encoder "
+                f"{_widths(widths)}: use the model that the style was trained on{made_for}"
             )
-
-
-def _alias(item: str | Path) -> tuple[str | None, Path]:
-    """Splits ``name=path``; a path that exists is never split."""
-    name, equals, path = str(item).partition("=")
-    if equals and name.strip() and not Path(item).exists():
-        return name.strip(), Path(path)
-    return None, Path(item)
-
-
-# In the name of a style, or in a recipe, the training step that it is of.
-STEP = re.compile(r"@\d+(?=\s*(?:[*+:,]|$))")
-
-
-def at_step(name: str, step: int) -> str:
-    """What a style, or mix, is called as it was after ``step`` training steps; 0: in the end, or as it says itself."""
-    return name if not step or STEP.search(name) else f"{name}@{step}"
 
 
 def step_file(folder: Path, step: int) -> Path:
@@ -234,15 +230,38 @@ def step_file(folder: Path, step: int) -> Path:
     return folder / "steps" / f"step_{step:06d}.safetensors"
 
 
-def _steps_of(file: Path, alias: str | None, steps: Sequence[int], named: Collection[str]) -> list[int]:
-    """At which steps of its training a style is asked for; 0: in the end."""
-    name = f"{alias or Style.load(file).name}@" if named else ""
-    own = [
-        int(other.removeprefix(name))
-        for other in named
-        if other.startswith(name) and STEP.fullmatch(other, len(name) - 1)
-    ]
-    return list(dict.fromkeys([*(steps or [0]), *own]))
+def _widths(widths: Mapping[str, int]) -> str:
+    return " and ".join(map(str, widths.values()))
+
+
+def _style_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str]]:
+    """The files of final styles, each with the name that ``name=path`` gives it, or ""."""
+    for item in paths:
+        alias, path = _split_alias(item)
+        files = _files_in(path)
+        if alias and len(files) > 1:
+            raise UserError(f"{item}: {path} holds {len(files)} styles, and only one can be called {alias!r}")
+        yield from ((file, alias) for file in files)
+
+
+def _split_alias(item: str | Path) -> tuple[str, Path]:
+    """Splits ``name=path``; a path that exists is never split."""
+    name, equals, path = str(item).partition("=")
+    if equals and name.strip() and not Path(item).exists():
+        return name.strip(), Path(path)
+    return "", Path(item)
+
+
+def _files_in(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if (path / FILE_NAME).is_file():
+        return [path / FILE_NAME]
+    found = sorted(path.glob(f"*/{FILE_NAME}"))
+    found += sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    if not found:
+        raise UserError(f"there is no style in {path}: it should hold {FILE_NAME}, or folders that do")
+    return found
 
 
 def _file_at(file: Path, step: int) -> Path:
@@ -256,69 +275,7 @@ def _file_at(file: Path, step: int) -> Path:
     return at
 
 
-def _style_files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    if (path / FILE_NAME).is_file():
-        return [path / FILE_NAME]
-    found = sorted(path.glob(f"*/{FILE_NAME}"))
-    found += sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-    if not found:
-        raise UserError(f"there is no style in {path}: it should hold {FILE_NAME}, or folders that do")
-    return found
-
-
-def _from_tensors(path: Path, keys: list[str], read: Callable[[str], np.ndarray]) -> tuple[str, np.ndarray]:
-    """Name and float32[T, V, D] table of another tool's file, given its keys and a reader of their tensors."""
-    matches = [match for key in keys if (match := _STAGE.fullmatch(key))]
-    if keys and len(matches) == len(keys) and len({match["token"] for match in matches}) == 1:
-        matches.sort(key=lambda match: int(match["stage"]))
-        if [int(match["stage"]) for match in matches] != list(range(len(keys))):
-            raise UserError(f"stages are missing, there are only {', '.join(match[0] for match in matches)}")
-        token, keys = matches[0]["token"], [match[0] for match in matches]
-    elif len(keys) == 1:
-        token = path.stem if keys[0] in ("emb_params", "*") else keys[0]
-    else:
-        raise UserError(f"no style, its contents are {', '.join(sorted(keys)[:4]) or 'nothing'}, ...")
-    rows = [np.atleast_2d(read(key)) for key in keys]
-    if rows[0].ndim != 2 or any(row.shape != rows[0].shape for row in rows):
-        raise UserError(f"no style, its tensors have the shapes {', '.join(str(row.shape) for row in rows[:4])}, ...")
-    name = re.sub(r"[{}|\s]+", " ", token.removeprefix("<").removesuffix(">")).strip()
-    return name or path.stem, np.stack([row.astype(np.float32) for row in rows])
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError('PyTorch files need torch: pip install "dreamstyler-jax[torch]"') from error
-    return torch
-
-
-def _load_torch(path: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
-    """Keys and reader of a ``torch.save``d dictionary of tensors; never runs code found in the file."""
-    try:
-        content = _torch().load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except Exception as error:  # what a damaged or dangerous file makes of torch's unpickler is open
-        raise UserError("cannot be read as a PyTorch file of plain tensors, it may be damaged") from error
-    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):
-        content = content["string_to_param"]
-    if not isinstance(content, Mapping) or not all(hasattr(value, "detach") for value in content.values()):
-        raise UserError("no style: it should hold named tensors")
-    return [str(key) for key in content], lambda key: content[key].detach().float().numpy()
-
-
-def _torch_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The tensors as ``torch.save`` writes them."""
-    torch = _torch()
-    buffer = io.BytesIO()
-    torch.save({key: torch.tensor(value) for key, value in tensors.items()}, buffer)
-    return buffer.getvalue()
-
-
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     """What JSON makes of NumPy's numbers and of paths."""
     if isinstance(value, np.generic):
         return value.item()

@@ -1,33 +1,44 @@
-"""Style transfer: a content picture is noised and painted anew, ControlNets keep its structure (Ahn et al. 2024, 3.4).
+"""Style transfer: a picture is noised and painted again while ControlNets keep its structure (Ahn et al. 2024, 3.4).
 
     picture --frame--> multiples of 8 pixels --VAE--> latents to start from (SDEdit)
-            `--edges, depth, or given--> control maps
+            `--edges, depth, or a given map--> control maps
 
-No picture is stretched: what the model's sizes leave over is filled with the border's colours and cut away afterwards.
+No picture is stretched: the colours of its border fill up the model's size, and are cut off afterwards.
 """
 
 import functools
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from dreamstyler_jax.edges import canny
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import cache_folder, write_atomic
 from dreamstyler_jax.solvers import steps_within
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
 KINDS = ("edges", "depth", "image")
-_MOST_OBLONG = 8  # longer side over the shorter
+DepthEstimator = Callable[[Image.Image], np.ndarray]  # from a picture to float32[h, w], larger is nearer
+_MAX_ASPECT = 8  # longer side over the shorter
+_MAX_ENCODED = 16  # pictures whose latents and control maps are kept
 _NET = re.compile(r"(?P<kind>\w+)(?:\*(?P<weight>\d*\.?\d+))?(?:=(?P<model>.+))?")
 
 
 class Net(NamedTuple):
-    """A ControlNet: which kind of map it takes, how much it counts, its folder or hub id, "" for the model's own."""
+    """A ControlNet and what it is given.
+
+    Attributes:
+        kind: which kind of control map it takes, one of `KINDS`.
+        weight: factor of its conditioning scale.
+        model: folder or hub id; "" for the one in the model's own folder.
+    """
 
     kind: str
     weight: float
@@ -38,7 +49,7 @@ def parse_net(text: str) -> Net:
     """Reads ``edges``, ``depth=FOLDER`` or ``image*0.5=owner/name``.
 
     Raises:
-        UserError: it does not read so.
+        UserError: it does not have this form.
     """
     match = _NET.fullmatch(text.strip())
     if not match or match["kind"] not in KINDS:
@@ -46,8 +57,24 @@ def parse_net(text: str) -> Net:
     return Net(match["kind"], float(match["weight"] or 1), match["model"] or "")
 
 
+def with_nets(
+    model: StableDiffusion, nets: Sequence[Net], *, variant: str = "", guess_mode: bool = False
+) -> StableDiffusion:
+    """The model with these ControlNets.
+
+    Raises:
+        UserError: one of them should come from the model's own folder, which has none; and see
+            `StableDiffusion.with_controlnets`.
+    """
+    folders = [net.model or model.bundled_controlnet for net in nets]
+    found = [folder for folder in folders if folder]
+    if len(found) < len(nets):
+        raise UserError(f"controlnets: {model.name} has none of its own; name one, as in {nets[0].kind}=FOLDER")
+    return model.with_controlnets(found, variant=variant, guess_mode=guess_mode) if nets else model
+
+
 class Frame(NamedTuple):
-    """A size for the model and, in its upper left corner, what of it is the picture; pixels."""
+    """A size for the model, and the size of the picture in its upper left corner; pixels."""
 
     height: int
     width: int
@@ -56,69 +83,152 @@ class Frame(NamedTuple):
 
 
 def frame(size: tuple[int, int], resolution: int, multiple: int) -> Frame:
-    """The frame for a picture of ``size`` (width, height): of the area of ``resolution`` squared and its own aspect.
+    """The frame for a picture: about ``resolution`` squared pixels in the picture's aspect.
+
+    Args:
+        size: width and height of the picture.
+        resolution: the model's.
+        multiple: the frame's sides are multiples of it.
 
     Raises:
-        UserError: the picture is more than eight times as long as it is wide.
+        UserError: the longer side is more than eight times the shorter.
     """
     width, height = size
-    if max(size) > _MOST_OBLONG * min(size):
-        raise UserError(f"a picture of {width} x {height} pixels is too long and thin to be repainted: cut it first")
+    if max(size) > _MAX_ASPECT * min(size):
+        raise UserError(f"a picture of {width} x {height} pixels is too long and thin to be repainted: crop it first")
     scale = resolution / (width * height) ** 0.5
-    inner = [max(1, round(side * scale)) for side in (height, width)]
-    outer = [-(-side // multiple) * multiple for side in inner]
-    return Frame(*outer, *inner)
+    inner_height, inner_width = (max(1, round(side * scale)) for side in (height, width))
+    outer_height, outer_width = (-(-side // multiple) * multiple for side in (inner_height, inner_width))
+    return Frame(outer_height, outer_width, inner_height, inner_width)
 
 
 class Content(NamedTuple):
-    """A content picture.
+    """A picture to repaint.
 
-    ``name``: the path as it was given. ``hash``: twelve hexadecimal digits of its pixels. ``picture``: of its frame's
-    inner size. ``given``: the control map that came with it, of the same size, or None.
+    Attributes:
+        name: the path as it was given.
+        hash: twelve hexadecimal digits of its pixels.
+        frame: its place in the model's size.
+        picture: of the frame's inner size.
+        control_image: the control map that came with it, of the same size, or None.
     """
 
     name: str
     hash: str
     frame: Frame
     picture: Image.Image
-    given: Image.Image | None
+    control_image: Image.Image | None
 
 
 def load_content(
-    path: str, resolution: int, multiple: int, size: tuple[int, int] | None = None, control_image: str | None = None
+    path: str | Path,
+    resolution: int,
+    multiple: int,
+    size: tuple[int, int] | None = None,
+    control_image: str | Path | None = None,
 ) -> Content:
-    """Loads a picture and brings it to a size for the model.
+    """Loads a picture to repaint.
 
     Args:
-        size: (height, width) to cut it to; None: all of it, at about ``resolution`` squared pixels.
+        path: the picture's file.
+        resolution, multiple: the model's.
+        size: height and width to crop it to; None keeps all of it, at about ``resolution`` squared pixels.
         control_image: the file of its control map.
 
     Raises:
         UserError: a file cannot be read, is too oblong, or the map has another aspect than the picture.
     """
-    picture = images.load(path)
+    given = images.load(control_image) if control_image else None
+    return make_content(images.load(path), str(path), resolution, multiple, size, given)
+
+
+def make_content(
+    picture: Image.Image,
+    name: str,
+    resolution: int,
+    multiple: int,
+    size: tuple[int, int] | None = None,
+    control_image: Image.Image | None = None,
+) -> Content:
+    """The same from pictures in memory."""
     digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes())
     if size:
         picture = ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS)
     shape = Frame(*size, *size) if size else frame(picture.size, resolution, multiple)
     inner = (shape.inner_width, shape.inner_height)
-    given = None
     if control_image:
-        given = images.load(control_image)
-        digest.update(given.tobytes())
-        aspects = given.width / given.height, picture.width / picture.height
+        digest.update(control_image.tobytes())
+        aspects = control_image.width / control_image.height, picture.width / picture.height
         if abs(aspects[0] / aspects[1] - 1) > 0.02:
             raise UserError(
-                f"the control map {control_image} is {given.width} x {given.height} pixels: make its aspect that of "
-                f"{path}, {picture.width} x {picture.height}"
+                f"the control map of {name} is {control_image.width} x {control_image.height} pixels: give it the "
+                f"aspect of the picture, {picture.width} x {picture.height}"
             )
-        given = given.resize(inner, Image.Resampling.LANCZOS)
+        control_image = control_image.resize(inner, Image.Resampling.LANCZOS)
     picture = picture.resize(inner, Image.Resampling.LANCZOS)
-    return Content(path, digest.hexdigest()[:12], shape, picture, given)
+    return Content(name, digest.hexdigest()[:12], shape, picture, control_image)
+
+
+class EncodedContent(NamedTuple):
+    """A picture to repaint, as the sampler takes it.
+
+    Attributes:
+        latents: the mean of its scaled latents, float32[h, w, c].
+        maps: a control map float32[H, W, 3] in [0, 1] for each ControlNet.
+    """
+
+    latents: np.ndarray
+    maps: tuple[np.ndarray, ...]
+
+
+class ContentEncoder:
+    """Encodes pictures to repaint for one model; recent results are kept.
+
+    Args:
+        model: with its ControlNets.
+        nets: what each of them is given.
+        depth_model: folder or hub id of the depth model for nets of the kind ``depth``.
+    """
+
+    def __init__(self, model: StableDiffusion, nets: Sequence[Net] = (), depth_model: str = ""):
+        self._model, self._nets, self._depth_model = model, nets, depth_model
+        self._encoded: dict[str, EncodedContent] = {}
+
+    def encode(self, content: Content) -> EncodedContent:
+        """Latents and control maps of a picture.
+
+        Raises:
+            UserError: a control map is missing, or the depth model cannot be used.
+        """
+        if content.hash not in self._encoded:
+            while len(self._encoded) >= _MAX_ENCODED:
+                self._encoded.pop(next(iter(self._encoded)))
+            self._encoded[content.hash] = self._encode(content)
+        return self._encoded[content.hash]
+
+    def control_maps(self, content: Content) -> tuple[np.ndarray, ...]:
+        """The control maps of a picture; errors as of `encode`."""
+        return tuple(control_map(net.kind, content, self._depth_model) for net in self._nets)
+
+    def control_scales(self, scale: float, span: tuple[float, float], steps: int) -> np.ndarray | None:
+        """The scale of each ControlNet in each step, float32[steps, K]; None without ControlNets.
+
+        Args:
+            scale: of all of them; each has its weight as a factor.
+            span: the part of the sampling, from 0 to 1, in which they act.
+            steps: number of sampling steps taken.
+        """
+        scales = [net.weight * scale for net in self._nets]
+        return control_scales(scales, [span] * len(scales), steps) if scales else None
+
+    def _encode(self, content: Content) -> EncodedContent:
+        pixels = to_frame(content.picture, content.frame)
+        mean, _ = self._model.encode_images(images.to_unit(pixels[None]))
+        return EncodedContent(np.asarray(mean[0]), self.control_maps(content))
 
 
 def to_frame(picture: Image.Image, shape: Frame) -> np.ndarray:
-    """uint8[H, W, 3] of the frame's size, the last row and column repeated beyond the picture."""
+    """The picture in its frame, uint8[H, W, 3]; the last row and column repeat beyond the picture."""
     pixels = np.asarray(picture.convert("RGB"))
     rest = (0, shape.height - shape.inner_height), (0, shape.width - shape.inner_width), (0, 0)
     return np.pad(pixels, rest, "edge")
@@ -128,69 +238,72 @@ def control_map(kind: str, content: Content, depth_model: str) -> np.ndarray:
     """The control map of a kind, float32[H, W, 3] in [0, 1], of the frame's size.
 
     Raises:
-        UserError: kind ``image`` and none was given, or the depth model cannot be used.
+        UserError: the kind is ``image`` and no map was given, or the depth model cannot be used.
     """
     if kind == "image":
-        if content.given is None:
-            raise UserError(f"control_images: give the control map of {content.name}, or take edges or depth")
-        picture = content.given
+        if content.control_image is None:
+            raise UserError(f"control_images: give the control map of {content.name}, or use edges or depth")
+        picture = content.control_image
     elif kind == "edges":
-        picture = Image.fromarray(edges(np.asarray(content.picture)))
+        picture = Image.fromarray(canny(np.asarray(content.picture)))
     else:
         picture = depth(content.picture, depth_model)
     return to_frame(picture, content.frame).astype(np.float32) / 255
 
 
-def edges(picture: np.ndarray) -> np.ndarray:
-    """Canny's edges uint8[H, W], 0 or 255, of a picture uint8[H, W, 3], as ControlNets were trained on (100, 200)."""
-    import cv2  # a third of a second, for edges alone
-
-    return cv2.Canny(np.ascontiguousarray(picture), 100, 200)
-
-
-def depth(picture: Image.Image, model: str) -> Image.Image:
-    """The depth map of a picture, white is near, by a depth model of transformers; kept in the user's cache folder.
+@functools.cache
+def load_depth_model(model: str) -> DepthEstimator:
+    """Loads a depth model of transformers, such as a DPT or Depth Anything, once per process.
 
     Args:
-        model: folder or hub id, such as a DPT or Depth Anything.
+        model: its folder or hub id.
 
     Raises:
         UserError: PyTorch and transformers are not installed, or the model cannot be loaded.
     """
-    key = hashlib.sha256(f"{model} {picture.size}".encode() + picture.tobytes()).hexdigest()[:24]
-    path = cache_folder() / "depth" / f"{key}.png"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        estimate = _depth_pipeline(model)(picture)["predicted_depth"].squeeze().float().numpy()
-        near = (estimate - estimate.min()) / max(float(np.ptp(estimate)), 1e-6)
-        buffer = io.BytesIO()
-        Image.fromarray(np.rint(near * 255).astype(np.uint8)).resize(picture.size).save(buffer, "PNG")
-        write_atomic(path, buffer.getvalue())
-    return Image.open(path)
-
-
-@functools.cache
-def _depth_pipeline(model: str):
     try:
         from transformers import pipeline
     except ImportError as error:
-        raise UserError('depth maps need transformers and torch: pip install "dreamstyler-jax[torch]"') from error
+        raise UserError("depth maps need PyTorch and transformers: pip install torch transformers") from error
     try:
-        return pipeline("depth-estimation", model=model)
+        estimator = pipeline("depth-estimation", model=model)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"depth_model: {model} cannot be used ({reason}); name a depth model's folder or hub id"
         ) from error
+    return lambda picture: estimator(picture)["predicted_depth"].squeeze().float().numpy()
+
+
+def depth(picture: Image.Image, model: str, load: Callable[[str], DepthEstimator] = load_depth_model) -> Image.Image:
+    """Estimates the depth map of a picture, white is near, and keeps it in the user's cache folder.
+
+    Args:
+        model: the depth model's folder or hub id.
+        load: loads the model; only called for a picture whose map is not in the cache.
+
+    Raises:
+        UserError: from ``load``.
+    """
+    key = hashlib.sha256(f"{model} {picture.size}".encode() + picture.tobytes()).hexdigest()[:24]
+    path = cache_folder() / "depth" / f"{key}.png"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        estimate = load(model)(picture)
+        nearness = (estimate - estimate.min()) / max(float(np.ptp(estimate)), 1e-6)
+        buffer = io.BytesIO()
+        Image.fromarray(np.rint(nearness * 255).astype(np.uint8)).resize(picture.size).save(buffer, "PNG")
+        write_atomic(path, buffer.getvalue())
+    return Image.open(path)
 
 
 def control_scales(scales: Sequence[float], spans: Sequence[tuple[float, float]], steps: int) -> np.ndarray:
-    """How much each ControlNet counts in each step: float32[steps, K].
+    """The conditioning scale of each ControlNet in each step: float32[steps, K].
 
     Args:
         scales: of each ControlNet.
-        spans: the part of the sampling, from 0 to 1, in which each is heeded, see `solvers.steps_within`.
-        steps: steps of the solver that are taken.
+        spans: the part of the sampling, from 0 to 1, in which each one acts, see `solvers.steps_within`.
+        steps: number of sampling steps taken.
     """
     within = [steps_within(start, end, steps) for start, end in spans]
     return (np.array(scales, np.float32)[:, None] * np.array(within)).T.astype(np.float32)

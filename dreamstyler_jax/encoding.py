@@ -1,0 +1,135 @@
+"""From prompts to conditionings: learned vectors take their places among the token vectors, stage by stage.
+
+A placeholder is never a token of the vocabulary. Its vectors are spliced in by position, between the token embedding
+and the text encoder, so the text around it is encoded as in any other prompt.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
+from dreamstyler_jax.stable_diffusion.networks import Networks
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.placeholders import tokenize_with_placeholders
+from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
+from dreamstyler_jax.style import Style, check_widths
+
+
+def initial_tables(model: StableDiffusion, init_word: str, stages: int, vectors: int) -> dict[str, np.ndarray]:
+    """The tables before training, float32[T, V, D] per text encoder: the embedding of ``init_word`` in every stage.
+
+    Several words give each vector a word; with fewer words than vectors the last one is repeated. A word of several
+    tokens gives the mean of their embeddings.
+    """
+    words = init_word.split()
+    word_of_vector = np.minimum(np.arange(vectors), len(words) - 1)
+
+    def table(vocabulary: Array) -> np.ndarray:
+        vocabulary_vectors = np.asarray(vocabulary)
+        start = np.stack([vocabulary_vectors[model.tokenizer.words(word)].mean(0) for word in words])[word_of_vector]
+        return np.broadcast_to(start, (stages, *start.shape)).astype(np.float32)
+
+    return {encoder: table(vocabulary) for encoder, vocabulary in model.vocabulary_vectors.items()}
+
+
+def join_tables(styles: Mapping[str, Style]) -> dict[str, np.ndarray]:
+    """The vectors of several styles side by side, float32[T, sum of V, D] for each text encoder.
+
+    T is the least common multiple of their numbers of stages: repeating the stages of a table does not change which
+    vectors a timestep sees.
+    """
+    stages = math.lcm(*(style.stages for style in styles.values()))
+
+    def join(*tables: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.repeat(table, stages // len(table), axis=0) for table in tables], axis=1)
+
+    return jax.tree.map(join, *(dict(style.tables) for style in styles.values()))
+
+
+class Tokens(NamedTuple):
+    """Tokenised prompts, a pytree.
+
+    Attributes:
+        ids: token ids, int32[..., L].
+        slots: int32[..., L]: -1 at an ordinary token, elsewhere the number of the learned vector that replaces it.
+    """
+
+    ids: Array | np.ndarray
+    slots: Array | np.ndarray
+
+
+def tokenize(
+    tokenizer: Tokenizer, prompts: Sequence[str], vectors: Mapping[str, int], *, required: bool = False
+) -> Tokens:
+    """Tokens [P, L] of prompts.
+
+    Args:
+        tokenizer: the model's.
+        prompts: texts with placeholders.
+        vectors: how many vectors each style has per stage, by the name in its placeholder.
+        required: refuse prompts without a placeholder, as training does.
+
+    Raises:
+        UserError: an unknown placeholder, one beyond the tokenizer's window, or one that is required and missing.
+    """
+    pairs = [tokenize_with_placeholders(tokenizer, prompt, vectors, required=required) for prompt in prompts]
+    return Tokens(np.stack([ids for ids, _ in pairs]), np.stack([slots for _, slots in pairs]))
+
+
+def splice(token_vectors: Array, slots: Array | np.ndarray, vectors: Array) -> Array:
+    """Puts learned vectors among the token vectors.
+
+    Args:
+        token_vectors: [B, L, D].
+        slots: as in `Tokens`, int32[B, L].
+        vectors: the learned vectors of each row, [B, N, D].
+
+    Returns:
+        [B, L, D] in the dtype of ``token_vectors``.
+    """
+    taken = jnp.take_along_axis(vectors, jnp.maximum(slots, 0)[..., None], axis=1)
+    return jnp.where(slots[..., None] >= 0, taken.astype(token_vectors.dtype), token_vectors)
+
+
+def encode_spliced(networks: Networks, params: Any, tokens: Tokens, vectors: Mapping[str, Array]) -> Conditioning:
+    """Encodes tokens [B, L] with learned vectors [B, N, D] of each text encoder in their slots."""
+    token_vectors = networks.embed_tokens(params, tokens.ids)
+    spliced = {name: splice(token_vectors[name], tokens.slots, vectors[name]) for name in token_vectors}
+    return networks.encode_text(params, spliced, tokens.ids)
+
+
+@functools.partial(jax.jit, static_argnames="networks")
+def encode_tokens(networks: Networks, params: Any, tokens: Tokens, tables: Mapping[str, Array]) -> Conditioning:
+    """Encodes tokens [P, L] once per stage, with the vectors of tables [T, V, D]: a conditioning [P, T, L, D]."""
+    count = len(tokens.ids)
+
+    def one_stage(vectors: Mapping[str, Array]) -> Conditioning:
+        of_each_prompt = {name: jnp.broadcast_to(rows, (count, *rows.shape)) for name, rows in vectors.items()}
+        return encode_spliced(networks, params, tokens, of_each_prompt)
+
+    stages_first = jax.lax.map(one_stage, tables)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), stages_first)
+
+
+def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Conditioning:
+    """The conditioning [P, T, L, D] of prompts; T is 1 where there are no styles.
+
+    Args:
+        model: its text encoders encode.
+        prompts: texts with placeholders.
+        styles: all that the prompts may name, by that name.
+
+    Raises:
+        UserError: a style of another model, an unknown placeholder, or one beyond the window.
+    """
+    check_widths(styles, model.networks.text_widths)
+    tokens = tokenize(model.tokenizer, prompts, {name: style.vectors for name, style in styles.items()})
+    empty = {name: np.zeros((1, 1, width), np.float32) for name, width in model.networks.text_widths.items()}
+    return encode_tokens(model.networks, model.params, tokens, join_tables(styles) if styles else empty)

@@ -1,0 +1,169 @@
+"""The files that styles live in: this project's, and the textual inversions of other tools.
+
+Reading never runs code from a file. Everything here speaks of plain names, tables and metadata; `style.Style` is what
+the rest of the project uses.
+"""
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import write_atomic
+
+SUFFIXES = (".safetensors", ".bin", ".pt")
+FORMATS = ("dreamstyler", "diffusers", "a1111")
+_KIND = "dreamstyler_jax.style/2"
+_KIND_OF_ONE_TABLE = "dreamstyler_jax.style/1"  # one tensor, "table", of the only text encoder
+_STAGE = re.compile(r"(?P<token>.+)-T(?P<stage>\d+)")
+
+Tables = dict[str, np.ndarray]
+
+
+class StyleContent(NamedTuple):
+    """What a style's file holds.
+
+    Attributes:
+        name: the style's name.
+        tables: float32[T, V, D] for each text encoder.
+        metadata: how it was made; empty in other tools' files.
+        hash: of the tables as they were saved; empty in other tools' files.
+    """
+
+    name: str
+    tables: Tables
+    metadata: Mapping[str, Any]
+    hash: str
+
+
+def read_style(path: Path) -> StyleContent:
+    """Reads a style's file, in any of the layouts that `Style.load` lists.
+
+    Raises:
+        UserError: no such file, a damaged one, or one of another kind.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[8:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
+            return _foreign(path, *_read_torch(path))
+        with safetensors.safe_open(path, "numpy") as file:
+            header = file.metadata() or {}
+            kind, keys = header.get("kind"), list(file.keys())
+            if kind == _KIND:
+                tables = {key: file.get_tensor(key) for key in keys}
+            elif kind == _KIND_OF_ONE_TABLE:
+                tables = {"clip_l": file.get_tensor("table")}
+            else:
+                return _foreign(path, keys, file.get_tensor)
+            return StyleContent(header["name"], tables, json.loads(header["metadata"]), header["hash"])
+    except FileNotFoundError as error:
+        raise UserError(f"there is no style {path}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is not a style, or a damaged one: {error}") from error
+
+
+def write_style(path: Path, content: StyleContent) -> None:
+    """Writes a style with its metadata as one ``.safetensors`` file.
+
+    Raises:
+        UserError: the path has another suffix.
+        OSError: it cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"a style is saved as a .safetensors file, not as {path}")
+    header = {
+        "kind": _KIND,
+        "name": content.name,
+        "hash": content.hash,
+        "metadata": json.dumps(content.metadata),
+    }
+    write_atomic(path, safetensors.numpy.save(content.tables, header))
+
+
+def export_style(path: Path, name: str, table: np.ndarray, format: str) -> list[Path]:
+    """Writes a table float32[T, V, D] for another tool; see `Style.export`."""
+    if format not in FORMATS:
+        raise UserError(f"styles can be exported as {', '.join(FORMATS)}, not as {format!r}")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"cannot export to {path}: the file name should end in {', '.join(SUFFIXES)}")
+    stages, vectors = table.shape[:2]
+    if format == "dreamstyler":
+        rows = table[:, 0] if vectors == 1 else table
+        contents = {path: {f"<{name}>-T{stage}": row for stage, row in enumerate(rows)}}
+    else:
+        marks = [""] if stages == 1 else [f"-T{stage}" for stage in range(stages)]
+        contents = {
+            path.with_name(path.stem + mark + path.suffix): {
+                "emb_params" if format == "a1111" else f"<{name}{mark}>".lower(): rows
+            }
+            for mark, rows in zip(marks, table, strict=True)
+        }
+    for file, tensors in contents.items():
+        to_bytes = safetensors.numpy.save if path.suffix == ".safetensors" else _torch_bytes
+        write_atomic(file, to_bytes({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
+    return list(contents)
+
+
+def _foreign(path: Path, keys: Sequence[str], read: Callable[[str], np.ndarray]) -> StyleContent:
+    """Another tool's style, given the keys of its file and a reader of their tensors."""
+    token, keys = _token_and_stages(path, keys)
+    rows = [np.atleast_2d(read(key)) for key in keys]
+    if rows[0].ndim != 2 or any(row.shape != rows[0].shape for row in rows):
+        raise UserError(f"no style, its tensors have the shapes {', '.join(str(row.shape) for row in rows[:4])}, ...")
+    name = re.sub(r"[{}|\s]+", " ", token.removeprefix("<").removesuffix(">")).strip()
+    table = np.stack([row.astype(np.float32) for row in rows])
+    return StyleContent(name or path.stem, {"clip_l": table}, {}, "")
+
+
+def _token_and_stages(path: Path, keys: Sequence[str]) -> tuple[str, list[str]]:
+    """The token that a file defines, and the keys of its stages in their order."""
+    matches = [match for key in keys if (match := _STAGE.fullmatch(key))]
+    if keys and len(matches) == len(keys) and len({match["token"] for match in matches}) == 1:
+        matches.sort(key=lambda match: int(match["stage"]))
+        if [int(match["stage"]) for match in matches] != list(range(len(keys))):
+            raise UserError(f"stages are missing, there are only {', '.join(match[0] for match in matches)}")
+        return matches[0]["token"], [match[0] for match in matches]
+    if len(keys) == 1:
+        return path.stem if keys[0] in ("emb_params", "*") else keys[0], list(keys)
+    raise UserError(f"no style, its contents are {', '.join(sorted(keys)[:4]) or 'nothing'}, ...")
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError("this file was written by PyTorch: install it with pip install torch") from error
+    return torch
+
+
+def _read_torch(path: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
+    """Keys and reader of a dictionary of tensors written by ``torch.save``; never runs code found in the file."""
+    try:
+        content = _torch().load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged or dangerous file can make torch's unpickler raise anything
+        raise UserError("cannot be read as a PyTorch file of plain tensors, it may be damaged") from error
+    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):
+        content = content["string_to_param"]
+    if not isinstance(content, Mapping) or not all(hasattr(value, "detach") for value in content.values()):
+        raise UserError("no style: it should hold named tensors")
+    return [str(key) for key in content], lambda key: content[key].detach().float().numpy()
+
+
+def _torch_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The tensors as ``torch.save`` writes them."""
+    torch = _torch()
+    buffer = io.BytesIO()
+    torch.save({key: torch.tensor(value) for key, value in tensors.items()}, buffer)
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Contact sheets of a grid: a row per prompt, a column per seed or what else varies; several where it is large."""
+"""Contact sheets of a grid: a row per prompt and a column per seed, or per other axes; several for a large grid."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,29 +9,37 @@ from PIL import Image
 
 from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.contact_sheets import contact_sheet
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.style import Style, at_step
+from dreamstyler_jax.style import Style, StyleRef
 
-MOST_ROWS, MOST_COLUMNS = 20, 16
-
-
+MAX_ROWS, MAX_COLUMNS = 20, 16
+_TILE, _SMALL_TILE = 256, 128  # pixels, on the only sheet and on one of several
 _NAMES = ("content", "prompt", "style", "checkpoint", "solver", "steps", "strength", "control_scale", "seed")
-AXES: dict[str, Callable[[Cell], Any]] = {
-    name: lambda cell, name=name: getattr(cell, name, getattr(cell.repaint, name, None)) for name in _NAMES
-}
+
+
+def value_of(cell: Cell, axis: str) -> Any:
+    """A cell's value of an axis: one of its parameters, of its repainting's, or one of its scales."""
+    if axis in cell.scales:
+        return cell.scales[axis]
+    return getattr(cell, axis, getattr(cell.repaint, axis, None))
 
 
 def axes(cells: Sequence[Cell]) -> list[str]:
-    """The names of what varies over the cells: of AXES or of scales, seeds last."""
-    *others, seed = AXES
-    value = {
-        name: AXES.get(name, lambda cell, name=name: cell.scales[name]) for name in (*others, *cells[0].scales, seed)
-    }
-    return [name for name, of in value.items() if len({of(cell) for cell in cells}) > 1]
+    """The names of the axes that vary over the cells; the seed comes last."""
+    *others, seed = _NAMES
+    names = (*others, *dict.fromkeys(name for cell in cells for name in cell.scales), seed)
+    return [name for name in names if len({value_of(cell, name) for cell in cells}) > 1]
 
 
 class Sheet(NamedTuple):
-    """One sheet. ``cells``: rows of cells, None where there is none."""
+    """The layout of one sheet.
+
+    Attributes:
+        title: a line above.
+        rows, columns: their labels.
+        cells: rows of cells; None for an empty place.
+    """
 
     title: str
     rows: list[str]
@@ -42,26 +50,26 @@ class Sheet(NamedTuple):
 def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
     """Divides a grid into sheets.
 
-    Rows are prompts (or, of a single prompt, what else varies first), columns seeds (or what varies last). Each
-    combination of the rest has a sheet of its own, cut where it has more than 20 rows or 16 columns.
+    Rows are prompts (with a single prompt, the first other axis that varies), columns are seeds (or the last axis that
+    varies). Each combination of the remaining axes has its own sheet, cut after 20 rows or 16 columns.
     """
     varying = axes(cells)
     *rest, column = [axis for axis in varying if axis != "prompt"] or ["seed"]
     row = rest.pop(0) if rest and "prompt" not in varying else "prompt"
-    value = {name: AXES.get(name, lambda cell, name=name: cell.scales[name]) for name in (row, column, *rest)}
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(tuple(value[name](cell) for name in rest), []).append(cell)
+        groups.setdefault(tuple(value_of(cell, axis) for axis in rest), []).append(cell)
     sheets = []
     for combination, members in groups.items():
-        name = ", ".join(map(_label, rest, combination)) or title
-        at = {(value[row](cell), value[column](cell)): cell for cell in members}
-        rows, columns = (list(dict.fromkeys(keys)) for keys in zip(*at, strict=True))
-        for some in _cut(rows, MOST_ROWS):
-            for others in _cut(columns, MOST_COLUMNS):
-                heads = [_label(column, c) for c in others]
-                sides = [r if row == "prompt" else _label(row, r) for r in some]
-                sheets.append(Sheet(name, sides, heads, [[at.get((r, c)) for c in others] for r in some]))
+        sheet_title = ", ".join(map(_label, rest, combination)) or title
+        at = {(value_of(cell, row), value_of(cell, column)): cell for cell in members}
+        row_values, column_values = (list(dict.fromkeys(values)) for values in zip(*at, strict=True))
+        for sheet_rows in _cut(row_values, MAX_ROWS):
+            for sheet_columns in _cut(column_values, MAX_COLUMNS):
+                row_labels = [value if row == "prompt" else _label(row, value) for value in sheet_rows]
+                column_labels = [_label(column, value) for value in sheet_columns]
+                places = [[at.get((r, c)) for c in sheet_columns] for r in sheet_rows]
+                sheets.append(Sheet(sheet_title, row_labels, column_labels, places))
     return sheets
 
 
@@ -73,33 +81,55 @@ def _label(axis: str, value: Any) -> str:
     return f"{axis} {str(value).removesuffix('.0') if isinstance(value, float) else value}"
 
 
-def _cut(items: list[Any], most: int) -> list[list[Any]]:
-    return [items[start : start + most] for start in range(0, len(items), most)]
+def _cut(items: list[Any], length: int) -> list[list[Any]]:
+    return [items[start : start + length] for start in range(0, len(items), length)]
+
+
+def draw_sheet(
+    sheet: Sheet,
+    picture_of: Callable[[Cell], Image.Image | None],
+    leading: Mapping[str, Sequence[Image.Image | None]],
+    tile: int = _TILE,
+) -> Image.Image:
+    """Draws a sheet.
+
+    Args:
+        sheet: its layout.
+        picture_of: the picture of a cell; None leaves its place empty.
+        leading: columns in front of the others, by heading: a picture for each row.
+        tile: longest side of a picture in pixels.
+    """
+    pictures = [
+        [*(column[i] for column in leading.values()), *(picture_of(cell) if cell else None for cell in row)]
+        for i, row in enumerate(sheet.cells)
+    ]
+    return contact_sheet(pictures, sheet.rows, [*leading, *sheet.columns], sheet.title, tile)
 
 
 def write_sheets(
     folder: Path, cells: Sequence[Cell], files: Mapping[str, Path], styles: Mapping[str, Style]
 ) -> list[Path]:
-    """Writes ``grid.png``, or ``grid_001.png`` and so on where it takes several, and returns them.
+    """Writes ``grid.png``, or ``grid_001.png`` and so on where one sheet is not enough, and returns their paths.
 
     Args:
-      files: by cell id; cells without a file stay empty.
+        folder: where to write them; sheets of an earlier grid that are not replaced are removed.
+        cells: the grid.
+        files: the pictures by cell id; cells without a file stay empty.
+        styles: by ``str(StyleRef)``.
     """
     sheets = layout(cells, ", ".join(styles))
     originals = _training_pictures(cells, styles)
     digits = max(3, len(str(len(sheets))))
     names = [f"grid_{i + 1:0{digits}d}.png" for i in range(len(sheets))] if len(sheets) > 1 else ["grid.png"]
     for name, sheet in zip(names, sheets, strict=True):
-        lead = {head: [picture] * len(sheet.rows) for head, picture in originals.items()}
-        if all(contents := [_content(row) for row in sheet.cells]):
-            lead["content"] = contents
-        pictures = [
-            [*before, *(_open(files.get(cell.id)) if cell else None for cell in row)]
-            for *before, row in zip(*lead.values(), sheet.cells, strict=True)
-        ]
-        tile = 256 if len(sheets) == 1 else 128
-        sheet_picture = images.contact_sheet(pictures, sheet.rows, [*lead, *sheet.columns], sheet.title, tile)
-        images.save_png(folder / name, sheet_picture)
+        leading: dict[str, list[Image.Image | None]] = {
+            heading: [picture] * len(sheet.rows) for heading, picture in originals.items()
+        }
+        contents = [_content(row) for row in sheet.cells]
+        if all(contents):
+            leading["content"] = contents
+        tile = _TILE if len(sheets) == 1 else _SMALL_TILE
+        images.save_png(folder / name, draw_sheet(sheet, lambda cell: _open(files.get(cell.id)), leading, tile))
     for old in folder.glob("grid*.png"):
         if old.name not in names and re.fullmatch(r"grid(_\d{3,})?\.png", old.name):
             old.unlink()
@@ -107,24 +137,24 @@ def write_sheets(
 
 
 def _open(path: Path | None) -> Image.Image | None:
-    return path and images.load(path)
+    return images.load(path) if path else None
 
 
 def _content(row: Sequence[Cell | None]) -> Image.Image | None:
-    """The picture that a row repaints, if it is one and can still be read."""
+    """The picture that a row repaints, if it is the same in the whole row and can still be read."""
     contents = {cell.repaint.content if cell.repaint else "" for cell in row if cell}
     return _readable(contents.pop()) if len(contents) == 1 else None
 
 
 def _training_pictures(cells: Sequence[Cell], styles: Mapping[str, Style]) -> dict[str, Image.Image]:
-    """The first picture of the only style, or of each of two, by its heading, if it can still be read."""
-    used = {name: at_step(name, cell.checkpoint) for cell in cells for name in cell.styles}
-    if len(used) > 2:
+    """The first training picture of the only style, or of each of two, by its heading, if it can still be read."""
+    refs = {name: str(StyleRef.parse(name).at(cell.checkpoint)) for cell in cells for name in cell.styles}
+    if len(refs) > 2:
         return {}
-    paths = {name: (styles[own].metadata.get("images") or [""])[0] for name, own in used.items()}
+    paths = {name: (styles[ref].metadata.get("images") or [""])[0] for name, ref in refs.items()}
     found = {name: picture for name, path in paths.items() if (picture := _readable(path))}
     return {
-        "learned from" if len(used) == 1 else name: images.fit(picture, min(picture.size), min(picture.size))
+        "learned from" if len(refs) == 1 else name: images.fit(picture, min(picture.size), min(picture.size))
         for name, picture in found.items()
     }
 

@@ -1,9 +1,10 @@
-// Above the grid: what all pictures share, and a button for each axis, which opens its place, order and filter.
+// Above the grid: the parameters that all pictures share, and a button for each axis that opens its panel, in which the
+// user chooses the axis's place and order and filters its values.
 
 const PLACES = [["rows", "Rows"], ["columns", "Columns"], ["neither", "Neither"]];
-const LISTED = 200; // values listed at once; the rest is found by searching
+const MAX_LISTED = 200; // values in the list of a panel; the search finds the others
 
-/** Shows all of it anew. */
+/** Updates the buttons of the axes and the count of pictures. */
 function showControls() {
   const others = offered.filter((axis) => placeOf(axis) === "neither");
   const groups = [axisGroup("Rows", places.rows), axisGroup("Columns", places.columns)];
@@ -13,8 +14,8 @@ function showControls() {
   showCount();
 }
 
-function axisGroup(name, some) {
-  const buttons = some.length ? some.map(axisButton) : [element("span", { className: "none" }, "–")];
+function axisGroup(name, groupAxes) {
+  const buttons = groupAxes.length ? groupAxes.map(axisButton) : [element("span", { className: "none" }, "–")];
   const title = element("span", { className: "name" }, name);
   return element("div", { className: "group", role: "group", ariaLabel: name }, title, ...buttons);
 }
@@ -30,11 +31,12 @@ function axisButton(axis) {
   return node;
 }
 
-/** Says that an axis is sorted otherwise than at first. */
+/** An arrow on the button of an axis whose order has been changed. */
 function arrow(axis) {
-  if (axis.order === firstOrder(axis)) return [];
+  if (axis.order === initialOrder(axis)) return [];
   const sign = { listed: "≡", ascending: "↑", descending: "↓" }[axis.order];
-  return [element("span", { className: "arrow", role: "img", ariaLabel: axis.order }, sign)];
+  const name = axis.order === "listed" ? "as listed" : axis.order;
+  return [element("span", { className: "arrow", role: "img", ariaLabel: name }, sign)];
 }
 
 function showCount() {
@@ -42,24 +44,25 @@ function showCount() {
   const failed = shown.filter((cell) => cell.error).length;
   const all = data.cells.length;
   const number = (count) => count.toLocaleString("en");
-  const some = shown.length < all ? `${number(shown.length)} of ` : "";
-  const pictures = `${some}${number(all)} ${all === 1 ? "picture" : "pictures"}`;
+  const part = shown.length < all ? `${number(shown.length)} of ` : "";
+  const pictures = `${part}${number(all)} ${all === 1 ? "picture" : "pictures"}`;
   byId("count").textContent = failed ? `${pictures}, ${number(failed)} failed` : pictures;
 }
 
+/** Fills the list of the parameters that all pictures share. It starts open in a window with room for it. */
 function showShared() {
   const node = byId("shared");
   node.hidden = !shared.length;
   node.open = window.innerWidth >= 720 && window.innerHeight >= 560;
   node.querySelector("summary").textContent = varying.length ? "The same for all" : "Settings";
   node.querySelector("dl").replaceChildren(
-    ...shared.map((axis) => element("div", {}, ...pairs([[axis.name, axis.labels[0]]]))),
+    ...shared.map((axis) => element("div", {}, ...descriptions([[axis.name, axis.labels[0]]]))),
     ...[...new Set(shared.flatMap((axis) => stylesIn(axis, 0)))].map(styleFigure),
   );
 }
 
-/** After a change of places, filters or order. */
-function changed() {
+/** Updates the page after a change of places, filters or order. */
+function update() {
   rearrange();
   showControls();
   remember();
@@ -67,6 +70,7 @@ function changed() {
 
 // The panel of an axis
 
+/** Opens the panel of an axis, or closes it if it is open. */
 function openAxis(axis) {
   const panel = byId("axis");
   if (panel.matches(":popover-open") && panel.dataset.axis === axis.name) {
@@ -80,14 +84,14 @@ function openAxis(axis) {
   (panel.querySelector("input[type=search]") ?? panel.querySelector("input")).focus();
 }
 
-/** The button that opened the panel, as it is now: changes replace the buttons. */
-function opener(name) {
+/** The current button of an axis: each change of the controls makes new ones. */
+function buttonOf(name) {
   return [...byId("axes").querySelectorAll("button")].find((node) => node.dataset.axis === name);
 }
 
 function placePanel(axis) {
   const panel = byId("axis");
-  const box = opener(axis.name).getBoundingClientRect();
+  const box = buttonOf(axis.name).getBoundingClientRect();
   const left = Math.max(8, Math.min(box.left, window.innerWidth - panel.offsetWidth - 8));
   setPixels(panel, { left, top: box.bottom + 6, maxHeight: window.innerHeight - box.bottom - 14 });
 }
@@ -95,34 +99,35 @@ function placePanel(axis) {
 function fillPanel(axis) {
   const apply = (change) => () => {
     change();
-    changed();
+    update();
     placePanel(axis);
   };
-  const where = (place) => {
+  const setPlace = (place) => {
     apply(() => placeAxis(axis, place))();
     refillPanel(axis, place);
   };
-  const order = (value) => apply(() => sortAxis(axis, value))();
-  const inner = (places[placeOf(axis)] ?? [axis])[0] !== axis;
+  const setOrder = (value) => apply(() => sortAxis(axis, value))();
+  const isInner = (places[placeOf(axis)] ?? [axis])[0] !== axis;
   const outermost = button("Make it the outermost", apply(() => placeAxis(axis, placeOf(axis), true)));
   outermost.addEventListener("click", () => refillPanel(axis, placeOf(axis)));
-  const listing = axis.numeric ? [] : [["listed", "As listed"]];
+  const orders = [["ascending", "Ascending"], ["descending", "Descending"]];
+  if (!axis.numeric) orders.unshift(["listed", "As listed"]);
   byId("axis").replaceChildren(
     element("h2", { id: "axis-name" }, axis.name),
-    choice("Place", "place", PLACES, placeOf(axis), where),
-    ...(inner ? [outermost] : []),
-    choice("Order", "order", [...listing, ["ascending", "Ascending"], ["descending", "Descending"]], axis.order, order),
+    choice("Place", "place", PLACES, placeOf(axis), setPlace),
+    ...(isInner ? [outermost] : []),
+    choice("Order", "order", orders, axis.order, setOrder),
     ...valueList(axis, apply),
   );
 }
 
-/** Fills the panel anew after a change of place; the keyboard stays at the choice of places. */
+/** Fills the panel again after a change of place, and returns the focus to the choice of places. */
 function refillPanel(axis, place) {
   fillPanel(axis);
   byId("axis").querySelector(`input[value=${place}]`).focus();
 }
 
-/** What the filter of an axis consists of: a search, three buttons and the values. */
+/** The filter of an axis: a search (of more than 8 values), buttons, and the list of values. */
 function valueList(axis, apply) {
   const search = element("input", { type: "search", placeholder: "Find a value", ariaLabel: "Find a value" });
   const list = element("ul", { ariaLabel: `Values of ${axis.name}` });
@@ -150,13 +155,15 @@ function valueList(axis, apply) {
   return [...(axis.values.length > 8 ? [search] : []), element("div", { className: "buttons" }, ...buttons), list];
 }
 
+/** Filters an axis to some of its values. */
 function showOnly(axis, values) {
   axis.hidden = new Set(axis.values.keys());
   values.forEach((value) => axis.hidden.delete(value));
 }
 
+/** The items of the list of values: a box, a label, a count, and a button that selects this value alone. */
 function valueItems(axis, values, set) {
-  const items = values.slice(0, LISTED).map((value) => {
+  const items = values.slice(0, MAX_LISTED).map((value) => {
     const box = element("input", { type: "checkbox", checked: !axis.hidden.has(value) });
     box.addEventListener("change", () => {
       set(() => (box.checked ? axis.hidden.delete(value) : axis.hidden.add(value)));
@@ -169,10 +176,10 @@ function valueItems(axis, values, set) {
     return element("li", {}, element("label", {}, box, text, count), only);
   });
   const left = values.length - items.length;
-  return left > 0 ? [...items, element("li", { className: "more" }, `and ${left} more: search to narrow them`)] : items;
+  return left > 0 ? [...items, element("li", { className: "more" }, `and ${left} more: search to find them`)] : items;
 }
 
-/** Changes list the values anew; the keyboard stays where it was. */
+/** Returns the focus to the box of a value: each change of the filter makes new ones. */
 function focusBox(label) {
   [...byId("axis").querySelectorAll("input[type=checkbox]")].find((box) => box.dataset.label === label)?.focus();
 }

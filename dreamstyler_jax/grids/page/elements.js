@@ -1,6 +1,6 @@
-// Making elements. Texts become text nodes; nothing in this page is ever read as markup.
+// Helpers that make and find elements. Texts become text nodes: the page never reads anything as markup.
 
-/** An element with properties (or, where it has none of the name, attributes) and children, elements or texts. */
+/** Makes an element with children (elements or texts). A property that elements do not have becomes an attribute. */
 function element(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -15,13 +15,18 @@ function byId(id) {
   return document.getElementById(id);
 }
 
+/** Sets lengths in the style of an element, in CSS pixels. */
+function setPixels(node, lengths) {
+  for (const [name, value] of Object.entries(lengths)) node.style[name] = `${value}px`;
+}
+
 function button(text, action, properties = {}) {
   const node = element("button", { type: "button", ...properties }, text);
   node.addEventListener("click", action);
   return node;
 }
 
-/** Radio buttons in a row, one of which is chosen: options are [value, text] pairs. */
+/** A row of radio buttons. options: [value, text] pairs. */
 function choice(legend, name, options, chosen, action) {
   const labels = options.map(([value, text]) => {
     const input = element("input", { type: "radio", name, value, checked: value === chosen });
@@ -31,19 +36,19 @@ function choice(legend, name, options, chosen, action) {
   return element("fieldset", { className: "choice" }, element("legend", {}, legend), ...labels);
 }
 
-/** Pairs of names and values: [name, value, isLong]. */
-function pairs(entries) {
+/** The items of a description list. entries: [name, value] pairs; a value is a text or an element. */
+function descriptions(entries) {
   return entries.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
 }
 
-/** The picture that a style was learned from, beside the style's name. */
+/** The picture that a style was learned from. Its text is empty, because the style's name stands beside it. */
 function stylePicture(name) {
   const { file, size } = data.styles[name];
   return element("img", { src: file, width: size[0], height: size[1], alt: "" });
 }
 
-/** The same with a caption. */
+/** The picture that a style was learned from, with a caption. */
 function styleFigure(name) {
-  const caption = element("figcaption", {}, "Learned from ", element("b", {}, name));
+  const caption = element("figcaption", {}, "Training picture of ", element("b", {}, name));
   return element("figure", { className: "style" }, stylePicture(name), caption);
 }

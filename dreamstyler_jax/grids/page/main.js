@@ -1,19 +1,20 @@
-// Events, and what the page remembers while its tab is open.
+// Events, and what the page remembers as long as its tab is open.
 
-const KEYS = [
-  ["Arrows", "from picture to picture, also in the full view and, for the right one, in the comparison"],
-  ["Home, End", "first and last in the row; with Ctrl, of all"],
-  ["Page Up, Page Down", "a screen up, a screen down"],
-  ["Enter", "the picture in full, with all that made it"],
-  ["c", "compare: press it on one picture, then on another. So does Shift + click"],
-  ["s", "in the comparison: swap both"],
-  ["+ −", "larger and smaller, in the grid and in the full view; there 0 fits it in, Shift + arrows move over it"],
-  ["t", "transpose the grid"],
-  ["Escape", "close, or let go of the picture marked for comparison"],
-  ["?", "these keys"],
+const SHORTCUTS = [
+  ["Arrows", "go to the next picture; in a comparison, replace the right picture"],
+  ["Home, End", "go to the first or last picture of the row; with Ctrl, of the grid"],
+  ["Page Up, Page Down", "go one screen up or down"],
+  ["Enter", "open the picture, with all its parameters"],
+  ["c", "compare: press it on one picture, then on another (Shift + click does the same)"],
+  ["s", "in a comparison, swap left and right"],
+  ["+ −", "make the tiles, or the open picture, larger or smaller"],
+  ["0, Shift + arrows", "fit the open picture to the window, or scroll over it"],
+  ["t", "swap rows and columns"],
+  ["Escape", "close, or cancel a comparison"],
+  ["?", "show these shortcuts"],
 ];
 
-/** Keys of the grid. Returns whether the key was one. */
+/** Handles a key in the grid. Returns whether it did anything; so do viewKey and compareKey. */
 function gridKey(event) {
   const place = stepFrom(grid.cursor, event.key, event.ctrlKey || event.metaKey);
   if (place) {
@@ -54,13 +55,14 @@ function compareKey(event) {
   return act({ ArrowLeft: step, ArrowRight: step, ArrowUp: step, ArrowDown: step, s: swapCompared }, event);
 }
 
+/** Runs the action of a key. Returns whether the key has one. */
 function act(actions, event) {
   const action = Object.hasOwn(actions, event.key) ? actions[event.key] : undefined;
   action?.();
   return Boolean(action);
 }
 
-/** Gives a key to the part of the page that it belongs to. */
+/** Passes a key to the open dialog or to the grid. */
 function onKey(event) {
   const typing = event.target.matches("input:not([type=range]), textarea");
   const command = (event.ctrlKey || event.metaKey || event.altKey) && !["Home", "End"].includes(event.key);
@@ -73,7 +75,7 @@ function onKey(event) {
   else if (!dialog && inGrid && gridKey(event)) event.preventDefault();
 }
 
-/** What a click or Enter on a tile does: it opens the picture, or is the second to compare. */
+/** Opens a cell after a click or Enter, or marks it for comparison. */
 function choose(cell, compare) {
   if (compare || grid.picked) pick(cell);
   else openView(cell);
@@ -101,23 +103,23 @@ function setSize(size) {
 
 function transpose() {
   [places.rows, places.columns] = [places.columns, places.rows];
-  changed();
+  update();
   scrollToCursor();
 }
 
 function reset() {
   resetAxes();
-  changed();
+  update();
 }
 
 function showAll() {
   for (const axis of axes) axis.hidden.clear();
-  changed();
+  update();
 }
 
-// What the page remembers: a reload, of a page that was written anew meanwhile, shows the same part of it
+// What the page remembers. A reload shows the same part, even if the page has been written again in the meantime.
 
-function memory() {
+function memoryKey() {
   return `page ${window.location.pathname}`;
 }
 
@@ -127,15 +129,15 @@ function remember() {
   const settings = varying.map((axis) => [axis.name, { order: axis.order, hidden: hidden(axis) }]);
   const state = { rows: names(places.rows), columns: names(places.columns), size: grid.size, settings };
   try {
-    window.sessionStorage.setItem(memory(), JSON.stringify(state));
+    window.sessionStorage.setItem(memoryKey(), JSON.stringify(state));
   } catch {
-    // a browser that keeps nothing: then a reload begins anew
+    // this browser stores nothing: a reload starts from the initial state
   }
 }
 
 function recall() {
   try {
-    const state = JSON.parse(window.sessionStorage.getItem(memory()));
+    const state = JSON.parse(window.sessionStorage.getItem(memoryKey()));
     if (state) restore(state);
   } catch {
     resetAxes();
@@ -158,7 +160,7 @@ function restore(state) {
   grid.size = state.size;
 }
 
-// The beginning
+// Start
 
 /** Calls an action at most once per frame. */
 function perFrame(action) {
@@ -200,10 +202,10 @@ function listen() {
   new ResizeObserver(perFrame(onResize)).observe(grid.root);
 }
 
-/** When the panel of an axis closes, the keyboard goes back to the axis's button. */
+/** When the panel of an axis closes, the focus returns to the button of the axis. */
 function onPanelToggle(event) {
   const lost = document.activeElement === document.body || byId("axis").contains(document.activeElement);
-  if (event.newState === "closed" && lost) opener(byId("axis").dataset.axis)?.focus();
+  if (event.newState === "closed" && lost) buttonOf(byId("axis").dataset.axis)?.focus();
 }
 
 function onResize() {
@@ -216,7 +218,7 @@ function onResize() {
 
 function start() {
   byId("title").textContent = data.title;
-  byId("help-keys").append(...pairs(KEYS));
+  byId("help-keys").append(...descriptions(SHORTCUTS));
   resetAxes();
   recall();
   byId("size").value = grid.size;

@@ -1,9 +1,9 @@
-// Thumbnails on canvases: cut from the atlases, which load when they are first needed, and replaced by the pictures
-// themselves where these are shown larger.
+// Thumbnails on canvases. They are cut from the atlases, each of which loads when it is first needed. Where tiles are
+// larger than thumbnails, the pictures themselves replace them.
 
 const atlasImages = new Map();
 
-/** A promise of an atlas, of which there is one for so many pictures. */
+/** A promise of the image of an atlas. */
 function atlasOf(number) {
   if (!atlasImages.has(number)) atlasImages.set(number, loadImage(data.atlas.files[number]));
   return atlasImages.get(number);
@@ -16,13 +16,13 @@ async function loadImage(url) {
   return image;
 }
 
-/** Width and height of a cell's thumbnail in its atlas; page.py computes the same. */
+/** [width, height] of a cell's thumbnail in its atlas. thumbnails.py computes the same. */
 function thumbnailSize(cell) {
   const scale = Math.min(1, data.thumbnail / Math.max(...cell.size));
   return cell.size.map((side) => Math.max(1, Math.floor(side * scale + 0.5)));
 }
 
-/** A canvas with a cell's thumbnail, of a size in CSS pixels. */
+/** A canvas with a cell's thumbnail, width x height in CSS pixels. */
 function thumbnail(cell, width, height) {
   const ratio = window.devicePixelRatio || 1;
   const canvas = element("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio) });
@@ -37,7 +37,7 @@ function thumbnail(cell, width, height) {
   return canvas;
 }
 
-/** Replaces the thumbnail on a canvas by the picture itself, if it shows more pixels than the thumbnail has. */
+/** Replaces the thumbnail on a canvas by the picture itself, if the canvas has more pixels than the thumbnail. */
 function sharpen(canvas, cell) {
   if (canvas.dataset.sharp || canvas.width <= thumbnailSize(cell)[0]) return;
   canvas.dataset.sharp = "loading";
@@ -49,7 +49,7 @@ function sharpen(canvas, cell) {
     .catch(() => delete canvas.dataset.sharp);
 }
 
-/** Draws a part (left, top, width, height) of an image: smoothly, unless it is at least doubled. */
+/** Draws a part [left, top, width, height] of an image; without smoothing if that enlarges it at least twice. */
 function draw(canvas, image, part) {
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = canvas.width < 2 * part[2];

@@ -1,8 +1,8 @@
-// What opens above the grid: one picture with all that made it, two pictures side by side, and the list of keys.
+// The dialogs: one picture with all its parameters, two pictures side by side, and the keyboard shortcuts.
 
 const ZOOMS = [1 / 8, 1 / 4, 1 / 2, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 
-/** Opens a dialog above the page; the keyboard is the dialog's own, not its first button's. */
+/** Opens a dialog, and focuses it instead of its first button, so that it handles the keys. */
 function openDialog(id) {
   if (byId(id).open) return;
   byId(id).showModal();
@@ -11,15 +11,15 @@ function openDialog(id) {
 
 // A picture on its stage
 
-/** The factor at which a picture fills a stage: a whole number of the screen's pixels per pixel, if it is enlarged. */
-function fitting(size, stage) {
+/** The largest factor at which a picture fits a stage; an enlarged picture has whole device pixels per pixel. */
+function fittingFactor(size, stage) {
   const [width, height] = [stage.clientWidth - 24, stage.clientHeight - 24];
   const ratio = window.devicePixelRatio || 1;
   const factor = Math.max(0.01, Math.min(width / size[0], height / size[1]));
   return factor * ratio > 1 ? Math.floor(factor * ratio) / ratio : factor;
 }
 
-/** Puts a cell's picture on a stage at a factor of its size, or says why there is none. */
+/** Puts a cell's picture on a stage, scaled by a factor, or says why there is no picture. */
 function stagePicture(stage, cell, factor) {
   if (cell.error) {
     const reason = element("pre", {}, cell.error);
@@ -34,20 +34,21 @@ function stagePicture(stage, cell, factor) {
   stage.replaceChildren(image);
 }
 
-// All about one picture
+// One picture
 
-/** Its parameters as [name, value] where the axes are some of all; the prompt is above them already. */
-function parameters(cell, some) {
-  return some.filter((axis) => axis.name !== "prompt").map((axis) => [axis.name, fullLabelOf(axis, cell)]);
+/** A cell's parameters on some axes as [name, value], without the prompt, which is the title. */
+function parameters(cell, listedAxes) {
+  return listedAxes.filter((axis) => axis.name !== "prompt").map((axis) => [axis.name, fullLabelOf(axis, cell)]);
 }
 
 function commandBox(cell) {
   const copied = button("Copy", () => copy(cell.command, code, copied), { className: "copy", ariaLive: "polite" });
   const code = element("code", {}, cell.command);
-  const head = element("div", { className: "bar" }, element("h3", {}, "The command that makes it again"), copied);
+  const head = element("div", { className: "bar" }, element("h3", {}, "Command to make this picture again"), copied);
   return element("section", { className: "command" }, head, element("pre", { tabIndex: 0 }, code));
 }
 
+/** Copies a text; if the browser does not allow that, selects the node that shows it. */
 async function copy(text, node, pressed) {
   try {
     await navigator.clipboard.writeText(text);
@@ -63,10 +64,11 @@ async function copy(text, node, pressed) {
 
 function details(cell) {
   const error = cell.error ? [element("p", { className: "error" }, cell.error)] : [];
-  const own = element("dl", {}, ...pairs(parameters(cell, varying)));
-  const same = element("dl", { className: "same" }, ...pairs([...parameters(cell, shared), ...fileDetails(cell)]));
+  const different = element("dl", {}, ...descriptions(parameters(cell, varying)));
+  const entries = [...parameters(cell, shared), ...fileDetails(cell)];
+  const same = element("dl", { className: "same" }, ...descriptions(entries));
   const figures = stylesOf(cell).map(styleFigure);
-  return [...error, own, ...figures, commandBox(cell), element("h3", {}, "Everything else"), same];
+  return [...error, different, ...figures, commandBox(cell), element("h3", {}, "Other parameters"), same];
 }
 
 function fileDetails(cell) {
@@ -75,7 +77,7 @@ function fileDetails(cell) {
   return [["id", cell.id], ["size", `${cell.size.join(" × ")} pixels`], ["file", link]];
 }
 
-/** An address without its escapes, unless what they spell is no text. */
+/** An address without its escapes, or with them if they do not make valid text. */
 function fileName(url) {
   try {
     return decodeURIComponent(url);
@@ -84,7 +86,7 @@ function fileName(url) {
   }
 }
 
-const view = { cell: null, zoom: "fit" };
+const view = { cell: null, zoom: "fit" }; // zoom: "fit", or a factor
 
 function openView(cell) {
   if (!cell) return;
@@ -101,7 +103,7 @@ function showView(cell) {
   showStage();
 }
 
-/** What stands above a picture's details: its prompt, if it has one. */
+/** The title of a picture: its prompt, if it has one. */
 function titleOf(cell) {
   const axis = axes.find((other) => other.name === "prompt");
   return axis ? labelOf(axis, cell) : describe(cell);
@@ -110,27 +112,27 @@ function titleOf(cell) {
 function showStage() {
   const { cell } = view;
   const stage = byId("view-stage");
-  const factor = cell.error ? 1 : view.zoom === "fit" ? fitting(cell.size, stage) : view.zoom;
+  const factor = cell.error ? 1 : view.zoom === "fit" ? fittingFactor(cell.size, stage) : view.zoom;
   stagePicture(stage, cell, factor);
   byId("view-zoom").textContent = cell.error ? "" : `${Math.round(factor * 100)} %`;
 }
 
-/** Enlarges the picture by one step, or reduces it (direction -1). */
+/** Enlarges the picture by one step (direction 1), or reduces it (-1). */
 function zoomView(direction) {
   if (view.cell.error) return;
-  const now = view.zoom === "fit" ? fitting(view.cell.size, byId("view-stage")) : view.zoom;
+  const now = view.zoom === "fit" ? fittingFactor(view.cell.size, byId("view-stage")) : view.zoom;
   const next = direction > 0 ? ZOOMS.find((zoom) => zoom > now * 1.01) : ZOOMS.findLast((zoom) => zoom < now / 1.01);
   view.zoom = next ?? now;
   showStage();
 }
 
-/** Shows the picture that a key leads to from the one on show. */
+/** Shows the picture that a key leads to from the current one. */
 function stepView(key) {
   const cell = neighbour(view.cell, key);
   if (cell) showView(cell);
 }
 
-/** The cell next to another, over places without one; the cursor goes there as well. */
+/** Moves the cursor from a cell to the next one in the direction of a key, past empty places, and returns it. */
 function neighbour(cell, key) {
   let [row, column] = placeOfCell(cell);
   do {
@@ -145,7 +147,7 @@ function neighbour(cell, key) {
 
 const compared = { left: null, right: null };
 
-/** Marks a cell for comparison, or compares the one marked with it. */
+/** Marks a cell for comparison or, if another one is marked, compares the two. */
 function pick(cell) {
   if (!cell) return;
   if (grid.picked && grid.picked !== cell) {
@@ -192,7 +194,7 @@ function showCompare() {
 function stagePair() {
   [compared.left, compared.right].forEach((cell, i) => {
     const stage = byId("compare-pair").querySelectorAll(".stage")[i];
-    stagePicture(stage, cell, cell.error ? 1 : fitting(cell.size, stage));
+    stagePicture(stage, cell, cell.error ? 1 : fittingFactor(cell.size, stage));
   });
 }
 
@@ -208,7 +210,8 @@ function differences(left, right) {
   const body = element("tbody", {}, ...differing.map(row));
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), body);
   const rest = element("details", {}, element("summary", {}, `The same in both: ${same.length}`));
-  rest.append(element("dl", { className: "same" }, ...pairs(same.map((axis) => [axis.name, fullLabelOf(axis, left)]))));
+  const entries = same.map((axis) => [axis.name, fullLabelOf(axis, left)]);
+  rest.append(element("dl", { className: "same" }, ...descriptions(entries)));
   return [table, rest];
 }
 
@@ -217,7 +220,7 @@ function swapCompared() {
   showCompare();
 }
 
-/** Puts the picture that a key leads to from the right one in its place. */
+/** Replaces the right picture by the one that a key leads to from it. */
 function stepCompare(key) {
   const cell = neighbour(compared.right, key);
   if (!cell) return;

@@ -1,0 +1,110 @@
+"""How a grid is painted: the cells of one program together, in batches of one shape."""
+
+import collections
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+
+from dreamstyler_jax.grids.cells import Cell
+from dreamstyler_jax.painting import Request, needed_rows, paint_requests
+from dreamstyler_jax.sampling import StepPlan, plan_steps, sample_batch
+from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.style import Style
+from dreamstyler_jax.transfer import Content, ContentEncoder
+
+
+class Shape(NamedTuple):
+    """What all batches of a grid share, so that a part of the grid comes out as in the whole.
+
+    Attributes:
+        batch_size: pictures per batch.
+        rows: the rows of guidance that are computed.
+    """
+
+    batch_size: int
+    rows: list[int]
+
+
+def shape_of(cells: Sequence[Cell], batch_size: int) -> Shape:
+    """The shape of a grid: batches of ``batch_size``, or less if no program has as many cells."""
+    largest = max(collections.Counter(map(_program, cells)).values())
+    partly_guided = any(cell.guidance_span != (0, 1) for cell in cells)
+    return Shape(min(batch_size, largest), needed_rows([cell.weights for cell in cells], partly_guided=partly_guided))
+
+
+def paint_cells(
+    model: StableDiffusion,
+    cells: Sequence[Cell],
+    styles: Mapping[str, Style],
+    shape: Shape,
+    contents: Sequence[Content] = (),
+    encoder: ContentEncoder | None = None,
+    sample: Callable[..., Array] = sample_batch,
+) -> Iterator[tuple[Cell, np.ndarray]]:
+    """Paints cells, those of one program together, and yields each with its picture float32[H, W, 3].
+
+    Args:
+        model: the model.
+        cells: a grid, or some of its cells.
+        styles: all styles that the grid's prompts may name.
+        shape: the whole grid's.
+        contents: the pictures that cells repaint.
+        encoder: encodes them; by default one without ControlNets.
+        sample: paints a batch as `sampling.sample_batch` does.
+    """
+    content_of = {content.hash: content for content in contents}
+    encoder = encoder or ContentEncoder(model)
+    groups: dict[Hashable, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_program(cell), []).append(cell)
+    for group in groups.values():
+        plan = _plan(model, group[0])
+        requests = [_request(cell, plan, content_of, encoder) for cell in group]
+        painted = paint_requests(
+            model,
+            requests,
+            styles,
+            plan,
+            size=_size(group[0], content_of),
+            batch_size=shape.batch_size,
+            rows=shape.rows,
+            encoder=encoder,
+            sample=sample,
+        )
+        for cell, picture in zip(group, painted, strict=True):
+            yield cell, picture[: cell.height, : cell.width]
+
+
+def _program(cell: Cell) -> Hashable:
+    """Equal for cells that one program paints with one step plan."""
+    strength = cell.repaint.strength if cell.repaint else None
+    of_plan = cell.solver, cell.steps, cell.spacing, cell.guidance_span, cell.cache_interval
+    return *of_plan, cell.height, cell.width, strength
+
+
+def _plan(model: StableDiffusion, cell: Cell) -> StepPlan:
+    strength = cell.repaint.strength if cell.repaint else 1.0
+    table = solver_table(cell.solver, model.networks.schedule, cell.steps, cell.spacing, strength)
+    return plan_steps(table, guidance_span=cell.guidance_span, cache_interval=cell.cache_interval)
+
+
+def _size(cell: Cell, content_of: Mapping[str, Content]) -> tuple[int, int]:
+    """Height and width at which a cell is painted, before its frame is cut off."""
+    if not cell.repaint:
+        return cell.height, cell.width
+    frame = content_of[cell.repaint.content_hash].frame
+    return frame.height, frame.width
+
+
+def _request(cell: Cell, plan: StepPlan, content_of: Mapping[str, Content], encoder: ContentEncoder) -> Request:
+    request = Request(cell.texts, cell.weights, cell.seed)
+    if not cell.repaint:
+        return request
+    span = cell.repaint.control_start, cell.repaint.control_end
+    return request._replace(
+        content=content_of[cell.repaint.content_hash],
+        control_scales=encoder.control_scales(cell.repaint.control_scale, span, plan.steps),
+    )

@@ -1,1 +1,1 @@
-"""The embedded model: the world it knows, how it was trained, what is measured on it."""
+"""The embedded model: the world of its pictures, how it is trained, and what is measured on it."""

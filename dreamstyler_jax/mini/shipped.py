@@ -1,7 +1,7 @@
-"""What the package carries so that its scripts do their job without arguments."""
+"""Paths of the example that the package carries: the default picture to learn from and the default style."""
 
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "examples"
-EXAMPLE_PICTURE = _FOLDER / "example.png"  # with its prompt beside it, in example.txt
-EXAMPLE_STYLE = _FOLDER / "example.safetensors"  # learned from it with the defaults of train.py
+EXAMPLE_PICTURE = _FOLDER / "example.png"  # its prompt is in example.txt
+EXAMPLE_STYLE = _FOLDER / "example.safetensors"  # learned from it with the default settings of training

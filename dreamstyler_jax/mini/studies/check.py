@@ -1,31 +1,37 @@
-"""What the embedded model has learned: ``python -m dreamstyler_jax.mini.studies.check``.
+"""What the embedded model has learned: ``dreamstyler check``.
 
-Paints random scenes by trained painters and lets the judge, and the model's own CLIP, name what they see, attribute by
-attribute. The same is asked about the painter's own pictures of these scenes, as they are and through the autoencoder:
-the UNet cannot be expected to do better.
+The model paints random scenes in the styles of trained painters. The judge and the model's own CLIP then say what they
+see, attribute by attribute. They also get the painters' own pictures of these scenes, as they are and through the
+autoencoder: the UNet cannot do better than those.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from dreamstyler_jax import guidance, prompts, sampling
-from dreamstyler_jax.commands.cli import main, parse
-from dreamstyler_jax.evaluation import scores
-from dreamstyler_jax.mini import judge
+from dreamstyler_jax.evaluation.clip import Clip
+from dreamstyler_jax.guidance import cfg
+from dreamstyler_jax.mini.judge import LoadedJudge, among_first
+from dreamstyler_jax.mini.studies.words import prompt_of
 from dreamstyler_jax.mini.world import captions, data, scenes
-from dreamstyler_jax.runtime import images
-from dreamstyler_jax.runtime.compilation import set_up
+from dreamstyler_jax.painting import Request, paint_requests
+from dreamstyler_jax.prompts import guidance_prompts
+from dreamstyler_jax.runtime import contact_sheets, images
+from dreamstyler_jax.runtime.batches import in_batches
+from dreamstyler_jax.runtime.parsing import MAX_SEED
+from dreamstyler_jax.runtime.progress import progress
+from dreamstyler_jax.runtime.settings import check_values, option
+from dreamstyler_jax.sampling import plan_steps
 from dreamstyler_jax.solvers import solver_table
-from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion, model_folder
 
-# The question put to CLIP about each attribute, in the order of the labels: one sentence per answer.
+BATCH_SIZE = 8  # with 16, shared by two devices of XLA's CPU, the first picture of a device has come out wrong
+SHEET_PICTURES = 8
+# What CLIP is asked about each attribute, in the order of the labels: one sentence per answer.
 QUESTIONS = {
     "subject": [f"a painting of a {subject}" for subject in scenes.SUBJECTS],
     "colour": [f"a painting of {captions.describe(0, colour, None, None)}" for colour in range(len(scenes.COLOURS))],
@@ -37,94 +43,98 @@ QUESTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class CheckConfig:
-    """What to check."""
+    """Measure what the embedded model understands."""
 
-    model: str = str(EMBEDDED_MODEL)
-    """Folder of an embedded model, with its CLIP in ``clip``."""
-    pictures: int = 200
-    """How many scenes to paint."""
-    guidance_scale: float = 3.5
-    """Scale of classifier-free guidance."""
-    steps: int = 25
-    """Steps of the solver."""
-    seed: int = 1
-    """Seed of the scenes."""
-    sheet: str = ""
-    """File for a sheet of the first eight: the painter's own picture above the model's. Empty: none."""
+    model: str = option("mini", "mini, or the folder of an embedded model with its CLIP and its judge.")
+    pictures: int = option(200, "Number of scenes to paint.", low=1, high=100_000)
+    guidance_scale: float = option(3.5, "Scale of classifier-free guidance.", low=0, high=100)
+    steps: int = option(25, "Solver steps.", low=1, high=1000)
+    seed: int = option(1, "Seed of the scenes.", low=0, high=MAX_SEED)
+    sheet: str = option(
+        "", "File for a sheet of the first eight scenes: the painters' own pictures above the model's. Empty: none."
+    )
+
+    def __post_init__(self):
+        check_values(self)
 
 
-def paint(config: CheckConfig, labels: np.ndarray) -> np.ndarray:
-    """The model's pictures of the same scenes, float32[N, 64, 64, 3] in [-1, 1], from prompts that name everything."""
+def run(config: CheckConfig) -> None:
+    """Prints how often the judge and CLIP recognise each attribute."""
     model = StableDiffusion.load(config.model)
-    texts = [
-        f"a painting of {captions.describe(*row[:4])} in the style of {captions.PAINTER_NAMES[row[4]]}"
-        for row in labels
-    ]
-    conditionings = prompts.encode(model, ["", *texts], {})
-    weights = guidance.cfg(config.guidance_scale)
-    requests = [sampling.Request((0, i + 1, 0, 0), weights, i) for i in range(len(texts))]
-    table = solver_table("dpmpp_2m", model.networks.schedule, config.steps)
-    painted = sampling.paint(model, table, conditionings, requests, size=model.size(None, None), batch_size=16)
-    return np.stack(list(tqdm(painted, "painting", len(texts), unit="picture")))
-
-
-def through_autoencoder(model: str, pictures: np.ndarray) -> np.ndarray:
-    """Pictures [N, 64, 64, 3] in [-1, 1] encoded and decoded again."""
-    bundle = StableDiffusion.load(model)
-
-    @jax.jit
-    def decoded(params, pixels):
-        return jnp.clip(bundle.networks.decode_latents(params, bundle.networks.encode_images(params, pixels)[0]), -1, 1)
-
-    return np.concatenate([decoded(bundle.params, pictures[i : i + 50]) for i in range(0, len(pictures), 50)])
-
-
-def asked_of_clip(clip: scores.Clip, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Share of pictures [N, 64, 64, 3] in [-1, 1] that CLIP describes rightly, by attribute."""
-    features = clip.pictures(pictures)
-    shares = {}
-    for (name, question), right in zip(QUESTIONS.items(), labels.T, strict=True):
-        similarities = features @ clip.texts(question).T
-        shares[name] = float(judge.among_first(similarities, right).mean())
-    return shares | {"painter, top 5": float(judge.among_first(similarities, right, 5).mean())}
-
-
-def asked_of_judge(referee: judge.Referee, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The same, asked of the judge."""
-    verdict = referee.verdict(pictures)
-    pairs = zip(verdict._fields, verdict, labels.T, strict=True)
-    shares = {name: float(judge.among_first(logits, right).mean()) for name, logits, right in pairs}
-    return shares | {"painter, top 5": float(judge.among_first(verdict.painter, labels[:, 4], 5).mean())}
-
-
-def sheet(texts: Sequence[str], own: np.ndarray, painted: np.ndarray) -> Image.Image:
-    """Truth above, the model's below."""
-    rows = [[images.to_image(picture) for picture in row] for row in (own, painted)]
-    return images.contact_sheet(rows, ["the painter's own", "the model's"], list(texts), cell=160)
-
-
-def check(config: CheckConfig) -> None:
-    """Prints the table."""
-    pictures = data.unseen(config.pictures, config.seed)
-    own = images.to_unit(pictures.pixels)
-    decoded = through_autoencoder(config.model, own)
-    painted = paint(config, pictures.labels)
-    clip, referee = scores.Clip.load(Path(config.model) / "clip"), judge.Referee.load(Path(config.model) / "judge")
-    columns = [
-        ask(of, some, pictures.labels)
-        for ask, of in ((asked_of_judge, referee), (asked_of_clip, clip))
-        for some in (own, decoded, painted)
-    ]
+    folder = model_folder(config.model)
+    clip, judge = Clip.load(folder / "clip"), LoadedJudge.load(folder / "judge")
+    labels, truth = _truth(config)
+    decoded = through_autoencoder(model, truth)
+    painted = painted_by_model(model, labels, config.guidance_scale, config.steps)
+    columns = [recognised_by_judge(judge, pictures, labels) for pictures in (truth, decoded, painted)]
+    columns += [recognised_by_clip(clip, pictures, labels) for pictures in (truth, decoded, painted)]
     print(f"{'':16}{'judge:':8}{'':16}{'CLIP:':8}\n{'':16}" + f"{'truth':>8}{'decoded':>8}{'model':>8}" * 2)
     for name in columns[0]:
         print(f"{name:16}" + "".join(f"{column[name]:8.1%}" for column in columns))
-    error = ((decoded - own) ** 2).mean((1, 2, 3))
+    error = ((decoded - truth) ** 2).mean((1, 2, 3))
     print(f"autoencoder: {np.mean(10 * np.log10(4 / error)):.1f} dB")
     if config.sheet:
-        texts = [f"{captions.describe(*row[:4])}, {captions.technique_of(row[4])}" for row in pictures.labels[:8]]
-        images.save_png(config.sheet, sheet(texts, own[:8], painted[:8]))
+        first = slice(SHEET_PICTURES)
+        texts = [f"{captions.describe(*row[:4])}, {captions.technique_of(row[4])}" for row in labels[first]]
+        images.save_png(config.sheet, draw_sheet(texts, truth[first], painted[first]))
 
 
-if __name__ == "__main__":
-    set_up()
-    main(lambda: check(parse(CheckConfig)))
+def _truth(config: CheckConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Labels int[N, 5] of random scenes, and the painters' own pictures of them, float32[N, 64, 64, 3] in [-1, 1]."""
+    pictures = data.unseen(config.pictures, config.seed)
+    return pictures.labels, images.to_unit(pictures.pixels)
+
+
+def painted_by_model(model: StableDiffusion, labels: np.ndarray, guidance_scale: float, steps: int) -> np.ndarray:
+    """The model's pictures of scenes, from prompts that name all of their attributes and the painter.
+
+    Args:
+        model: an embedded model.
+        labels: int[N, 5], as in `data.Pictures`.
+        guidance_scale: of classifier-free guidance.
+        steps: solver steps.
+
+    Returns:
+        float32[N, 64, 64, 3], about in [-1, 1].
+    """
+    weights = cfg(guidance_scale)
+    requests = [Request(guidance_prompts(prompt_of(label)), weights, seed) for seed, label in enumerate(labels)]
+    plan = plan_steps(solver_table("dpmpp_2m", model.networks.schedule, steps))
+    painted = paint_requests(model, requests, {}, plan, size=model.size(None, None), batch_size=BATCH_SIZE)
+    return np.stack(list(progress(painted, "painting", len(labels), unit="picture")))
+
+
+def through_autoencoder(model: StableDiffusion, pictures: np.ndarray) -> np.ndarray:
+    """Pictures float32[N, 64, 64, 3] in [-1, 1], encoded and decoded again."""
+
+    @jax.jit
+    def encode_and_decode(params, pixels):
+        latents, _ = model.networks.encode_images(params, pixels)
+        return jnp.clip(model.networks.decode_latents(params, latents), -1, 1)
+
+    return in_batches(lambda batch: encode_and_decode(model.params, batch), pictures)
+
+
+def recognised_by_clip(clip: Clip, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """For each attribute the share of pictures [N, 64, 64, 3] in [-1, 1] that CLIP describes rightly."""
+    features = clip.picture_features(pictures)
+    similarities = {name: features @ clip.text_features(answers).T for name, answers in QUESTIONS.items()}
+    return _shares(similarities, labels)
+
+
+def recognised_by_judge(judge: LoadedJudge, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """For each attribute the share of pictures [N, 64, 64, 3] in [-1, 1] that the judge describes rightly."""
+    return _shares(judge.verdict(pictures)._asdict(), labels)
+
+
+def _shares(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """The shares of right answers, given logits [N, answers] in the order of the columns of labels [N, 5]."""
+    columns = dict(zip(logits, labels.T, strict=True))
+    shares = {name: float(among_first(logits[name], right).mean()) for name, right in columns.items()}
+    return shares | {"painter, top 5": float(among_first(logits["painter"], columns["painter"], 5).mean())}
+
+
+def draw_sheet(texts: Sequence[str], truth: np.ndarray, painted: np.ndarray) -> Image.Image:
+    """The painters' own pictures [N, 64, 64, 3] above the model's."""
+    rows = [[images.to_image(picture) for picture in row] for row in (truth, painted)]
+    return contact_sheets.contact_sheet(rows, ["the painter's own", "the model's"], list(texts), tile_size=160)

@@ -1,85 +1,82 @@
-"""What learning a style does, in one picture: ``python -m dreamstyler_jax.mini.studies.compare``.
+"""What learning a style does, in one picture: ``dreamstyler compare``.
 
-For styles learned from the example picture: some prompts without the style, with the style of one stage and of several,
-and as the painter of the example would have painted them, which only this project's own painters allow to say.
+For styles that were learned from the example picture: prompts painted without a style and with each of the styles, and
+the same scenes as the painter of the example paints them. Only because this project renders the painters itself can it
+say so.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
+from PIL import Image
 
-from dreamstyler_jax import guidance, prompts, sampling
-from dreamstyler_jax.commands.cli import main, parse
+from dreamstyler_jax import api
+from dreamstyler_jax.guidance import cfg_guidance
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.studies import example
 from dreamstyler_jax.mini.world import captions, data, scenes
-from dreamstyler_jax.runtime import images
-from dreamstyler_jax.runtime.compilation import set_up
-from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.runtime import contact_sheets, images
+from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
-from dreamstyler_jax.style import load_styles
+from dreamstyler_jax.style import Style, load_styles
 
-QUESTIONS = (  # subject, colour, place, time
+SCENES = (  # subject, colour, place, time
     ("house", "orange", "in the snow", "by day"),
     ("cat", "blue", "in the desert", "at sunset"),
     ("mushroom", "red", "in the mountains", "by day"),
     ("car", "yellow", "in the forest", "at night"),
     ("flower", "purple", "by the sea", "by day"),
 )
-SEED, SCALE, STEPS = 5, 3.5, 25
+SEED, GUIDANCE_SCALE, STEPS = 5, 3.5, 25
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """What to compare."""
+    """Compare styles learned from the example picture with the painter's own pictures."""
 
-    styles: list[str] = dataclasses.field(default_factory=lambda: ["runs/demo_one_stage", "runs/demo"])
-    """Runs of train.py on the example picture, a column each."""
-    output: str = "out/demo/compare.png"
-    """The picture to write."""
+    styles: list[str] = option(
+        ["runs/demo_one_stage", "runs/demo"], "The styles: files, or folders of runs; a column each."
+    )
+    output: str = option("out/demo/compare.png", "The picture to write.")
 
-
-def labels() -> np.ndarray:
-    """QUESTIONS as int[Q, 4]."""
-    names = (scenes.SUBJECTS, tuple(scenes.COLOURS), tuple(scenes.PLACES), tuple(scenes.TIMES))
-    return np.array([[words.index(word) for words, word in zip(names, row, strict=True)] for row in QUESTIONS])
+    def __post_init__(self):
+        check_values(self)
 
 
-def truth(asked: np.ndarray) -> np.ndarray:
-    """The example's painter's own pictures: float32[Q, 64, 64, 3] in [-1, 1]."""
-    scene = scenes.showing(jax.random.key(SEED), *asked.T)
-    painted = data.render(jax.random.key(SEED), data.all_painters(), np.full(len(asked), example.PAINTER), scene)
-    return images.to_unit(painted.pixels)
-
-
-def compare(config: CompareConfig) -> None:
-    """Paints the sheet."""
+def run(config: CompareConfig) -> None:
+    """Paints the sheet: a row for each scene, a column for each style."""
     model = StableDiffusion.load("mini")
     styles = load_styles(config.styles)
-    asked = labels()
-    contexts = [f"A painting of {captions.describe(*map(int, label))}" for label in asked]
-    columns = {"no inversion": contexts}
-    for name, style in styles.items():
-        columns[f"T = {style.stages}"] = [f"{context} in the style of {{{name}}}" for context in contexts]
-    texts = ["", *(text for column in columns.values() for text in column)]
-    requests = [sampling.Request((0, i, 0, 0), guidance.cfg(SCALE), SEED) for i in range(1, len(texts))]
-    painted = sampling.paint(
-        model,
-        solver_table("dpmpp_2m", model.networks.schedule, STEPS),
-        prompts.encode(model, texts, styles),
-        requests,
-        size=model.size(None, None),
-        batch_size=len(asked),
-    )
-    pictures = np.stack(list(painted)).reshape(len(columns), len(asked), model.resolution, model.resolution, 3)
-    of_row = np.concatenate([pictures, truth(asked)[None]]).swapaxes(0, 1)
-    given = images.load(EXAMPLE_PICTURE)
-    rows = [[given, *map(images.to_image, row)] for row in of_row]
-    heads = ["learned from", *columns, "the painter's own"]
-    images.save_png(config.output, images.contact_sheet(rows, contexts, heads, cell=192))
+    labels = scene_labels()
+    contexts = [f"A painting of {captions.describe(*map(int, label))}" for label in labels]
+    columns = [_paint(model, contexts, ())]
+    columns += [_paint(model, [f"{context} in the style of {{}}" for context in contexts], s) for s in styles.values()]
+    heads = ["no inversion", *(f"T = {style.stages}" for style in styles.values())]
+    truth = list(map(images.to_image, painters_pictures(labels)))
+    columns = [[images.load(EXAMPLE_PICTURE)] * len(contexts), *columns, truth]
+    rows = list(zip(*columns, strict=True))
+    sheet = contact_sheets.contact_sheet(rows, contexts, ["learned from", *heads, "the painter's own"], tile_size=192)
+    images.save_png(config.output, sheet)
+    print(config.output)
 
 
-if __name__ == "__main__":
-    set_up()
-    main(lambda: compare(parse(CompareConfig)))
+def _paint(model: StableDiffusion, texts: Sequence[str], styles: Style | tuple[()]) -> list[Image.Image]:
+    """A picture of each text with the same seed."""
+    guidance, count = cfg_guidance(GUIDANCE_SCALE), len(texts)
+    pictures = api.paint(model, texts, styles, seeds=SEED, guidance=guidance, steps=STEPS, batch_size=count)
+    return [picture.image for picture in pictures]
+
+
+def scene_labels() -> np.ndarray:
+    """SCENES as int[S, 4], see `scenes.ATTRIBUTES`."""
+    words = scenes.ATTRIBUTES.values()
+    return np.array([[known.index(word) for known, word in zip(words, row, strict=True)] for row in SCENES])
+
+
+def painters_pictures(labels: np.ndarray) -> np.ndarray:
+    """Scenes int[S, 4] as the example's painter paints them: float32[S, 64, 64, 3] in [-1, 1]."""
+    scene = scenes.showing(jax.random.key(SEED), *labels.T)  # type: ignore[arg-type]  # NumPy's arrays do as well
+    numbers = np.full(len(labels), example.PAINTER)
+    return images.to_unit(data.render(jax.random.key(SEED), data.all_painters(), numbers, scene).pixels)

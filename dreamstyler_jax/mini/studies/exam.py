@@ -1,36 +1,48 @@
-"""An examination of styles on the embedded model: what is asked, what the painter would have painted, the marks.
+"""An exam for methods of learning a style, on the embedded model: the picture to learn from, the questions, the scores.
 
-Each painter is given by one picture. A method learns from it and paints prompts; the painter's own pictures of the same
-prompts are the truth. All is deterministic, so that two methods meet the same pictures, prompts and noise.
+Each painter gives one picture. A method learns a style from it and paints prompts; the painter's own pictures of the
+same prompts are the truth. Everything is deterministic: all methods get the same pictures, prompts and noise.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from dreamstyler_jax import guidance, inversion, prompts, sampling, transfer
+from dreamstyler_jax import api
 from dreamstyler_jax.evaluation import scores
-from dreamstyler_jax.mini import judge
+from dreamstyler_jax.evaluation.clip import Clip
+from dreamstyler_jax.guidance import Guidance, cfg
+from dreamstyler_jax.mini.judge import LoadedJudge, Verdict, style_distance
 from dreamstyler_jax.mini.world import captions, data, scenes
+from dreamstyler_jax.painting import Request, paint_requests
+from dreamstyler_jax.prompts import guidance_prompts
 from dreamstyler_jax.runtime import images
-from dreamstyler_jax.solvers import solver_table, steps_apart, steps_within
+from dreamstyler_jax.sampling import plan_steps
+from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
+from dreamstyler_jax.train_settings import BARE_PROMPTS
+from dreamstyler_jax.transfer import ContentEncoder, Net, make_content
 
-FULL_PROMPT = "A painting of {} in the style of {{}}"
-BARE_PROMPT = "A painting in the style of {}"
-SCALE = 3.5  # of plain guidance
+SCALE = 3.5  # of classifier-free guidance
+SOLVER = "dpmpp_2m"
+BATCH_SIZE = 8  # as in `check`
+EDGES = Net("edges", 1.0, "")  # the ControlNet of the embedded model
+_FIRST_KEY = 2_000_000  # beyond the chunks of the training set
 
 
 class Exam(NamedTuple):
-    """One painter's examination.
+    """One painter's exam, with pictures float32[..., 64, 64, 3] in [-1, 1].
 
-    ``painter``: number. ``label`` int[4], ``picture`` float32[64, 64, 3] in [-1, 1]: what there is to learn from.
-    ``questions`` int[Q, 4]: the scenes asked for, none with the subject of ``picture``. ``truth`` float32[2, Q, 64, 64,
-    3]: two pictures of each by the painter. ``photos`` float32[Q, 64, 64, 3]: the first of these two, not painted.
+    Attributes:
+        painter: the painter's number.
+        label: int[4], what the training picture shows, see `scenes.ATTRIBUTES`.
+        picture: the training picture.
+        questions: int[Q, 4], the scenes to paint; none has the subject of the training picture.
+        truth: [2, Q, 64, 64, 3], two pictures of each question by the painter.
+        photos: [Q, 64, 64, 3], the scenes of ``truth[0]``, not painted.
     """
 
     painter: int
@@ -41,37 +53,43 @@ class Exam(NamedTuple):
     photos: np.ndarray
 
 
-def set_exam(painter: int, questions: int, seed: int = 0) -> Exam:
-    """The examination of a painter, held-out or trained."""
-    key = jax.random.fold_in(jax.random.key(seed), 2_000_000 + painter)
-    k_scene, k_paint, k_truth, k_paints = jax.random.split(key, 4)
-    given = data.render(k_paint, data.all_painters(), np.full(1, painter), scenes.sample(k_scene, (1,)))
+def make_exam(painter: int, questions: int, seed: int = 0) -> Exam:
+    """The exam of a painter, held-out or trained, with so many questions."""
+    key = jax.random.fold_in(jax.random.key(seed), _FIRST_KEY + painter)
+    k_scene, k_picture, k_truth, k_strokes = jax.random.split(key, 4)
+    painters = data.all_painters()
+    learned_from = data.render(k_picture, painters, np.full(1, painter), scenes.sample(k_scene, (1,)))
     asked = scenes.sample(jax.random.key(seed + 77), (questions,))
-    subjects = len(scenes.SUBJECTS)
-    subject = (given.labels[0, 0] + 1 + asked.subject % (subjects - 1)) % subjects
+    count = len(scenes.SUBJECTS)
+    subject = (learned_from.labels[0, 0] + 1 + asked.subject % (count - 1)) % count
     twice = (np.tile(attribute, 2) for attribute in (subject, asked.colour, asked.place, asked.time))
-    scene = scenes.showing(k_truth, *twice)
-    truth = data.render(k_paints, data.all_painters(), np.full(2 * questions, painter), scene)
-    pictures = images.to_unit(truth.pixels).reshape(2, questions, *truth.pixels.shape[1:])
-    first = jax.tree.map(lambda array: array[:questions], scene)
-    photos = data.render(k_paints, data.all_painters(), np.full(questions, captions.PHOTOGRAPH), first)
+    scene = scenes.showing(k_truth, *twice)  # type: ignore[arg-type]  # NumPy's arrays do as well
+    truth = data.render(k_strokes, painters, np.full(2 * questions, painter), scene)
+    scene_of_first = jax.tree.map(lambda attribute: attribute[:questions], scene)
+    photos = data.render(k_strokes, painters, np.full(questions, captions.PHOTOGRAPH), scene_of_first)
     return Exam(
         painter=painter,
-        label=given.labels[0, :4],
-        picture=images.to_unit(given.pixels[0]),
+        label=learned_from.labels[0, :4],
+        picture=images.to_unit(learned_from.pixels[0]),
         questions=truth.labels[:questions, :4],
-        truth=pictures,
+        truth=images.to_unit(truth.pixels).reshape(2, questions, *truth.pixels.shape[1:]),
         photos=images.to_unit(photos.pixels),
     )
 
 
 def describe(label: np.ndarray) -> str:
-    """The context of a scene, everything named."""
-    return captions.describe(*(int(value) for value in label))
+    """A scene int[4] in words that name all of its attributes."""
+    subject, colour, place, time = map(int, label)
+    return captions.describe(subject, colour, place, time)
 
 
-class Lesson(NamedTuple):
-    """How a style is learned; hashable. ``context``: whether the training prompt describes the picture."""
+class Learning(NamedTuple):
+    """How a style is learned; hashable.
+
+    Attributes:
+        stages, vectors, steps, batch_size, learning_rate: as in `TrainSettings`.
+        context: whether the training prompt describes the picture.
+    """
 
     stages: int = 6
     vectors: int = 1
@@ -81,129 +99,149 @@ class Lesson(NamedTuple):
     learning_rate: float = 0.02
 
 
-@functools.cache
-def _trainer(networks: Any, lesson: Lesson) -> tuple[Any, Callable]:
-    optimizer = inversion.make_optimizer(
-        learning_rate=lesson.learning_rate, warmup_steps=0, schedule="constant", steps=lesson.steps, weight_decay=0.01
-    )
-    return optimizer, inversion.make_trainer(networks, optimizer, inversion.Settings(lesson.batch_size, 1, 0))
+def learn(model: StableDiffusion, exam: Exam, learning: Learning) -> Style:
+    """Learns the style of the exam's picture; it is called ``style``. The same programs serve all painters."""
+    settings = learning._asdict()
+    described = settings.pop("context")
+    prompt = captions.full_prompt(*map(int, exam.label)) if described else BARE_PROMPTS["style"]
+    picture = images.to_image(exam.picture)
+    return api.train_style(model, picture, prompt=prompt, name="style", progress=False, **settings)
 
 
-def learn(model: StableDiffusion, exam: Exam, lesson: Lesson) -> Style:
-    """The style of the exam's picture, called ``style``. One program per lesson serves all painters."""
-    prompt = FULL_PROMPT.format(describe(exam.label)) if lesson.context else BARE_PROMPT
-    dataset = inversion.make_dataset(model, [exam.picture], [[prompt]], lesson.vectors, flip=True)
-    optimizer, advance = _trainer(model.networks, lesson)
-    state = inversion.start(prompts.initial_table(model, "painting", lesson.stages, lesson.vectors), optimizer)
-    states, _ = advance(inversion.stacked([state]), model.params, inversion.stacked([dataset]), lesson.steps)
-    return Style("style", np.asarray(states.table[0]))
-
-
-def paint(
+def paint_answers(
     model: StableDiffusion,
     texts: Sequence[str],
     styles: Mapping[str, Style],
-    weights: Sequence[np.ndarray],
+    guidance: Sequence[Guidance],
     seeds: int,
+    *,
     steps: int,
-    limits: tuple[float, float] = (0.0, 1.0),
+    guidance_span: tuple[float, float] = (0.0, 1.0),
     cache_interval: int = 1,
 ) -> np.ndarray:
-    """Pictures float32[W, Q, seeds, 64, 64, 3] in [-1, 1] of each prompt with each of the guidance weights [4].
+    """Paints each of Q prompts with each of G kinds of guidance and so many seeds; arguments as of `api.paint`.
 
-    Args:
-      limits: the part of the sampling, from 0 to 1, that is guided.
-      cache_interval: how many steps share deep features.
+    Returns:
+        float32[G, Q, seeds, 64, 64, 3] in [-1, 1].
     """
-    conditionings, rows = _encode(model, texts, styles)
-    requests = [sampling.Request(row, weight, seed) for weight in weights for row in rows for seed in range(seeds)]
-    table = solver_table("dpmpp_2m", model.networks.schedule, steps)
-    chosen = dict(guided_steps=steps_within(*limits, steps), deep_steps=steps_apart(cache_interval, steps))
-    options = dict(size=model.size(None, None), batch_size=20, **chosen)
-    painted = sampling.paint(model, table, conditionings, requests, **options)
-    pictures = np.clip(np.stack(list(painted)), -1, 1)
-    return pictures.reshape(len(weights), len(texts), seeds, *pictures.shape[1:])
+    distinct = list(dict.fromkeys(texts))
+    pictures = api.paint(
+        model,
+        distinct,
+        styles,
+        seeds=range(seeds),
+        guidance=guidance,
+        solver=SOLVER,
+        steps=steps,
+        guidance_span=guidance_span,
+        cache_interval=cache_interval,
+        batch_size=BATCH_SIZE,
+        progress=False,
+    )
+    pixels = np.clip(np.stack([picture.pixels for picture in pictures]), -1, 1)
+    by_prompt = pixels.reshape(len(distinct), len(guidance), seeds, *pixels.shape[1:])
+    return by_prompt[[distinct.index(text) for text in texts]].swapaxes(0, 1)
 
 
-def repaint(
+def repaint_photos(
     model: StableDiffusion,
     texts: Sequence[str],
     styles: Mapping[str, Style],
     photos: np.ndarray,
-    asked: Sequence[tuple[float, float]],
+    settings: Sequence[tuple[float, float]],
     steps: int,
 ) -> np.ndarray:
-    """Photos [Q, 64, 64, 3] repainted after a text each: float32[A, Q, 1, 64, 64, 3] in [-1, 1].
+    """Repaints photos [Q, 64, 64, 3] in [-1, 1], each after its own prompt.
 
     Args:
-      model: with one ControlNet, for edges.
-      asked: pairs of strength and control scale.
-      steps: of the solver; each strength takes its share.
+        model: with the ControlNet `EDGES`.
+        texts: Q prompts.
+        styles: as of `paint_requests`.
+        photos: what to repaint.
+        settings: S pairs of strength and conditioning scale of the ControlNet.
+        steps: solver steps at strength 1; a lower strength takes its share of them.
+
+    Returns:
+        float32[S, Q, 1, 64, 64, 3] in [-1, 1].
     """
-    conditionings, rows = _encode(model, texts, styles)
-    latents, _ = jax.jit(model.networks.encode_images)(model.params, photos)
-    edges = np.stack([transfer.edges(np.asarray(images.to_image(photo))) for photo in photos])
-    maps = np.repeat(edges[..., None], 3, axis=-1).astype(np.float32) / 255
-    painted = []
-    for strength, scale in asked:
-        table = solver_table("dpmpp_2m", model.networks.schedule, steps, strength=strength)
-        scales = np.full((len(table.timesteps), 1), scale, np.float32)
+    contents = [
+        make_content(images.to_image(photo), f"photo {number}", model.resolution, model.multiple)
+        for number, photo in enumerate(photos)
+    ]
+    encoder = ContentEncoder(model, [EDGES])
+    repainted = []
+    for strength, control_scale in settings:
+        plan = plan_steps(solver_table(SOLVER, model.networks.schedule, steps, strength=strength))
+        scales = encoder.control_scales(control_scale, (0.0, 1.0), plan.steps)
         requests = [
-            sampling.Request(row, guidance.cfg(SCALE), number, number, scales) for number, row in enumerate(rows)
+            Request(guidance_prompts(text), cfg(SCALE), number, content, scales)
+            for number, (text, content) in enumerate(zip(texts, contents, strict=True))
         ]
-        options = dict(size=model.size(None, None), batch_size=20, contents=sampling.Contents(latents, (maps,)))
-        painted.append(np.stack(list(sampling.paint(model, table, conditionings, requests, **options))))
-    return np.clip(np.stack(painted), -1, 1)[:, :, None]
+        size = model.size(None, None)
+        painted = paint_requests(model, requests, styles, plan, size=size, batch_size=BATCH_SIZE, encoder=encoder)
+        repainted.append(list(painted))
+    return np.clip(np.array(repainted), -1, 1)[:, :, None]
 
 
-def _encode(
-    model: StableDiffusion, texts: Sequence[str], styles: Mapping[str, Style]
-) -> tuple[jax.Array, list[tuple[int, int, int, int]]]:
-    """Conditionings [P, T, L, D], and for each text those of its rows of guidance, by number."""
-    rows = [("", text, prompts.context_only(text), prompts.style_only(text)) for text in texts]
-    every = list(dict.fromkeys(text for row in rows for text in row))
-    return prompts.encode(model, every, styles), [tuple(every.index(text) for text in row) for row in rows]
+class Evaluator:
+    """Scores what a method painted.
 
+    Args:
+        model: its autoencoder computes the style scores.
+        clip: compares pictures with prompts.
+        judge: recognises subjects and painters.
+    """
 
-class Examiner:
-    """Gives marks, with what that takes at hand: CLIP, the autoencoder, the judge."""
+    def __init__(self, model: StableDiffusion, clip: Clip, judge: LoadedJudge):
+        self._model, self._clip, self._judge = model, clip, judge
 
-    def __init__(self, model: StableDiffusion, clip: scores.Clip, referee: judge.Referee):
-        self._model, self._clip, self._referee = model, clip, referee
+    def scores(self, exam: Exam, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores answers to all questions of an exam.
 
-    def marks(self, exam: Exam, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        """Scores of pictures [Q, S, 64, 64, 3] in [-1, 1], each float[Q * S]:
+        Args:
+            exam: the exam.
+            pictures: [Q, S, 64, 64, 3] in [-1, 1], S pictures for each question.
 
-        ``text, image, style``: as `scores` has them, the latter two against the picture learned from;
-        ``truth``: the style score against the painter's own picture of the same prompt;
-        ``distance``: 0 to 2, the judge's style distance to the painter's own picture of the same prompt;
-        ``subject``: 100 where the judge sees the subject asked for;
-        ``leakage``: 100 where it sees the subject of the picture learned from, which no question asks for.
+        Returns:
+            float[Q * S] for each of these names:
+
+            * ``text, image, style``: see `scores`; the last two compare with the training picture;
+            * ``truth``: the style score against the painter's own picture of the same question;
+            * ``distance``: 0 to 2, the judge's style distance to that picture;
+            * ``subject``: 100 where the judge sees the subject of the question;
+            * ``leakage``: 100 where it sees the subject of the training picture, which no question asks for.
         """
-        questions, seeds = pictures.shape[:2]
-        flat = pictures.reshape(-1, *pictures.shape[2:])
-        repeat = lambda rows: np.repeat(rows, seeds, 0)  # noqa: E731
-        features, own = self._clip.pictures(flat), self._clip.pictures(exam.picture[None])
-        context = repeat(self._clip.texts([f"a painting of {describe(label)}" for label in exam.questions]))
-        grams = scores.grams(self._model, np.concatenate([exam.picture[None], exam.truth[0], flat]))
-        painted = grams.rows(slice(1 + questions, None))
-        verdict, truth = self._referee.verdict(flat), self._referee.verdict(exam.truth[0])
+        count, seeds = pictures.shape[:2]
+        answers = pictures.reshape(-1, *pictures.shape[2:])
+        question = np.repeat(np.arange(count), seeds)  # of each answer
+        features = self._clip.picture_features(answers)
+        training_features = self._clip.picture_features(exam.picture[None])
+        contexts = self._clip.text_features([f"a painting of {describe(label)}" for label in exam.questions])
+        grams = scores.grams(self._model, np.concatenate([exam.picture[None], exam.truth[0], answers]))
+        painted = grams.rows(slice(1 + count, None))
+        verdict, true_verdict = self._judge.verdict(answers), self._judge.verdict(exam.truth[0])
         subject = verdict.subject.argmax(-1)
         return {
-            "text": scores.cosine_score(features, context),
-            "image": scores.cosine_score(features, own),
-            "style": scores.style_score(painted, grams.rows(np.zeros(len(flat), int))),
-            "truth": scores.style_score(painted, grams.rows(repeat(np.arange(1, 1 + questions)))),
-            "distance": judge.style_distance(verdict, judge.Verdict(*(repeat(logits) for logits in truth))),
-            "subject": 100.0 * (subject == repeat(exam.questions[:, 0])),
+            "text": scores.cosine_score(features, contexts[question]),
+            "image": scores.cosine_score(features, training_features),
+            "style": scores.style_score(painted, grams.rows(np.zeros(len(answers), int))),
+            "truth": scores.style_score(painted, grams.rows(1 + question)),
+            "distance": style_distance(verdict, Verdict(*(logits[question] for logits in true_verdict))),
+            "subject": 100.0 * (subject == exam.questions[question, 0]),
             "leakage": 100.0 * (subject == exam.label[0]),
         }
 
-    def seen_again(self, exam: Exam, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        """What of the picture learned from is in pictures [N, 64, 64, 3] that nobody asked it of: each float[N].
+    def recognised(self, exam: Exam, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """What pictures whose prompts name nothing have in common with the training picture.
 
-        ``subject``, ``colour``, ``place``, ``time``: 100 where the judge sees the same in both.
+        Args:
+            exam: the exam.
+            pictures: [N, 64, 64, 3] in [-1, 1].
+
+        Returns:
+            For each of ``subject``, ``colour``, ``place`` and ``time`` float[N]: 100 where the judge sees the same in a
+            picture as the training picture shows.
         """
-        verdict = self._referee.verdict(pictures)._asdict()
-        names = ("subject", "colour", "place", "time")
-        return {n: 100.0 * (verdict[n].argmax(-1) == own) for n, own in zip(names, exam.label, strict=True)}
+        verdict = self._judge.verdict(pictures)._asdict()
+        pairs = zip(scenes.ATTRIBUTES, exam.label, strict=True)
+        return {name: 100.0 * (verdict[name].argmax(-1) == shown) for name, shown in pairs}

@@ -1,11 +1,12 @@
-"""Makes the example pictures, each with its prompt beside it: ``python -m dreamstyler_jax.mini.studies.example``.
+"""Makes the example pictures, with their prompts in text files of the same name: ``dreamstyler examples``.
 
-One to learn a style from, which the package carries: by a held-out painter, so that its style is new to the embedded
-model; the painter's number is in its text chunks. One to repaint, ``examples/city.png``: an unpainted scene, larger and
-wider than the embedded model's pictures. One of an object, ``examples/my_cat.png``, which no prompt describes.
+* ``examples/boat.png``, which the package carries as well, and ``examples/flower.png`` to learn a style from. Their
+  painters are held-out, so the styles are new to the embedded model; the painter's number is in the text chunks.
+* ``examples/city.png`` to repaint: an unpainted scene, larger and wider than the embedded model's pictures.
+* ``examples/my_cat.png`` of an object, without a prompt.
 """
 
-import functools
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -18,54 +19,52 @@ from dreamstyler_jax.mini.world import captions, data, scenes
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.images import save_png
 
-PAINTER = captions.PAINTERS + 13
-SCENE = scenes.Scene(
-    subject=jnp.array([scenes.SUBJECTS.index("boat")]),
-    colour=jnp.array([list(scenes.COLOURS).index("red")]),
-    place=jnp.array([list(scenes.PLACES).index("by the sea")]),
-    time=jnp.array([list(scenes.TIMES).index("at sunset")]),
-    position=jnp.array([[0.5, 0.46]]),
-    size=jnp.array([0.36]),
-    horizon=jnp.array([0.42]),
-    phase=jnp.array([0.3]),
-)
-
-
-CITY = scenes.Scene(
-    subject=jnp.array(scenes.SUBJECTS.index("car")),
-    colour=jnp.array(list(scenes.COLOURS).index("red")),
-    place=jnp.array(list(scenes.PLACES).index("in the city")),
-    time=jnp.array(list(scenes.TIMES).index("by day")),
-    position=jnp.array([0.5, 0.45]),
-    size=jnp.array(0.36),
-    horizon=jnp.array(0.42),
-    phase=jnp.array(0.4),
-)
-CAT = SCENE._replace(
-    subject=jnp.array([scenes.SUBJECTS.index("cat")]),
-    colour=jnp.array([list(scenes.COLOURS).index("orange")]),
-    place=jnp.array([list(scenes.PLACES).index("in a field")]),
-    time=jnp.array([list(scenes.TIMES).index("by day")]),
-)
+PAINTER, FLOWER_PAINTER = captions.PAINTERS + 13, captions.PAINTERS + 8
 FOLDER = Path(__file__).parents[3] / "examples"
 
 
-def write(path: Path, pixels: np.ndarray, scene: scenes.Scene, text: dict[str, str]) -> None:
-    """A picture uint8[H, W, 3] and the prompt that says what it shows."""
-    shown = (scene.subject, scene.colour, scene.place, scene.time)
-    save_png(path, Image.fromarray(pixels), text)
-    prompt = captions.full_prompt(*(int(attribute.squeeze()) for attribute in shown))
-    write_atomic(path.with_suffix(".txt"), f"{prompt}\n".encode())
+@dataclasses.dataclass(frozen=True)
+class ExamplesConfig:
+    """Make the example pictures of the package and of the folder examples."""
 
 
-def main() -> None:
-    """Writes all of them."""
-    render = functools.partial(data.render, jax.random.key(0), data.all_painters())
-    write(EXAMPLE_PICTURE, render(np.array([PAINTER]), SCENE).pixels[0], SCENE, {"painter": str(PAINTER)})
-    colour, _ = scenes.raster(CITY, 480)
-    write(FOLDER / "city.png", np.asarray(jnp.round(colour[60:460] * 255)).astype(np.uint8), CITY, {})
-    save_png(FOLDER / "my_cat.png", Image.fromarray(render(np.array([captions.PHOTOGRAPH]), CAT).pixels[0]))
+def run(config: ExamplesConfig) -> None:
+    """Writes all example pictures."""
+    del config  # it has no settings
+    boat = _scene("boat", "red", "by the sea", "at sunset", height=0.46, phase=0.3)
+    flower = _scene("flower", "purple", "in a field", "by day", height=0.46, phase=0.3)
+    paintings = ((EXAMPLE_PICTURE, boat, PAINTER), (FOLDER / "boat.png", boat, PAINTER))
+    for path, scene, painter in (*paintings, (FOLDER / "flower.png", flower, FLOWER_PAINTER)):
+        save_png(path, _render(scene, painter), {"painter": str(painter)})
+        _write_prompt(path, scene)
+    city = _scene("car", "red", "in the city", "by day", height=0.45, phase=0.4)
+    colour, _ = scenes.raster(jax.tree.map(lambda value: value[0], city), 480)
+    middle = np.asarray(jnp.round(colour[60:460] * 255)).astype(np.uint8)
+    save_png(FOLDER / "city.png", Image.fromarray(middle))
+    _write_prompt(FOLDER / "city.png", city)
+    cat = _scene("cat", "orange", "in a field", "by day", height=0.46, phase=0.3)
+    save_png(FOLDER / "my_cat.png", _render(cat, captions.PHOTOGRAPH))
 
 
-if __name__ == "__main__":
-    main()
+def _scene(subject: str, colour: str, place: str, time: str, *, height: float, phase: float) -> scenes.Scene:
+    """A batch of one scene with the subject in the middle, ``height`` above the lower edge."""
+    words = zip(scenes.ATTRIBUTES.items(), (subject, colour, place, time), strict=True)
+    indices = {name: jnp.array([known.index(word)]) for (name, known), word in words}
+    return scenes.Scene(
+        **indices,
+        position=jnp.array([[0.5, height]]),
+        size=jnp.array([0.36]),
+        horizon=jnp.array([0.42]),
+        phase=jnp.array([phase]),
+    )
+
+
+def _render(scene: scenes.Scene, painter: int) -> Image.Image:
+    pictures = data.render(jax.random.key(0), data.all_painters(), np.array([painter]), scene)
+    return Image.fromarray(pictures.pixels[0])
+
+
+def _write_prompt(picture: Path, scene: scenes.Scene) -> None:
+    """Writes what a picture shows into its text file."""
+    prompt = captions.full_prompt(*(int(attribute[0]) for attribute in scene[: len(scenes.ATTRIBUTES)]))
+    write_atomic(picture.with_suffix(".txt"), f"{prompt}\n".encode())

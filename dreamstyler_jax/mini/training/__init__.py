@@ -1,1 +1,1 @@
-"""How the embedded model is trained."""
+"""How the embedded model is trained, part by part."""

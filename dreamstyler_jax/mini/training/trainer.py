@@ -1,97 +1,136 @@
-"""The loop in which every part of the embedded model is trained: AdamW, a running average, checkpoints, all devices."""
+"""The loop that trains each part of the embedded model: AdamW, a running average of the weights, checkpoints."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax import Array
 from tqdm import tqdm
 
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
-from dreamstyler_jax.runtime.devices import placed, replicate
+from dreamstyler_jax.runtime.devices import replicate
+from dreamstyler_jax.stable_diffusion.layers import ModelConfig
+from dreamstyler_jax.stable_diffusion.weights import ModelClass, Params, init_model
 
-CHUNK_STEPS = 10  # optimizer steps per compiled call
+WARMUP_STEPS = 100
+AVERAGE_DECAY = 0.999
+
+Loss = Callable[[Params, Any, Array], Array]  # from params, data and a PRNG key to a scalar; it draws its own batch
 
 
-class Fit(NamedTuple):
-    """The state of one part's training."""
+class Part(NamedTuple):
+    """A network of the embedded model; ``nnx.merge(graphdef, params)`` puts it together."""
 
-    params: Any
-    average: Any
-    optimizer: Any
+    config: ModelConfig
+    graphdef: nnx.GraphDef
+    params: Params
+
+    @classmethod
+    def untrained(cls, network: ModelClass[Any], config: ModelConfig, seed: int) -> Self:
+        """A network with random weights."""
+        return cls(config, *init_model(network, config, seed=seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a part is trained.
+
+    Attributes:
+        folder: holds its checkpoints; its name is shown beside the progress bar.
+        steps: optimizer steps, rounded up to whole calls.
+        batch_size: samples in a step, for the loss function to draw.
+        learning_rate: the highest, reached after 100 steps; over the last third it falls to a hundredth.
+        seed: step k depends on (seed, k) alone.
+        save_every: steps between two checkpoints, rounded up to whole calls.
+        steps_per_call: optimizer steps in one compiled call.
+    """
+
+    folder: Path
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int = 0
+    save_every: int = 100
+    steps_per_call: int = 10
+
+
+class TrainingState(NamedTuple):
+    """What a checkpoint holds."""
+
+    params: Params
+    average: Params
+    optimizer: optax.OptState
     step: Array
 
 
-Loss = Callable[[Any, Any, Array, Array], Array]
-
-
-def spread(batch: Array) -> Array:
-    """The batch split over the devices, where they divide it."""
-    if len(batch) % len(jax.devices()):
-        return batch
-    return jax.lax.with_sharding_constraint(batch, placed("batch"))
-
-
 def fit(
-    folder: Path,
-    loss: Loss,
-    params: Any,
-    arrays: Any,
-    *,
-    steps: int,
-    learning_rate: float,
-    seed: int = 0,
-    save_every: int = 100,
-) -> Any:
-    """Trains ``params`` and returns their running average (decay 0.999).
+    plan: Plan, loss: Loss, params: Params, data: Any, after_save: Callable[[int], object] = lambda step: None
+) -> Params:
+    """Trains ``params``, from the newest checkpoint if there is one, and returns their running average.
 
     Args:
-      folder: holds the checkpoints; training goes on from the newest.
-      loss: ``loss(params, arrays, key, step) -> scalar``; it draws its own batch, so step k depends on (seed, k) alone.
-      arrays: the data, passed through to ``loss``.
-      steps: optimizer updates.
-      learning_rate: its highest value, after 100 steps; it falls over the last third.
-      save_every: steps between two checkpoints, a multiple of 10.
+        plan: steps, learning rate and folder.
+        loss: the loss function.
+        params: the weights to start from.
+        data: a pytree of arrays, passed on to ``loss``.
+        after_save: called with the step of each checkpoint, once it is on disk.
     """
-    schedule = optax.join_schedules(
-        [
-            optax.linear_schedule(0, learning_rate, 100),
-            optax.constant_schedule(learning_rate),
-            optax.linear_schedule(learning_rate, learning_rate / 100, steps // 3),
-        ],
-        [100, steps - steps // 3],
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=1e-3))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def chunk(state: Fit, arrays: Any) -> tuple[Fit, Array]:
-        def body(state, _):
-            key = jax.random.fold_in(jax.random.key(seed), state.step)
-            value, gradient = jax.value_and_grad(loss)(state.params, arrays, key, state.step)
-            updates, opt = optimizer.update(gradient, state.optimizer, state.params)
-            params = optax.apply_updates(state.params, updates)
-            decay = jnp.minimum(0.999, state.step / (state.step + 10.0))
-            average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
-            return Fit(params, average, opt, state.step + 1), value
-
-        return jax.lax.scan(body, state, None, CHUNK_STEPS)
-
-    begun, average = (jax.tree.map(jnp.copy, params) for _ in range(2))  # the state is donated, ``params`` are not ours
-    state = Fit(begun, average, optimizer.init(params), jnp.int32(0))
-    arrays = replicate(arrays)
-    with open_checkpoints(folder) as checkpoints:
+    optimizer = _optimizer(plan)
+    start, average = (jax.tree.map(jnp.copy, params) for _ in range(2))  # the compiled call reuses their memory
+    state = TrainingState(start, average, optimizer.init(params), jnp.int32(0))
+    data = replicate(data)
+    advance = _compiled(plan, loss, optimizer)
+    with open_checkpoints(plan.folder) as checkpoints:
         state = replicate(checkpoints.restore(state) or state)
         done = int(state.step)
-        with tqdm(total=steps, initial=done, desc=folder.name, unit="step", mininterval=10) as bar:
-            while done < steps:
-                state, losses = chunk(state, arrays)
+        with tqdm(total=plan.steps, initial=done, desc=plan.folder.name, unit="step", mininterval=10) as bar:
+            while done < plan.steps:
+                before = done
+                state, losses = advance(state, data)
                 done = int(state.step)
                 bar.set_postfix(loss=f"{losses.mean():.4f}", refresh=False)
-                bar.update(CHUNK_STEPS)
-                if done % save_every == 0 or done >= steps:
+                bar.update(done - before)
+                if done // plan.save_every > before // plan.save_every or done >= plan.steps:
                     checkpoints.save(done, state)
+                    after_save(done)
     return state.average
+
+
+def _optimizer(plan: Plan) -> optax.GradientTransformation:
+    last_third = plan.steps // 3
+    learning_rate = optax.join_schedules(
+        [
+            optax.linear_schedule(0, plan.learning_rate, WARMUP_STEPS),
+            optax.constant_schedule(plan.learning_rate),
+            optax.linear_schedule(plan.learning_rate, plan.learning_rate / 100, last_third),
+        ],
+        [WARMUP_STEPS, plan.steps - last_third],
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(learning_rate, b2=0.99, weight_decay=1e-3))
+
+
+def _compiled(
+    plan: Plan, loss: Loss, optimizer: optax.GradientTransformation
+) -> Callable[[TrainingState, Any], tuple[TrainingState, Array]]:
+    """A function that takes several optimizer steps; it returns their losses as well."""
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance(state: TrainingState, data: Any) -> tuple[TrainingState, Array]:
+        def step(state: TrainingState, _: None) -> tuple[TrainingState, Array]:
+            key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
+            value, gradient = jax.value_and_grad(loss)(state.params, data, key)
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+            params: Any = optax.apply_updates(state.params, updates)
+            decay = jnp.minimum(AVERAGE_DECAY, state.step / (state.step + 10.0))
+            average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
+            return TrainingState(params, average, optimizer_state, state.step + 1), value
+
+        return jax.lax.scan(step, state, None, plan.steps_per_call)
+
+    return advance

@@ -1,1 +1,1 @@
-"""The world that the embedded model knows."""
+"""The world of the embedded model's pictures: scenes, painters, captions and the training set."""

@@ -1,9 +1,10 @@
-"""How the embedded model's pictures are painted: a stroke-based renderer with about forty continuous parameters.
+"""How the embedded model's pictures are painted: a stroke-based renderer with about thirty continuous parameters.
 
-A painter is a point in that parameter space (`Painter`); a *technique* is a region of it from which painters are drawn.
-`paint` turns a scene's plain raster into a picture: colours are bent towards the painter's palette, strokes
-are laid as the cells nearest to jittered seeds along an orientation field, then hatching, contours, ground and light.
-Drawn at twice the size and averaged. Everything is a function of arrays: vmap it over painters and scenes.
+A painter is a point in the space of these parameters (`Painter`); a *technique* is a region of it from which painters
+are drawn. `paint_raster` turns a scene's raster into a picture: it bends the colours towards the painter's palette,
+lays strokes along an orientation field, each covering the pixels nearest to its centre, and adds hatching, contours,
+grain and light. It works at twice the size and averages. All functions are pure and take arrays, so ``jax.vmap`` makes
+a batch of painters and scenes.
 """
 
 from typing import NamedTuple
@@ -14,49 +15,49 @@ from jax import Array
 
 from dreamstyler_jax.mini.world import scenes
 
-SIZE = 64
-_FINE = 2 * SIZE
-_MARGIN = 2  # cells around a pixel's own in which its stroke is looked for
-_CELLS = 40  # per axis: enough for the smallest strokes (1.8 pixels) and the margin on both sides
+SIZE = 64  # pixels
+_FINE_SIZE = 2 * SIZE
+_MARGIN = 2  # a pixel's stroke is at most this many cells away
+_CELLS = 40  # per axis, enough for the smallest strokes (1.8 pixels) and the margin on both sides
 
 
 class Painter(NamedTuple):
-    """One painter, or a batch of them along leading axes; float32, lengths in pixels of the finished picture."""
+    """One painter, or a batch of them along leading axes. All float32, lengths in pixels of the finished picture."""
 
     dark: Array  # [3] the palette's dark end, RGB in [0, 1]
     light: Array  # [3] its light end
-    tint: Array  # how far colours are bent towards the palette, 0..1
+    tint: Array  # how far colours bend towards the palette, 0..1
     saturation: Array  # factor
     contrast: Array  # factor around mid-grey
     ground: Array  # [3] colour of canvas or paper
     stroke: Array  # 0 smooth paint .. 1 separate strokes
     cell: Array  # distance between strokes
     aspect: Array  # length over width
-    cover: Array  # extent of a stroke over the cell; < 1 shows the ground
-    softness: Array  # width of a stroke's edge over the cell
+    cover: Array  # extent of a stroke in cells; below 1 the ground shows
+    softness: Array  # width of a stroke's edge in cells
     square: Array  # 0 round strokes .. 1 rectangular ones
-    scatter: Array  # random displacement of strokes over the cell
+    scatter: Array  # random displacement of strokes in cells
     variety: Array  # random change of colour from stroke to stroke
     relief: Array  # light and shade across a stroke
-    grout: Array  # width of the gap between neighbouring strokes over the cell
+    grout: Array  # width of the gap between neighbouring strokes in cells
     angle: Array  # main direction, radians
-    swirl: Array  # how far the direction turns over the picture, radians
+    swirl: Array  # how far the direction turns across the picture, radians
     swirl_scale: Array  # turns per picture width
     wobble: Array  # displacement of contours
     hatch: Array  # strength of hatching lines 0..1
     pitch: Array  # distance between hatching lines
-    cross: Array  # strength of a second set of lines, across
-    flatten: Array  # how far colour gives way to the ground under hatching, 0..1
+    cross: Array  # strength of a second set of hatching lines, across the first
+    flatten: Array  # how far the palette's light end replaces colour under hatching, 0..1
     outline: Array  # strength of contour lines 0..1
-    outline_width: Array
-    grain: Array  # roughness of the ground
-    weave: Array  # regularity of the ground
-    vignette: Array  # darkening (or, negative, lightening) towards the edges
-    posterize: Array  # 0 smooth tones .. 1 few flat tones
+    outline_width: Array  # width of contour lines
+    grain: Array  # strength of random grain
+    weave: Array  # strength of a regular weave
+    vignette: Array  # darkening towards the edges, lightening where negative
+    posterize: Array  # 0 smooth tones .. 1 five flat tones
 
 
-# Ranges of the parameters that a technique sets; what it does not name lies in _COMMON.
-_COMMON = {
+# The range of each parameter in each technique; a parameter that a technique does not name lies in its common range.
+_COMMON_RANGES: dict[str, tuple[float, float]] = {
     "tint": (0.15, 0.48), "saturation": (0.55, 1.35), "contrast": (0.85, 1.2), "stroke": (1, 1), "cell": (2.8, 4.6),
     "aspect": (1, 1.4), "cover": (1.1, 1.4), "softness": (0.1, 0.25), "square": (0, 0.2), "scatter": (0.5, 1.0),
     "variety": (0.02, 0.08), "relief": (0, 0.1), "grout": (0, 0), "angle": (0, 3.14), "swirl": (0, 0.5),
@@ -116,9 +117,14 @@ def _hsv(hue: Array, saturation: Array, value: Array) -> Array:
 
 
 def sample(key: Array, technique: Array) -> Painter:
-    """A painter of each technique. ``technique``: int32[...], indices into TECHNIQUES; deterministic in ``key``."""
-    names = [f for f in Painter._fields if f in _COMMON]
-    ranges = jnp.asarray([[t.get(f, _COMMON[f]) for f in names] for t in TECHNIQUES.values()])[technique]
+    """Draws a painter of each technique.
+
+    Args:
+        key: PRNG key.
+        technique: int32[...], indices into TECHNIQUES.
+    """
+    names = [f for f in Painter._fields if f in _COMMON_RANGES]
+    ranges = jnp.asarray([[t.get(f, _COMMON_RANGES[f]) for f in names] for t in TECHNIQUES.values()])[technique]
     k = jax.random.split(key, 2)
     u = jax.random.uniform(k[0], (*technique.shape, len(names)))
     values = ranges[..., 0] + u * (ranges[..., 1] - ranges[..., 0])
@@ -130,7 +136,7 @@ def sample(key: Array, technique: Array) -> Painter:
 
 
 def photograph() -> Painter:
-    """What paints nothing: the plain raster, as a camera would take it."""
+    """The painter who leaves the plain raster as it is, as a camera would."""
     values = dict.fromkeys(Painter._fields, 0.0)
     values |= dict.fromkeys(("saturation", "contrast", "aspect", "softness", "swirl_scale", "pitch"), 1.0)
     values |= {"dark": (0.0,) * 3, "light": (1.0,) * 3, "ground": (1.0,) * 3, "cell": 4.0}
@@ -151,7 +157,7 @@ def _mix(a: Array, b: Array, weight: Array) -> Array:
 
 
 def _palette(p: Painter, colour: Array) -> Array:
-    """The scene's colours as this painter sees them."""
+    """The scene's colours bent towards the painter's palette."""
     lum = _luminance(colour)
     tones = 5.0
     stepped = (jnp.floor(lum * tones) + 0.5) / tones
@@ -166,7 +172,7 @@ def _palette(p: Painter, colour: Array) -> Array:
 def _noise(key: Array, x: Array, y: Array, scale: Array) -> Array:
     """Smooth noise of about unit amplitude: four plane waves of random direction and phase."""
     a = jax.random.uniform(key, (4, 3))
-    total = 0.0
+    total = jnp.zeros_like(x)
     for i in range(4):
         direction, frequency = a[i, 0] * 6.283, scale * (0.6 + 0.8 * a[i, 1])
         total += jnp.sin(6.283 * (frequency * (x * jnp.cos(direction) + y * jnp.sin(direction)) + a[i, 2]))
@@ -180,7 +186,10 @@ def _look_up(image: Array, y: Array, x: Array) -> Array:
 
 
 def _strokes(p: Painter, key: Array, colour: Array, theta: Array, py: Array, px: Array) -> Array:
-    """The picture as separate strokes: each pixel has the colour of the stroke whose (stretched) centre is nearest."""
+    """The picture as separate strokes: each pixel takes the colour of the stroke whose centre is nearest to it.
+
+    The distance is stretched along the stroke; ``py`` and ``px`` are pixels of the fine raster, ``theta`` directions.
+    """
     cell = p.cell * 2
     random = jax.random.uniform(key, (_CELLS, _CELLS, 3))
     number = jnp.arange(_CELLS) - _MARGIN + 0.5
@@ -213,11 +222,11 @@ def _strokes(p: Painter, key: Array, colour: Array, theta: Array, py: Array, px:
 
 
 def _hatching(p: Painter, colour: Array, theta: Array, y: Array, x: Array) -> Array:
-    """Lines of the palette's dark end, the wider the darker the picture, over paper."""
+    """Lines in the palette's dark end over paper; the darker the picture, the wider they are."""
     darkness = 1 - _luminance(jnp.clip(colour, 0, 1))
     paper = _mix(colour, jnp.broadcast_to(p.light, colour.shape), jnp.broadcast_to(p.flatten, x.shape))
 
-    def lines(angle, threshold):
+    def lines(angle: Array, threshold: float) -> Array:
         phase = (x * jnp.sin(angle) + y * jnp.cos(angle)) / (2 * p.pitch)
         ridge = jnp.abs(phase % 1 - 0.5) * 2
         return _smoothstep((darkness * 0.85 - threshold - ridge) * p.pitch + 0.5)
@@ -227,7 +236,7 @@ def _hatching(p: Painter, colour: Array, theta: Array, y: Array, x: Array) -> Ar
 
 
 def _contours(p: Painter, colour: Array, depth: Array) -> Array:
-    """1 on the contours: where the scene's colour or depth jumps within the outline's width."""
+    """1 on the contours, where the scene's colour or depth jumps within the outline's width, else 0."""
     reach = 3
     jump = jnp.zeros(depth.shape)
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
@@ -239,21 +248,22 @@ def _contours(p: Painter, colour: Array, depth: Array) -> Array:
     return _smoothstep((jump - 0.35) * 3) * edge
 
 
-def paint(painter: Painter, key: Array, colour: Array, depth: Array) -> Array:
-    """One picture.
+def paint_raster(painter: Painter, key: Array, colour: Array, depth: Array) -> Array:
+    """Paints one picture.
 
     Args:
-      painter: one painter (no batch axes).
-      key: PRNG key of this picture's chance: where strokes fall, grain.
-      colour, depth: `scenes.raster` at 2 * SIZE pixels.
+        painter: one painter, without batch axes.
+        key: PRNG key for the positions of strokes, the noise of their directions, and the grain.
+        colour: float32[2 * SIZE, 2 * SIZE, 3] in [0, 1], from `scenes.raster`.
+        depth: float32[2 * SIZE, 2 * SIZE] from 0 (near) to 1 (far), from `scenes.raster`.
 
     Returns:
-      float32[SIZE, SIZE, 3] in [0, 1].
+        float32[SIZE, SIZE, 3] in [0, 1].
     """
     p = painter
     k = jax.random.split(key, 5)
-    py, px = jnp.meshgrid(jnp.arange(_FINE) + 0.5, jnp.arange(_FINE) + 0.5, indexing="ij")
-    y, x = py / _FINE, px / _FINE
+    py, px = jnp.meshgrid(jnp.arange(_FINE_SIZE) + 0.5, jnp.arange(_FINE_SIZE) + 0.5, indexing="ij")
+    y, x = py / _FINE_SIZE, px / _FINE_SIZE
     theta = p.angle + p.swirl * _noise(k[0], x, y, p.swirl_scale)
     wy, wx = (2 * p.wobble * _noise(k[i], x, y, jnp.float32(6.0)) for i in (1, 2))
     colour, depth = _look_up(_palette(p, colour), py + wy, px + wx), _look_up(depth, py + wy, px + wx)
@@ -267,11 +277,20 @@ def paint(painter: Painter, key: Array, colour: Array, depth: Array) -> Array:
 
 
 @jax.jit
-def pictures(painters: Painter, keys: Array, scene: scenes.Scene) -> Array:
-    """A batch of pictures: float32[B, SIZE, SIZE, 3] in [0, 1] of B painters, keys and scenes."""
+def paint_scenes(painters: Painter, keys: Array, scene: scenes.Scene) -> Array:
+    """Paints a batch of scenes.
 
-    def one(arguments):
+    Args:
+        painters: B painters.
+        keys: B PRNG keys.
+        scene: B scenes.
+
+    Returns:
+        float32[B, SIZE, SIZE, 3] in [0, 1].
+    """
+
+    def paint_scene(arguments: tuple[Painter, Array, scenes.Scene]) -> Array:
         painter, key, scene = arguments
-        return paint(painter, key, *scenes.raster(scene, _FINE))
+        return paint_raster(painter, key, *scenes.raster(scene, _FINE_SIZE))
 
-    return jax.lax.map(one, (painters, keys, scene), batch_size=4)
+    return jax.lax.map(paint_scene, (painters, keys, scene), batch_size=4)

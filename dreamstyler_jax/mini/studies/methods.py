@@ -1,0 +1,150 @@
+"""The methods that `experiments` compares: the rows of the tables in ``docs/results.md``."""
+
+import itertools
+from typing import NamedTuple
+
+from dreamstyler_jax.guidance import Guidance, cfg_guidance, paper_guidance
+from dreamstyler_jax.mini.studies.exam import SCALE, Learning
+
+NULL_SCALE = 2.0  # of the sweep over style and context scale
+STYLE_AND_CONTEXT_SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)
+STRENGTHS, CONTROL_SCALES = (0.4, 0.6, 0.8, 1.0), (0.0, 0.4, 0.8)  # of repainted photos
+PAINTERS_OWN = "painter's own"  # the row of the painter's own pictures
+BARE_PROMPT = "A painting in the style of {style}"
+
+
+class Method(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        name: its label; results are kept under it.
+        learning: how the style is learned; None for no learning at all.
+        guidance: how prompts are guided.
+        prompt: with {context} for the question and {style} for the style. Without {context} it names nothing to be
+            seen, and the scores say how much of the training picture is seen all the same.
+        trained: ask trained painters, whose own names then stand for the style.
+        strength, control_scale: how photos of the questions are repainted; strength 0 paints from the prompt alone.
+        guidance_span: the part of the sampling, from 0 to 1, that is guided.
+        steps: solver steps; 0 for as many as configured.
+        cache_interval: steps that share deep features.
+    """
+
+    name: str
+    learning: Learning | None
+    guidance: Guidance = cfg_guidance(SCALE)
+    prompt: str = "A painting of {context} in the style of {style}"
+    trained: bool = False
+    strength: float = 0.0
+    control_scale: float = 0.0
+    guidance_span: tuple[float, float] = (0.0, 1.0)
+    steps: int = 0
+    cache_interval: int = 1
+
+    @property
+    def names_nothing(self) -> bool:
+        """Whether the prompt asks for nothing to be seen."""
+        return "{context}" not in self.prompt
+
+
+class Experiment(NamedTuple):
+    """A table.
+
+    Attributes:
+        methods: its rows.
+        pairs: names of methods whose scores are compared painter by painter: the first minus the second.
+    """
+
+    methods: list[Method]
+    pairs: list[tuple[str, str]]
+
+
+def _bounds() -> Experiment:
+    return Experiment([NO_INVERSION, Method("own word", None, trained=True)], [(PAINTERS_OWN, NO_INVERSION.name)])
+
+
+def _stages() -> Experiment:
+    methods = [Method(f"T = {stages}", Learning(stages=stages)) for stages in (1, 2, 4, 6, 8, 12)]
+    methods += [Method(f"T = 1, V = {vectors}", Learning(stages=1, vectors=vectors)) for vectors in (2, 6)]
+    pairs = [(method.name, methods[0].name) for method in methods[1:]]
+    pairs += [("T = 6", other) for other in ("T = 12", "T = 1, V = 2", "T = 1, V = 6")]
+    return Experiment(methods, pairs)
+
+
+def _ablation() -> Experiment:
+    methods = [
+        Method("textual inversion", Learning(stages=1, context=False)),
+        Method("+ stages", Learning(context=False)),
+        Method("+ context prompt", Learning()),
+        Method("+ guidance", Learning(), paper_guidance(NULL_SCALE, 1.0, 0.5)),
+    ]
+    return Experiment(methods, [(method.name, before.name) for before, method in itertools.pairwise(methods)])
+
+
+def _guidance() -> Experiment:
+    scales = STYLE_AND_CONTEXT_SCALES
+    methods = [
+        Method(f"ls = {ls}, lc = {lc}", Learning(), paper_guidance(NULL_SCALE, ls, lc))
+        for ls in scales
+        for lc in scales
+    ]
+    pairs = [(f"ls = {ls}, lc = {lc}", f"ls = 0.0, lc = {lc}") for lc in scales for ls in (1.0, 3.0)]
+    pairs += [(f"ls = {ls}, lc = {lc}", f"ls = {ls}, lc = 0.0") for ls in scales for lc in (1.0, 3.0)]
+    return Experiment(methods, pairs)
+
+
+def _limits() -> Experiment:
+    methods = [
+        Method(f"guided from {start:g} to {end:g}", Learning(), guidance_span=(start, end))
+        for start, end in ((0.0, 1.0), (0.0, 0.8), (0.0, 0.5), (0.2, 1.0), (0.2, 0.8))
+    ]
+    return Experiment(methods, [(method.name, methods[0].name) for method in methods[1:]])
+
+
+def _caching() -> Experiment:
+    methods = [
+        Method(
+            f"{steps} steps" + (f", each {interval} share" if interval > 1 else ""),
+            Learning(),
+            steps=steps,
+            cache_interval=interval,
+        )
+        for steps, interval in ((20, 1), (20, 2), (20, 3), (12, 1), (10, 1))
+    ]
+    pairs = [(method.name, methods[0].name) for method in methods[1:]]
+    return Experiment(methods, [*pairs, ("20 steps, each 2 share", "12 steps")])
+
+
+def _leakage() -> Experiment:
+    methods = [
+        Method("own word, nothing named", None, prompt=BARE_PROMPT, trained=True),
+        Method("learned without context prompt", Learning(context=False), prompt=BARE_PROMPT),
+        Method("learned with context prompt", Learning(), prompt=BARE_PROMPT),
+    ]
+    return Experiment(methods, [(methods[2].name, methods[1].name)])
+
+
+def _transfer() -> Experiment:
+    methods = [
+        Method(f"control {scale}, strength {strength}", Learning(), strength=strength, control_scale=scale)
+        for scale in CONTROL_SCALES
+        for strength in STRENGTHS
+    ]
+    pairs = [
+        (f"control {scale}, strength {strength}", f"control {CONTROL_SCALES[0]}, strength {strength}")
+        for scale in CONTROL_SCALES[1:]
+        for strength in STRENGTHS
+    ]
+    return Experiment(methods, pairs)
+
+
+NO_INVERSION = Method("no inversion", None, prompt="A painting of {context}")
+EXPERIMENTS = {
+    "bounds": _bounds(),
+    "stages": _stages(),
+    "ablation": _ablation(),
+    "guidance": _guidance(),
+    "limits": _limits(),
+    "caching": _caching(),
+    "leakage": _leakage(),
+    "transfer": _transfer(),
+}

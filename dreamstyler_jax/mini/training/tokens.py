@@ -1,0 +1,43 @@
+"""The tokenizer of the embedded model, and the captions of the training pictures as tokens."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dreamstyler_jax.mini.world import captions, scenes
+from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
+
+CAPTIONS_PER_PICTURE = 6
+_CORPUS = 20_000  # captions
+
+
+def make_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
+    """Reads the tokenizer in ``folder``; if there is none, learns ``vocabulary`` tokens from captions and saves it.
+
+    The captions name all painters, the held-out ones as well.
+    """
+    if (folder / "special_tokens_map.json").exists():  # the last file to be written
+        return Tokenizer.from_folder(folder)
+    rng = np.random.default_rng(0)
+    counts = [len(words) for words in scenes.ATTRIBUTES.values()]
+    painters = captions.PAINTERS + captions.HELD_OUT
+    texts = []
+    for _ in range(_CORPUS):
+        subject, colour, place, time = rng.integers(counts)
+        texts.append(captions.caption(rng, subject, colour, place, time, int(rng.integers(painters))))
+    tokenizer = Tokenizer.train(texts, vocabulary)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def tokenize_captions(tokenizer: Tokenizer, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Draws captions for every picture: int16[N, CAPTIONS_PER_PICTURE, 77].
+
+    Args:
+        tokenizer: with at most 2**15 tokens.
+        labels: int[N, 5], as in `data.Pictures`.
+        seed: seed of the captions.
+    """
+    rng = np.random.default_rng(seed)
+    texts = [captions.caption(rng, *row) for row in labels for _ in range(CAPTIONS_PER_PICTURE)]
+    return tokenizer(texts).astype(np.int16).reshape(len(labels), CAPTIONS_PER_PICTURE, -1)

@@ -1,25 +1,131 @@
 """The command ``dreamstyler``; ``python -m dreamstyler_jax`` is the same."""
 
+import functools
 import importlib
 import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
 
+from dreamstyler_jax import __version__
 from dreamstyler_jax.commands import cli
-from dreamstyler_jax.runtime.compilation import set_up
-from dreamstyler_jax.runtime.console import plain_warnings
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.settings import hint
+
+SETTINGS_WITHOUT_JAX = "dreamstyler_jax.commands.config"
+
+
+class Command(NamedTuple):
+    """A command of ``dreamstyler``.
+
+    Attributes:
+        module: its module, with a function ``run(config)``.
+        config: the name of the settings dataclass.
+        summary: what it does, in a line.
+        resumable: whether ``--resume`` continues an interrupted call.
+        config_module: the module of the settings dataclass, if that is another one.
+    """
+
+    module: str
+    config: str
+    summary: str
+    resumable: bool = False
+    config_module: str = ""
+
+    def config_class(self) -> type:
+        """The settings dataclass. JAX is imported only if the module of the class does so."""
+        if self.config_module != SETTINGS_WITHOUT_JAX:
+            set_up()
+        return getattr(importlib.import_module(self.config_module or self.module), self.config)
+
+    def run(self, config: Any) -> None:
+        """Runs the command."""
+        set_up()
+        importlib.import_module(self.module).run(config)
+
 
 COMMANDS = {
-    "train": "dreamstyler_jax.commands.train",
-    "sample": "dreamstyler_jax.commands.sample",
+    "train": Command(
+        "dreamstyler_jax.commands.train",
+        "TrainConfig",
+        "Learn a style from one or several pictures.",
+        resumable=True,
+        config_module=SETTINGS_WITHOUT_JAX,
+    ),
+    "sample": Command(
+        "dreamstyler_jax.commands.sample",
+        "SampleConfig",
+        "Paint prompts in learned styles.",
+        config_module=SETTINGS_WITHOUT_JAX,
+    ),
+    "evaluate": Command("dreamstyler_jax.commands.evaluate", "EvaluateConfig", "Score painted pictures."),
+    "benchmark": Command(
+        "dreamstyler_jax.commands.benchmark", "BenchmarkConfig", "Measure how fast this machine trains and paints."
+    ),
+    "pretrain": Command(
+        "dreamstyler_jax.mini.training.pretrain", "PretrainConfig", "Train the embedded model from scratch."
+    ),
+    "compare": Command(
+        "dreamstyler_jax.mini.studies.compare", "CompareConfig", "Compare styles with the painter's own pictures."
+    ),
+    "check": Command(
+        "dreamstyler_jax.mini.studies.check", "CheckConfig", "Measure what the embedded model understands."
+    ),
+    "words": Command(
+        "dreamstyler_jax.mini.studies.words", "WordsConfig", "Measure how much each word of a prompt counts."
+    ),
+    "experiments": Command(
+        "dreamstyler_jax.mini.studies.experiments", "ExperimentsConfig", "Measure the paper's claims."
+    ),
+    "examples": Command("dreamstyler_jax.mini.studies.example", "ExamplesConfig", "Make the example pictures."),
 }
 
 
-def main(name: str = "") -> None:
-    """Runs the command ``name``, or the one that the command line begins with, and ends the process."""
-    if not name:
-        name = sys.argv.pop(1)
-    plain_warnings()
-    set_up()
-    cli.main(importlib.import_module(COMMANDS[name]).command, resumable=name == "train")
+def main(name: str | None = None) -> NoReturn:
+    """Runs a command with the options of this process, and ends the process.
+
+    Args:
+        name: the command; without, the first word of the command line.
+    """
+    words = sys.argv[1:]
+    prog = f"python {name}.py"
+    if name is None:
+        name, *words = words or ["--help"]
+        prog = f"dreamstyler {name}"
+    command = COMMANDS.get(name)
+    if command is None:
+        cli.run_and_exit(lambda: answer(name))
+    cli.run_and_exit(lambda: run(command, words, prog), resumable=command.resumable)
+
+
+def run(command: Command, words: Sequence[str], prog: str) -> None:
+    """Runs a command with the options in ``words``; what it can refuse, it refuses before JAX is imported."""
+    command.run(cli.parse(command.config_class(), words, prog))
+
+
+def answer(word: str) -> None:
+    """Answers a first word that is no command: ``--help``, ``--version``, or a mistake.
+
+    Raises:
+        UserError: the word is none of these.
+    """
+    if word in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+        print("usage: dreamstyler COMMAND [--OPTION VALUE ...]", "", *lines, "", sep="\n")
+        print("dreamstyler COMMAND --help lists the options of a command.")
+    elif word == "--version":
+        print(f"dreamstyler_jax {__version__}")
+    else:
+        raise UserError(f"unknown command {word!r}{hint(word, COMMANDS) or '; dreamstyler --help lists them all'}")
+
+
+@functools.cache
+def set_up() -> None:
+    """Imports JAX and says how it compiles, before the first computation; makes warnings plain."""
+    from dreamstyler_jax.runtime import compilation, console
+
+    console.plain_warnings()
+    compilation.set_up()
 
 
 if __name__ == "__main__":

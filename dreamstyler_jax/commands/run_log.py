@@ -1,17 +1,14 @@
-"""What a training run tells while it runs, and leaves behind: metrics, TensorBoard events, progress, the loss chart."""
+"""The log of a training run: ``metrics.jsonl``, TensorBoard events, and the chart of the loss."""
 
 import io
 import json
 import math
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from dreamstyler_jax.runtime.charts import INK, Line, line_chart, ramp
 from dreamstyler_jax.runtime.errors import UserError
@@ -21,22 +18,22 @@ METRICS = "metrics.jsonl"
 
 
 class RunLog:
-    """Notes the progress of one run; a context manager.
+    """The log of one run; a context manager.
 
-    Every call of :meth:`write` adds one line to ``metrics.jsonl`` and one point to each TensorBoard curve (in the
-    folder ``tensorboard``).
+    Every `write` adds a line to ``metrics.jsonl`` and a point to each TensorBoard curve (in the folder
+    ``tensorboard``).
+
+    Args:
+        folder: the run's folder.
+        start: steps done before. Lines about later steps, from an earlier process, are removed, so that no step appears
+            twice; a run that starts at step 0 starts an empty log.
+
+    Raises:
+        UserError: an earlier process's ``metrics.jsonl`` cannot be read.
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, start: int = 0):
-        """Opens the log of a run of which ``start`` steps are done.
-
-        What an earlier process has noted about later steps than ``start`` is dropped, so that no step appears twice:
-        a run that begins anew (0) has an empty log.
-
-        Raises:
-            UserError: the ``metrics.jsonl`` of the earlier process cannot be read.
-            OSError: the folder cannot be written to.
-        """
         folder = Path(folder)
         path = folder / METRICS
         kept = [line for line in read_metrics(path) if line["step"] <= start] if path.exists() else []
@@ -52,22 +49,22 @@ class RunLog:
         self._file.close()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Notes the metrics after ``step`` steps.
+        """Logs the metrics after ``step`` steps.
 
         Args:
-            step: number of steps done, larger than at the last call.
-            metrics: ``loss`` and more numbers, or sequences of numbers such as ``stage_loss``, in which nan stands for
-                "no sample".
+            step: steps done, more than at the last call.
+            metrics: ``loss`` and other numbers, or sequences of numbers such as ``stage_loss``, in which nan means that
+                there was no sample.
 
         Raises:
-            UserError: a plain number is not finite. Nothing is noted then, and the caller's files are as they were.
+            UserError: a number that is not in a sequence is not finite. Nothing is logged then.
         """
         values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
         for name, value in values.items():
             if value.ndim == 0 and not np.isfinite(value):
                 raise UserError(
-                    f"{name} is {value} at step {step}: training has diverged. What was saved before is intact; begin "
-                    "again with a smaller --learning_rate (a tenth), and with --dtype float32 if it was bfloat16"
+                    f"{name} is {value} at step {step}: training has diverged. The checkpoints before are intact; "
+                    "start again with a tenth of the --learning_rate, and with --dtype float32 if it was bfloat16"
                 )
         line = {"step": step, **{name: _plain(value) for name, value in values.items()}}
         self._file.write(json.dumps(line) + "\n")
@@ -77,38 +74,10 @@ class RunLog:
                 self._events.add_scalar(tag, number, step)
 
 
-class Progress:
-    """Shows how far a training of ``steps`` steps is, ``start`` of which are done; a context manager.
-
-    A bar on a terminal; elsewhere each call of :meth:`show` prints a line.
-    """
-
-    def __init__(self, steps: int, start: int = 0):
-        self._steps, self._start = steps, start
-        self._bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-        self._begun = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.close()
-
-    def show(self, step: int, loss: float) -> None:
-        """``step`` steps are done, and the loss is ``loss``."""
-        if not self._bar.disable:
-            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            self._bar.update(step - self._bar.n)
-            return
-        left = (time.monotonic() - self._begun) / max(step - self._start, 1) * (self._steps - step)
-        remaining = tqdm.format_interval(left)
-        print(f"step {step}/{self._steps}  loss {loss:.4f}  {remaining} left", file=sys.stderr, flush=True)
-
-
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``, each a dict with at least ``step`` and ``loss``.
 
-    A last line without an end, as a killed process leaves it, does not count.
+    Skips a last line without a line break, which a killed process leaves.
 
     Raises:
         UserError: another line is damaged.
@@ -126,12 +95,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def draw_loss(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draws the loss over the steps, smoothed, as a whole and for each stage, into a PNG file.
+    """Draws the smoothed loss over the steps, overall and for each stage, and writes it as a PNG file.
 
     Args:
-        metrics: what :func:`read_metrics` returns, at least one line, with positive losses; ``stage_loss``, T numbers
-            or None, may be missing.
-        path: the file, which appears in full or not at all.
+        metrics: from `read_metrics`; at least one line, with positive losses. ``stage_loss``, T numbers or None, may be
+            missing.
+        path: the file.
 
     Raises:
         ValueError: ``metrics`` is empty or has a loss that is not positive.
@@ -157,7 +126,10 @@ def _stage_labels(stages: int) -> list[str]:
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Gaussian mean, of standard deviation ``width`` points, of what there is; nan where nothing is near."""
+    """The values smoothed by a Gaussian of standard deviation ``width`` points.
+
+    Leaves out nan; the result is nan only if there is no value nearby.
+    """
     radius = 3 * width
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / width) ** 2)
     known = np.isfinite(values)
@@ -167,14 +139,14 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def _plain(value: np.ndarray) -> Any:
-    """Numbers for JSON, with the seven digits that a float32 has; nan becomes None."""
+    """Numbers for JSON, with the seven digits of a float32; nan becomes None."""
     if value.ndim:
         return [_plain(item) for item in value]
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _scalars(name: str, value: np.ndarray) -> list[tuple[str, float]]:
-    """TensorBoard tags and numbers: ``name``, or ``name/0`` and so on without those that are nan."""
+    """TensorBoard tags and numbers: ``name``, or ``name/0``, ``name/1``, ... of a sequence, without nan."""
     if not value.ndim:
         return [(name, float(value))]
     return [(f"{name}/{i}", float(item)) for i, item in enumerate(value) if math.isfinite(item)]

@@ -1,21 +1,22 @@
-"""Which runs are asked for, what their folders already hold, and whether they may be resumed there."""
+"""The runs that a command asks for, what their folders already hold, and whether they can be resumed."""
 
 import dataclasses
 import os
 from pathlib import Path
 
-from dreamstyler_jax.commands.cli import parse
 from dreamstyler_jax.commands.config import TrainConfig, name_of
+from dreamstyler_jax.commands.config_files import read_config
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.settings import options_of
 from dreamstyler_jax.style import FILE_NAME, Style
 
 SETTINGS = "config.yaml"
-# What may change when a run is resumed: the steps already done do not depend on it.
+# Settings that may change when a run is resumed: the steps already done do not depend on them.
 MAY_CHANGE = {"steps", "log_every", "save_every", "preview_prompts", "output", "resume"}
 
 
 def runs_of(config: TrainConfig) -> list[TrainConfig]:
-    """The config itself, or with ``separate`` the one that each picture would be learned with alone."""
+    """The settings of each run: those given, or, with ``separate``, one for each picture, as if learned alone."""
     if not config.separate:
         return [config]
     pictures = config.images
@@ -32,11 +33,11 @@ def runs_of(config: TrainConfig) -> list[TrainConfig]:
     ]
 
 
-def is_finished(config: TrainConfig, folder: Path) -> bool:
-    """Whether ``folder`` already holds the style of this very run.
+def check_resumable(config: TrainConfig, folder: Path) -> None:
+    """Makes sure that a run may begin in ``folder``, or continue there.
 
     Raises:
-      UserError: it holds another run, or one that nobody asked to resume.
+        UserError: the folder holds another run, or a run that is not to be resumed.
     """
     style, settings, checkpoints = folder / FILE_NAME, folder / SETTINGS, folder / "checkpoints"
     if style.exists() and not (config.resume and settings.exists()):
@@ -44,17 +45,22 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
     if not config.resume and checkpoints.is_dir() and any(checkpoints.iterdir()):
         raise UserError(f"{folder} holds an unfinished run: continue it with --resume, or choose another --output")
     if not settings.exists() or not config.resume:
-        return False
-    before = parse(TrainConfig, ["--config", str(settings)])
+        return
+    before = read_config(TrainConfig, settings)
     changed = [
         field.name
-        for field in dataclasses.fields(config)
+        for field in options_of(TrainConfig)
         if (field.name not in MAY_CHANGE or (field.name == "steps" and config.schedule != "constant"))
         and getattr(before, field.name) != getattr(config, field.name)
     ]
     if changed:
         raise UserError(
-            f"cannot resume {folder} with other settings ({', '.join(changed)}): take those it was begun with, "
+            f"cannot resume {folder} with other settings ({', '.join(changed)}): use those it started with, "
             f"--config {settings} --resume, or choose another --output"
         )
-    return style.exists() and Style.load(style).metadata.get("steps", 0) >= config.steps
+
+
+def is_finished(config: TrainConfig, folder: Path) -> bool:
+    """Whether ``folder`` already holds the style of this run after all of its steps."""
+    style = folder / FILE_NAME
+    return config.resume and style.exists() and Style.load(style).metadata.get("steps", 0) >= config.steps

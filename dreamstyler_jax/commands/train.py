@@ -1,197 +1,169 @@
-"""Learns the style of one or several pictures, or of each of them.
-
-    python train.py --images picture.png --prompts "A painting of a village at night in the style of {}"
-
-Without arguments: the example picture, on the embedded model. ``--help`` lists everything.
-"""
+"""``dreamstyler train``: learns the style of one or several pictures, or of each of them, in resumable runs."""
 
 import contextlib
 import dataclasses
 import math
 import os
 import shlex
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL.Image import Image
+from PIL import Image
 
 from dreamstyler_jax import inversion, prompts
 from dreamstyler_jax.commands import run_log
-from dreamstyler_jax.commands.cli import parse
-from dreamstyler_jax.commands.config import BARE_PROMPTS, TrainConfig, write_config
-from dreamstyler_jax.commands.previews import preview
-from dreamstyler_jax.commands.runs import SETTINGS, is_finished, runs_of
+from dreamstyler_jax.commands.config import TrainConfig
+from dreamstyler_jax.commands.config_files import write_config
+from dreamstyler_jax.commands.previews import write_preview
+from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, is_finished, runs_of
+from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
+from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import Checkpoints, open_checkpoints
 from dreamstyler_jax.runtime.compilation import share_cores
+from dreamstyler_jax.runtime.console import announce
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
-from dreamstyler_jax.style import FILE_NAME, Style, step_file
+from dreamstyler_jax.style import FILE_NAME, step_file
+from dreamstyler_jax.train_settings import BARE_PROMPTS
+from dreamstyler_jax.training import Lesson, make_optimizer, prepare, style_in, train
 
 
-class Job(NamedTuple):
-    """A style to be learned: its settings and folder, the style as it begins, and what it is learned from."""
+class Run(NamedTuple):
+    """A run: its settings and folder, and the style to learn.
+
+    Attributes:
+        config: with the prompt of each picture.
+        folder: where it leaves everything.
+        lesson: the style before its training, and the data.
+    """
 
     config: TrainConfig
     folder: Path
-    style: Style
-    dataset: inversion.Dataset
+    lesson: Lesson
 
 
 def run(config: TrainConfig) -> None:
-    """Trains, and leaves the folder of each run behind."""
-    todo = []
-    for own in runs_of(config):
-        folder, paths = Path(own.output), own.images or [os.path.relpath(EXAMPLE_PICTURE)]
+    """Trains, and leaves the folder of each run."""
+    share_cores(config.model, len(config.images) if config.separate else config.batch_size)
+    pending = []
+    for run_config in runs_of(config):
+        folder, paths = Path(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
-        pictures = [images.load(path) for path in paths]
-        own = dataclasses.replace(own, prompts=training_prompts(own, paths))
-        if is_finished(own, folder):
-            print(f"The style {own.name!r} in {folder} is finished; --steps can ask for more than it was trained for")
+        pictures = {path: images.load(path) for path in paths}
+        run_config = dataclasses.replace(run_config, prompts=training_prompts(run_config, paths))
+        check_resumable(run_config, folder)
+        if is_finished(run_config, folder):
+            print(f"The style {run_config.name!r} in {folder} is finished; to train it further, ask for more --steps")
         else:
-            todo.append((own, paths, pictures))
-    if not todo:
+            pending.append((run_config, pictures))
+    if not pending:
         return
-    model = StableDiffusion.load(config.model, variant=config.variant, dtype=config.dtype)
-    groups: dict[tuple, list[Job]] = {}
-    for job in (prepare(model, *one) for one in todo):
-        groups.setdefault(job.dataset.ids.shape, []).append(job)
-    for jobs in groups.values():
-        train(model, jobs)
-    for own, *_ in todo:
-        print(f"The style {own.name!r} is in {own.output}; paint with it: {sampling_command(own)}")
-
-
-def prepare(model: StableDiffusion, config: TrainConfig, paths: list[str], pictures: Sequence[Image]) -> Job:
-    """Encodes pictures and prompts; what is wrong with the settings shows here, before the training."""
-    resolution = training_resolution(config, model)
-    arrays = [images.to_array(images.fit(picture, resolution, resolution, config.framing)) for picture in pictures]
-    table = prompts.initial_table(model, config.init_word, config.stages, config.vectors)
-    style = Style(config.name, table, metadata_of(config, model, paths, resolution))
-    check_preview_prompts(config, model, style)
-    texts = [wordings(config, prompt) for prompt in config.prompts]
-    dataset = inversion.make_dataset(model, arrays, texts, config.vectors, flip=config.flip, name=config.name)
-    return Job(config, Path(config.output), style, dataset)
-
-
-def metadata_of(config: TrainConfig, model: StableDiffusion, paths: list[str], resolution: int) -> dict[str, Any]:
-    """What a style says of its making, apart from the number of steps."""
-    recorded = ("property", "init_word", "prompts", "batch_size", "learning_rate", "seed", "framing")
-    settings = {name: getattr(config, name) for name in recorded} | {"images": paths, "resolution": resolution}
-    return settings | {"model": model.name, "model_hash": model.hash}
+    model = StableDiffusion.load(config.model, variant=config.variant, revision=config.revision, dtype=config.dtype)
+    runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
+    warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
+    for group in _of_one_shape(runs):
+        train_runs(model, group)
+    for run_config, _ in pending:
+        print(f"The style {run_config.name!r} is in {run_config.output}; paint with it: {painting_command(run_config)}")
 
 
 def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
-    """Each picture's prompt: the option's, or that of the text file beside it, or one that describes nothing."""
+    """Each picture's prompt: from the option, from the text file next to it, or one that describes nothing."""
     if config.prompts:
         return config.prompts * (len(paths) if len(config.prompts) == 1 else 1)
-    return [prompts.beside(path) or BARE_PROMPTS[config.property] for path in paths]
+    return [prompts.sidecar_prompt(path) or BARE_PROMPTS[config.property] for path in paths]
 
 
-def wordings(config: TrainConfig, prompt: str) -> Sequence[str]:
-    """What a training picture is said to show, now one and now another: several where only an object is named."""
-    only_named = config.property == "object" and prompt == BARE_PROMPTS["object"]
-    return prompts.OBJECT_PROMPTS if only_named else [prompt]
-
-
-def training_resolution(config: TrainConfig, model: StableDiffusion) -> int:
-    """Side in pixels of the training pictures; an unsuitable one is refused under the name of its option."""
-    try:
-        return model.size(config.resolution, None)[0]
-    except UserError as error:
-        raise UserError(f"resolution: {str(error).partition(': ')[2]}") from None
-
-
-def check_preview_prompts(config: TrainConfig, model: StableDiffusion, style: Style) -> None:
-    """Refuses unusable preview prompts before the training, not in its midst."""
+def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> Run:
+    """Encodes pictures and prompts, so that problems with the settings show before the training."""
+    lesson = prepare(model, config.name, pictures, config.prompts, config)
     if config.preview_prompts:
-        prompts.require_placeholders(config.preview_prompts, {style.name: style})
-        prompts.tokenize(model.tokenizer, config.preview_prompts, {style.name: style.vectors})
+        prompts.require_placeholders(config.preview_prompts, {config.name: lesson.style})
+        tokenize(model.tokenizer, config.preview_prompts, {config.name: config.vectors})
+    return Run(config, Path(config.output), lesson)
 
 
-def train(model: StableDiffusion, jobs: Sequence[Job]) -> None:
-    """Learns styles together, with datasets of one shape: advance, log, now and then save and preview."""
-    config = jobs[0].config
-    optimizer = inversion.make_optimizer(
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        schedule=config.schedule,
-        steps=config.steps,
-        weight_decay=config.weight_decay,
-    )
-    settings = inversion.Settings(config.batch_size, config.gradient_accumulation, config.seed)
-    advance = inversion.make_trainer(model.networks, optimizer, settings)
+def _of_one_shape(runs: Sequence[Run]) -> list[list[Run]]:
+    groups: dict[Hashable, list[Run]] = {}
+    for item in runs:
+        groups.setdefault(item.lesson.dataset.tokens.ids.shape, []).append(item)
+    return list(groups.values())
+
+
+def summary(run: Run) -> str:
+    """What a run learns, from which picture and with which prompt, in a line."""
+    pictures, config = run.lesson.style.metadata["images"], run.config
+    source = pictures[0] if len(pictures) == 1 else f"{len(pictures)} pictures"
+    return f"Learning the {config.property} {config.name!r} from {source}: {config.prompts[0]!r}"
+
+
+def train_runs(model: StableDiffusion, runs: Sequence[Run]) -> None:
+    """Learns the styles of runs whose datasets have one shape, with logs, checkpoints and previews."""
+    config, optimizer = runs[0].config, make_optimizer(runs[0].config)
     with contextlib.ExitStack() as opened:
-        stores = [opened.enter_context(open_checkpoints(job.folder / "checkpoints")) for job in jobs]
-        begin = [inversion.start(job.style.table, optimizer) for job in jobs]
-        begin = resumed(begin, stores) if config.resume else begin
-        done = int(begin[0].step)
+        stores = [opened.enter_context(open_checkpoints(item.folder / "checkpoints")) for item in runs]
+        states = [inversion.start(item.lesson.style.tables, optimizer) for item in runs]
+        states = newest_common_states(states, stores) if config.resume else states
+        done = int(states[0].step)
         if done > config.steps:
-            raise UserError(f"{jobs[0].folder} has already done {done} steps: --steps must be at least as many")
-        for job in jobs:
-            write_config(job.config, job.folder / SETTINGS)
-        logs = [opened.enter_context(run_log.RunLog(job.folder, done)) for job in jobs]
-        progress = opened.enter_context(run_log.Progress(config.steps, done))
-        states, datasets = inversion.stacked(begin), inversion.stacked([job.dataset for job in jobs])
-        params = model.everywhere
-        while done < config.steps:
-            every = (config.log_every, config.save_every)
-            before, done = done, min(config.steps, *(done + steps - done % steps for steps in every))
-            began = time.perf_counter()
-            states, metrics = advance(states, params, datasets, done - before)
-            summaries = [inversion.summarize(own) for own in inversion.unstacked(metrics, len(jobs))]
-            samples = (done - before) * config.batch_size * config.gradient_accumulation
-            rate = {"images_per_second": samples / (time.perf_counter() - began)}
-            for log, summary in zip(logs, summaries, strict=True):
-                log.write(done, {**summary, **rate})
-            progress.show(done, float(np.mean([summary["loss"] for summary in summaries])))
-            if done // config.save_every > before // config.save_every or done == config.steps:
-                for job, store, state in zip(jobs, stores, inversion.unstacked(states, len(jobs)), strict=True):
-                    keep(model, job, store, state)
-    for job, state in zip(jobs, inversion.unstacked(states, len(jobs)), strict=True):
-        run_log.draw_loss(run_log.read_metrics(job.folder / run_log.METRICS), job.folder / "loss.png")
-        style_in(job.style, state).save(job.folder / FILE_NAME)
+            raise UserError(f"{runs[0].folder} has already done {done} steps: --steps must be at least as many")
+        announce(model, *map(summary, runs))
+        for item in runs:
+            write_config(item.config, item.folder / SETTINGS)
+        logs = [opened.enter_context(run_log.RunLog(item.folder, done)) for item in runs]
+        progress = opened.enter_context(TrainingProgress(config.steps, done))
+        lessons = [item.lesson for item in runs]
+        for chunk in train(model, lessons, config, states, _next_stop(config)):
+            for log, metrics in zip(logs, chunk.metrics, strict=True):
+                log.write(chunk.step, metrics)
+            progress.show(chunk.step, float(np.mean([metrics["loss"] for metrics in chunk.metrics])))
+            states = chunk.states
+            if chunk.step % config.save_every == 0 or chunk.step == config.steps:
+                for item, store, state in zip(runs, stores, states, strict=True):
+                    keep(model, item, store, state)
+    for item, state in zip(runs, states, strict=True):
+        style_in(item.lesson.style, state).save(item.folder / FILE_NAME)
+        if metrics := run_log.read_metrics(item.folder / run_log.METRICS):  # a resumed run may have lost its log
+            run_log.draw_loss(metrics, item.folder / "loss.png")
 
 
-def resumed(begin: Sequence[inversion.TrainState], stores: Sequence[Checkpoints]) -> list[inversion.TrainState]:
-    """The newest states that all styles have, for an interruption may fall between two checkpoints of one step."""
-    most = math.inf
+def _next_stop(config: TrainConfig) -> Callable[[int], int]:
+    """After how many steps to log or to save next."""
+    return lambda done: min(done + every - done % every for every in (config.log_every, config.save_every))
+
+
+def newest_common_states(
+    states: Sequence[inversion.TrainState], stores: Sequence[Checkpoints]
+) -> list[inversion.TrainState]:
+    """The newest states that all runs have: an interruption may fall between the checkpoints of one step."""
+    max_step = math.inf
     while True:
-        states = [store.restore(state, most) or state for state, store in zip(begin, stores, strict=True)]
-        steps = [int(state.step) for state in states]
+        restored = [store.restore(state, max_step) or state for state, store in zip(states, stores, strict=True)]
+        steps = [int(state.step) for state in restored]
         if min(steps) == max(steps):
-            return states
-        most = min(steps)
+            return restored
+        max_step = min(steps)
 
 
-def keep(model: StableDiffusion, job: Job, store: Checkpoints, state: inversion.TrainState) -> None:
-    """Leaves a state, the style as it is in it, and the preview behind."""
-    done, config = int(state.step), job.config
-    store.save(done, state)
-    style = style_in(job.style, state)
-    style.save(step_file(job.folder, done))
+def keep(model: StableDiffusion, run: Run, store: Checkpoints, state: inversion.TrainState) -> None:
+    """Keeps a state: as a checkpoint, as the style that it makes, and as previews."""
+    step, config = int(state.step), run.config
+    store.save(step, state)
+    style = style_in(run.lesson.style, state)
+    style.save(step_file(run.folder, step))
     size = model.size(config.resolution, config.resolution)
-    preview(model, style, config.preview_prompts, size, job.folder / "previews" / f"step_{done:06d}.png")
+    write_preview(model, style, config.preview_prompts, size, run.folder / "previews" / f"step_{step:06d}.png")
 
 
-def style_in(style: Style, state: inversion.TrainState) -> Style:
-    """The style as it is in a state of the training."""
-    return Style(style.name, np.asarray(state.table), style.metadata | {"steps": int(state.step)})
-
-
-def sampling_command(config: TrainConfig) -> str:
-    """What to type to paint with the style."""
-    model = [] if config.model == "mini" else ["--model", config.model]
-    return shlex.join(["python", "sample.py", *model, "--styles", config.output])
-
-
-def command() -> None:
-    """What the command line asks for."""
-    config = parse(TrainConfig)
-    share_cores(config.model, len(config.images) if config.separate else config.batch_size)
-    run(config)
+def painting_command(config: TrainConfig) -> str:
+    """The command that paints with the style."""
+    names = ("model", "variant", "revision")
+    options = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(TrainConfig, name)}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return shlex.join(["dreamstyler", "sample", *words, "--styles", config.output])

@@ -1,0 +1,331 @@
+"""The public API: from a picture to a style, and from a style to pictures, in a few lines of Python.
+
+    import dreamstyler_jax as ds
+
+    model = ds.StableDiffusion.load("mini")
+    style = ds.train_style(model, "boat.png", prompt="A painting of a boat by the sea in the style of {}")
+    pictures = ds.paint(model, "A painting of a red house in the style of {}", style, seeds=range(4))
+    ds.contact_sheet(pictures).save("grid.png")
+
+Pictures may be paths, PIL images or arrays; errors that the user can fix are `UserError`.
+"""
+
+import dataclasses
+import functools
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dreamstyler_jax import inversion, prompts, transfer
+from dreamstyler_jax.grids.cells import Axes, Cell, make_cells
+from dreamstyler_jax.grids.painting import paint_cells, shape_of
+from dreamstyler_jax.grids.sheets import draw_sheet, layout
+from dreamstyler_jax.guidance import Guidance, cfg_guidance
+from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.contact_sheets import contact_sheet as draw_contact_sheet
+from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.runtime.images import PictureLike, as_picture
+from dreamstyler_jax.runtime.parsing import MAX_SEED
+from dreamstyler_jax.runtime.progress import TrainingProgress
+from dreamstyler_jax.runtime.progress import progress as show_progress
+from dreamstyler_jax.runtime.settings import one_of
+from dreamstyler_jax.solvers import AUTO_SPACING
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.schedule import TRAIN_TIMESTEPS
+from dreamstyler_jax.style import Style, load_styles
+from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
+from dreamstyler_jax.training import make_optimizer, prepare, style_in, train
+
+StyleLike = Style | str | Path
+_STEPS_PER_UPDATE = 10  # of the progress bar
+_MAX_SHEET_SIDE = 1 << 15
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Picture:
+    """A painted picture that knows its parameters; a notebook displays it.
+
+    Attributes:
+        cell: everything that determines it.
+        pixels: float32[H, W, 3], about in [-1, 1].
+    """
+
+    cell: Cell
+    pixels: np.ndarray
+
+    @functools.cached_property
+    def image(self) -> Image.Image:
+        """The picture as an RGB image of PIL."""
+        return images.to_image(self.pixels)
+
+    @property
+    def prompt(self) -> str:
+        """The prompt, with its placeholder."""
+        return self.cell.prompt
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return self.cell.seed
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters by name, as in a grid's manifest."""
+        return self.cell.parameters()
+
+    def save(self, path: str | Path) -> None:
+        """Writes a PNG with the parameters in its text chunks."""
+        images.save_png(path, self.image, self.cell.text())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The picture as uint8[H, W, 3]."""
+        return np.array(self.image, dtype)
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        styles = f" in {shortened(', '.join(self.cell.styles), 60)}" if self.cell.styles else ""
+        return f"Picture({shortened(self.prompt)!r}{styles}, seed {self.seed}, {self.cell.width} x {self.cell.height})"
+
+
+def train_style(
+    model: StableDiffusion,
+    images: PictureLike | Sequence[PictureLike],
+    *,
+    prompt: str | Sequence[str] = (),
+    name: str = "",
+    progress: bool = True,
+    **settings: Any,
+) -> Style:
+    """Learns the style of one or several pictures.
+
+    Args:
+        model: the model to learn with.
+        images: the training pictures: paths, PIL images or arrays.
+        prompt: what each picture shows except its style, with {} where the style stands; one for all pictures or one
+            each. By default the text file next to a picture, or "A painting in the style of {}".
+        name: what prompts can call the style; by default the first picture's file name, or "style".
+        progress: whether to show a progress bar.
+        **settings: fields of `TrainSettings`, such as ``steps``, ``stages``, ``learning_rate`` and ``batch_size``.
+
+    Raises:
+        UserError: a setting is out of range, a picture cannot be read, a prompt cannot be used, or training diverged.
+    """
+    train_settings = _settings(settings)
+    given = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    names = [str(item) if isinstance(item, str | Path) else f"picture {i + 1}" for i, item in enumerate(given)]
+    if not names or len(set(names)) < len(names):
+        raise UserError("images: give at least one picture, and none of them twice")
+    pictures = dict(zip(names, map(as_picture, given), strict=True))
+    stem = Path(names[0]).stem if isinstance(given[0], str | Path) else "style"
+    texts = _training_prompts([prompt] if isinstance(prompt, str) else list(prompt), given, train_settings)
+    lesson = prepare(model, name or stem, pictures, texts, train_settings)
+    states = [inversion.start(lesson.style.tables, make_optimizer(train_settings))]
+    chunks = train(model, [lesson], train_settings, states, lambda done: done + _STEPS_PER_UPDATE)
+    with TrainingProgress(train_settings.steps, enabled=progress) as shown:
+        for chunk in chunks:
+            states = chunk.states
+            shown.show(chunk.step, chunk.metrics[0]["loss"])
+    return style_in(lesson.style, states[0])
+
+
+def _settings(given: Mapping[str, Any]) -> TrainSettings:
+    known = [field.name for field in dataclasses.fields(TrainSettings)]
+    for name in given:
+        if name not in known:
+            raise UserError(f"train_style has no setting {name!r}: it must be {one_of(known, name)}")
+    return TrainSettings(**given)
+
+
+def _training_prompts(texts: list[str], pictures: Sequence[PictureLike], settings: TrainSettings) -> list[str]:
+    if len(texts) == 1:
+        return texts * len(pictures)
+    if not texts:
+        sidecars = [prompts.sidecar_prompt(item) if isinstance(item, str | Path) else None for item in pictures]
+        return [text or BARE_PROMPTS[settings.property] for text in sidecars]
+    if len(texts) != len(pictures):
+        raise UserError(f"prompt: {len(texts)} given for {len(pictures)} pictures; give one for each, or one for all")
+    return texts
+
+
+# Over 60 lines, for it is a list of options with a line of documentation each.
+def paint(
+    model: StableDiffusion,
+    prompts: str | Sequence[str],
+    styles: StyleLike | Sequence[StyleLike] | Mapping[str, StyleLike] = (),
+    *,
+    seeds: int | Iterable[int] = range(4),
+    guidance: Guidance | Sequence[Guidance] = (),
+    negative_prompt: str = "",
+    solver: str = "dpmpp_2m",
+    steps: int = 25,
+    height: int | None = None,
+    width: int | None = None,
+    content: PictureLike | None = None,
+    strength: float = 0.8,
+    nets: Sequence[transfer.Net] = (),
+    control_scale: float = 0.8,
+    guidance_span: tuple[float, float] = (0.0, 1.0),
+    cache_interval: int = 1,
+    spacing: str = AUTO_SPACING,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> list[Picture]:
+    """Paints every prompt in every style with every seed and every guidance.
+
+    Args:
+        model: the model.
+        prompts: what to paint: {} stands for each style in turn, {name} for one of them, {dog|cat} for each word.
+        styles: styles, or paths of style files and runs; a mapping gives them names. None for plain prompts.
+        seeds: of the pictures, 0 to 2**32 - 1.
+        guidance: from `cfg_guidance`, `paper_guidance` or `release_guidance`; several paint the same again with each.
+            By default ``cfg_guidance(3.5)``.
+        negative_prompt: what the pictures should not show.
+        solver: one of `solvers.SOLVERS`.
+        steps: solver steps, 1 to 1000.
+        height, width: in pixels; by default the model's resolution.
+        content: a picture to repaint.
+        strength: how much of the content is painted again, in (0, 1].
+        nets: what the model's ControlNets are given, see `StableDiffusion.with_controlnets`.
+        control_scale: conditioning scale of the ControlNets.
+        guidance_span: the part of the sampling, 0 to 1, that is guided.
+        cache_interval: steps that share the UNet's deep features.
+        spacing: how the solver spaces its timesteps, ``"auto"`` or one of `schedule.SPACINGS`.
+        batch_size: pictures computed at once; it does not change them.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The pictures; guidance varies faster than styles and prompts, seeds fastest.
+
+    Raises:
+        UserError: a prompt, a style or a number cannot be used.
+    """
+    named = _named_styles(styles)
+    texts = _versions([prompts] if isinstance(prompts, str) else prompts, named)
+    size = model.size(height, width)
+    contents = [] if content is None else [_content(model, content, (height, width))]
+    axes = Axes(
+        prompts={contents[0].name if contents else "": texts},
+        styles=list(named),
+        guidance=[guidance] if isinstance(guidance, Guidance) else list(guidance) or [cfg_guidance(3.5)],
+        solvers=[solver],
+        steps=[steps],
+        seeds=[_within("seeds", seed, 0, MAX_SEED) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])],
+        contents=contents,
+        strengths=[strength],
+        control_scales=[control_scale],
+        negative_prompt=negative_prompt,
+        guidance_span=_span(guidance_span),
+        cache_interval=_within("cache_interval", cache_interval, 1, TRAIN_TIMESTEPS),
+        spacing=spacing,
+        dtype=str(model.dtype),
+        controlnets=_kinds(model, nets, contents),
+        guess_mode=model.networks.guess_mode,
+    )
+    cells = make_cells(axes, model, named, size)
+    if not cells:
+        raise UserError("there is nothing to paint: give a prompt, a seed, and a style if the prompt has a {}")
+    encoder, shape = transfer.ContentEncoder(model, nets), shape_of(cells, _within("batch_size", batch_size, 1, 1024))
+    painted = paint_cells(model, cells, named, shape, contents, encoder)
+    if progress:
+        painted = show_progress(painted, "painting", len(cells), unit="picture")
+    in_order = {cell.id: Picture(cell, pixels) for cell, pixels in painted}
+    return [in_order[cell.id] for cell in cells]
+
+
+def _versions(texts: Sequence[str], styles: Mapping[str, Style]) -> list[str]:
+    versions = list(dict.fromkeys(version for text in texts for version in prompts.expand(text)))
+    prompts.require_placeholders(versions, styles)
+    return versions
+
+
+def _within(name: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise UserError(f"{name}: must be from {low} to {high}, not {value}")
+    return int(value)
+
+
+def _span(span: tuple[float, float]) -> tuple[float, float]:
+    start, end = map(float, span)
+    if not 0 <= start < end <= 1:
+        raise UserError(f"guidance_span: must rise from one number to another within 0 and 1, not {start:g} to {end:g}")
+    return start, end
+
+
+def _kinds(model: StableDiffusion, nets: Sequence[transfer.Net], contents: Sequence[transfer.Content]) -> list[str]:
+    """The kinds of control maps that the model's ControlNets are given."""
+    count = len(model.networks.controlnets)
+    if contents and len(nets) != count:
+        raise UserError(f"nets: {len(nets)} given for the {count} ControlNets of the model; give one for each")
+    return [net.kind for net in nets]
+
+
+def _named_styles(styles: StyleLike | Sequence[StyleLike] | Mapping[str, StyleLike]) -> dict[str, Style]:
+    if isinstance(styles, Mapping):
+        return {name: dataclasses.replace(_load(style)[0], name=name) for name, style in styles.items()}
+    given = [styles] if isinstance(styles, Style | str | Path) else styles
+    loaded = [style for item in given for style in _load(item)]
+    named = {style.name: style for style in loaded}
+    if len(named) < len(loaded):
+        raise UserError("two styles have the same name: give them as a mapping {name: style}")
+    return named
+
+
+def _load(style: StyleLike) -> list[Style]:
+    """The style itself, or those at a path."""
+    return [style] if isinstance(style, Style) else list(load_styles([style]).values())
+
+
+def _content(model: StableDiffusion, picture: PictureLike, size: tuple[int | None, int | None]) -> transfer.Content:
+    name = str(picture) if isinstance(picture, str | Path) else "picture"
+    asked = model.size(*size) if any(size) else None
+    return transfer.make_content(as_picture(picture), name, model.resolution, model.multiple, asked)
+
+
+def contact_sheet(pictures: Sequence[Picture | PictureLike], title: str = "", tile: int = 256) -> Image.Image:
+    """Lays pictures out in one labelled image: prompts as rows and seeds as columns, or what else varies.
+
+    Args:
+        pictures: from `paint`; any other pictures are laid out in rows of at most eight, without labels.
+        title: a line above; by default the names of the styles.
+        tile: longest side of a picture in pixels.
+
+    Raises:
+        UserError: there is no picture.
+    """
+    if not pictures:
+        raise UserError("a contact sheet needs at least one picture")
+    painted = [picture for picture in pictures if isinstance(picture, Picture)]
+    if len(painted) < len(pictures):
+        plain = [item.image if isinstance(item, Picture) else as_picture(item) for item in pictures]
+        rows = [plain[start : start + 8] for start in range(0, len(plain), 8)]
+        return draw_contact_sheet(rows, title=title or None, tile_size=tile)
+    names = ", ".join(dict.fromkeys(name for picture in painted for name in picture.cell.styles))
+    image_of = {picture.cell.id: picture.image for picture in painted}
+    sheets = [
+        draw_sheet(sheet, lambda cell: image_of[cell.id], {}, tile)
+        for sheet in layout([picture.cell for picture in painted], title or names)
+    ]
+    return _stacked(sheets)
+
+
+def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Images below one another, on white."""
+    if len(sheets) == 1:
+        return sheets[0]
+    size = max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)
+    if max(size) > _MAX_SHEET_SIDE:
+        raise UserError(f"a sheet of {size[0]} x {size[1]} pixels is too large: give fewer pictures, or a smaller tile")
+    stacked = Image.new("RGB", size, "white")
+    top = 0
+    for sheet in sheets:
+        stacked.paste(sheet, (0, top))
+        top += sheet.height
+    return stacked

@@ -1,0 +1,136 @@
+"""Settings in YAML files: what ``--config`` reads, and what runs keep as ``config.yaml``.
+
+A file for `TrainConfig` and `SampleConfig` has a section for each, ``train`` and ``sample``, and the options that both
+share outside of them. Files for other commands are flat.
+"""
+
+import dataclasses
+import importlib.resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.settings import convert, hint, kind_of
+
+SECTIONS: dict[str, type] = {"train": TrainConfig, "sample": SampleConfig}
+SHARED = ("model", "variant", "revision", "dtype")
+OF_ONE_CALL = ("resume", "shard", "merge")  # belong to one call of a command, and are not saved
+
+C = TypeVar("C")
+
+
+def read_config(config_class: type[C], path: str | Path) -> C:
+    """The settings in a YAML file.
+
+    Raises:
+        UserError: see `read_values`; or a value is out of range or contradicts another.
+    """
+    return config_class(**read_values(config_class, path))
+
+
+def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
+    """The values that a YAML file gives to a settings dataclass, by field name.
+
+    Every value is read as the same text on the command line.
+
+    Args:
+        config_class: the settings dataclass.
+        path: the file, or the name of one of the package's config files, such as ``sd15`` or ``grids/mixing``.
+
+    Raises:
+        UserError: an unreadable file, an unknown key, or a value of the wrong type. The message begins with the path.
+    """
+    try:
+        values = _values_for(config_class, _load(find_config(path)))
+        fields = {field.name: field for field in dataclasses.fields(config_class)}
+        return {name: _value(fields[name], value) for name, value in values.items()}
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def find_config(path: str | Path) -> Traversable:
+    """The file at ``path``, or, if there is none, the package's config file of that name."""
+    if Path(path).exists():
+        return Path(path)
+    parts = Path(path).with_suffix(".yaml").parts
+    tails = ["/".join(parts[start:]) for start in range(len(parts))]  # from the whole path to the name alone
+    folder = importlib.resources.files("dreamstyler_jax.configs")
+    for name in (*tails, f"grids/{parts[-1]}"):
+        if not name.startswith("/") and (file := folder.joinpath(name)).is_file():
+            return file
+    return Path(path)
+
+
+def to_yaml(config: Any) -> str:
+    """A settings dataclass as a YAML file that `read_config` reads.
+
+    ``resume``, ``shard`` and ``merge`` are left out: they belong to one call of a command.
+    """
+    values: dict[str, Any] = dataclasses.asdict(config)
+    for name in OF_ONE_CALL:
+        values.pop(name, None)
+    for section, config_class in SECTIONS.items():
+        if isinstance(config, config_class):
+            values = {**{key: values.pop(key) for key in SHARED}, section: values}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def write_config(config: Any, path: str | Path) -> None:
+    """Writes a settings dataclass to a YAML file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_atomic(path, to_yaml(config).encode())
+
+
+def _load(file: Traversable) -> dict[str, Any]:
+    """The content of a YAML file, with all values as texts."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError("should hold lines such as 'model: mini'")
+    return content
+
+
+def _values_for(config_class: type, content: dict[str, Any]) -> dict[str, Any]:
+    """The part of a file's content that belongs to a settings dataclass. All sections are checked for unknown keys."""
+    if config_class not in SECTIONS.values():
+        _check_keys(content, config_class)
+        return content
+    shared = {key: content.pop(key) for key in SHARED if key in content}
+    if unknown := content.keys() - SECTIONS.keys():
+        key = min(unknown)
+        raise UserError(f"{key!r} must be in one of the sections {' and '.join(SECTIONS)}{hint(key, SHARED)}")
+    values = shared
+    for name, section_class in SECTIONS.items():
+        section = content.get(name) or {}
+        _check_keys(section, section_class, f"{name}: ")
+        if section_class is config_class:
+            values = shared | section
+    return values
+
+
+def _check_keys(section: Any, config_class: type, where: str = "") -> None:
+    if not isinstance(section, dict):
+        raise UserError(f"{where}should hold lines such as 'steps: 100', indented")
+    known = [field.name for field in dataclasses.fields(config_class)]
+    for key in section:
+        if key not in known:
+            raise UserError(f"{where}unknown key {key!r}{hint(key, known)}")
+
+
+def _value(field: dataclasses.Field, value: Any) -> Any:
+    """The value of a field from the texts in a file. No text at all in place of a list is an empty list."""
+    if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
+        raise UserError(f"{field.name}: takes plain texts; quote those that hold a colon or a brace")
+    return [] if value == "" and kind_of(field).is_list else convert(field, value)

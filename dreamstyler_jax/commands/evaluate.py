@@ -1,0 +1,121 @@
+"""The command ``dreamstyler evaluate``: scores the pictures that ``dreamstyler sample`` painted."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreamstyler_jax import __version__
+from dreamstyler_jax.evaluation.clip import Clip
+from dreamstyler_jax.evaluation.painted import PaintedPicture, group_labels, painted_pictures
+from dreamstyler_jax.evaluation.report import LEGEND, picture_lines, summarise, table, write_report
+from dreamstyler_jax.evaluation.scorer import Scorer, score_all
+from dreamstyler_jax.evaluation.training_data import find_training_data
+from dreamstyler_jax.grids.gallery import Gallery
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.settings import check_values, option
+from dreamstyler_jax.stable_diffusion.checkpoint_files import resolve_model
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Score the pictures that dreamstyler sample painted.
+
+    Raises:
+        UserError: no pictures are given.
+    """
+
+    pictures: list[str] = option([], "Folders that dreamstyler sample painted into.")
+    styles: list[str] = option(
+        [],
+        "The styles of the pictures: files, or folders of runs. Default: those in runs/, and the shipped example.",
+    )
+    style_pictures: list[str] = option(
+        [],
+        "What a style was learned from, as NAME=FILE, or FILE if there is only one style; repeat NAME=FILE for several "
+        "pictures. Default: the files that the style itself names.",
+    )
+    model: str = option(
+        "",
+        "The model whose autoencoder computes the style score: mini, a folder or a hub id. Default: the model that "
+        "painted the pictures.",
+    )
+    variant: str = option(
+        "", "The word in the names of the model's weight files, such as fp16 in model.fp16.safetensors."
+    )
+    revision: str = option("", "Branch, tag or commit of the model's hub repository. Default: its main branch.")
+    clip: str = option(
+        "", "The CLIP: a folder as transformers saves it, or a hub id. Default: the folder clip inside the model's."
+    )
+    output: str = option("", "Folder for the results. Default: the first folder of pictures.")
+
+    def __post_init__(self):
+        check_values(self)
+        if not self.pictures:
+            raise UserError("pictures: give the folders that dreamstyler sample painted into, such as out/starry")
+
+
+def run(config: EvaluateConfig) -> None:
+    """Scores the pictures, writes the results and prints their summary.
+
+    Raises:
+        UserError: pictures, a style, its training pictures, the model or the CLIP cannot be found or read.
+    """
+    folder = Path(config.output or config.pictures[0])
+    check_output(folder)
+    painted = read_pictures(config.pictures)
+    training_data = find_training_data(painted, config.styles, config.style_pictures)
+    model_name = choose_model(config.model, painted)
+    model = StableDiffusion.load(model_name, variant=config.variant, revision=config.revision)
+    clip_folder = find_clip(config.clip, model)
+    clip = Clip.load(clip_folder)
+    results = score_all(Scorer(model, clip, painted, training_data), painted)
+    labels_by_hashes = group_labels(painted)
+    labels = [labels_by_hashes[picture.style_hashes] for picture in painted]
+    summary = summarise(labels, results)
+    provenance = {"version": __version__, "model": model.name, "model_hash": model.hash, "clip": str(clip_folder)}
+    write_report(folder, picture_lines(painted, labels, results), summary, provenance)
+    print(f"{table(summary)}\n\n{LEGEND}\nAll results are in {folder}.")
+
+
+def read_pictures(folders: Sequence[str]) -> list[PaintedPicture]:
+    """The painted pictures in these folders, without duplicates.
+
+    Raises:
+        UserError: a folder has no painted pictures, or its manifest is damaged.
+    """
+    pictures: dict[Path, PaintedPicture] = {}
+    for folder in map(Path, folders):
+        for picture in painted_pictures(folder, Gallery(folder).lines.values()):
+            pictures[picture.path.resolve()] = picture
+    return list(pictures.values())
+
+
+def choose_model(asked_for: str, painted: Sequence[PaintedPicture]) -> str:
+    """The model asked for, or else the one that painted all pictures.
+
+    Raises:
+        UserError: several models painted the pictures.
+    """
+    models = sorted({picture.model for picture in painted})
+    if not asked_for and len(models) > 1:
+        raise UserError(f"several models painted these pictures: choose one of {', '.join(models)} with --model")
+    return asked_for or models[0]
+
+
+def find_clip(asked_for: str, model: StableDiffusion) -> Path:
+    """The folder of the CLIP asked for, or else of the one inside the model's folder.
+
+    Raises:
+        UserError: there is no such folder and no such model on the hub, or the model has no CLIP.
+    """
+    if asked_for:
+        try:
+            return resolve_model(asked_for)
+        except UserError as error:
+            raise UserError(f"clip: {error}") from error
+    folder = model.folder / "clip" if model.folder else None
+    if not folder or not folder.is_dir():
+        raise UserError(f"the model {model.name} has no CLIP of its own: give one, a folder or a hub id, with --clip")
+    return folder

@@ -1,0 +1,171 @@
+"""What ``dreamstyler sample`` is asked to paint: prompts, styles and mixes, contents, and the axes of the grid."""
+
+import dataclasses
+import itertools
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from dreamstyler_jax import prompts, transfer
+from dreamstyler_jax.commands.config import SampleConfig
+from dreamstyler_jax.encoding import tokenize
+from dreamstyler_jax.grids.cells import Axes, Cell
+from dreamstyler_jax.guidance import FORMS, SCALES, Guidance, forms_with
+from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
+from dreamstyler_jax.mixing import mix, parse_recipe
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.parsing import parse_seeds
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.style import FILE_NAME, Style, StyleRef, check_widths, load_styles
+from dreamstyler_jax.train_settings import BARE_PROMPTS
+
+Texts = Mapping[str, Sequence[str]]  # prompts by the name of their content; under "" those without content
+
+
+def with_default_style(config: SampleConfig) -> SampleConfig:
+    """The settings, with the default style if none is named."""
+    return dataclasses.replace(config, styles=config.styles or [os.path.relpath(newest_style())])
+
+
+def with_default_controlnet(config: SampleConfig, model: StableDiffusion) -> SampleConfig:
+    """The settings, with the model's own ControlNet for contents if none is named."""
+    wanted = config.content and not config.controlnets and model.bundled_controlnet
+    return dataclasses.replace(config, controlnets=["edges"]) if wanted else config
+
+
+def newest_style() -> Path:
+    """The style finished last under ``runs/``, or the shipped one."""
+    finished = sorted(Path("runs").glob(f"*/{FILE_NAME}"), key=lambda path: path.stat().st_mtime)
+    return finished[-1] if finished else EXAMPLE_STYLE
+
+
+def all_prompts(config: SampleConfig) -> dict[str, list[str]]:
+    """Every version of every prompt, without duplicates, for each picture in ``content``; under "" without content."""
+    shared = read_prompts(config.prompts_file) if config.prompts_file else config.prompts
+    lines = {
+        content: shared or [prompts.sidecar_prompt(content) or BARE_PROMPTS["style"]]
+        for content in config.content or [""]
+    }
+    return {
+        content: list(dict.fromkeys(itertools.chain.from_iterable(map(prompts.expand, given))))
+        for content, given in lines.items()
+    }
+
+
+def read_prompts(path: str) -> list[str]:
+    """The lines of a text file, without empty lines and those that begin with #.
+
+    Raises:
+        UserError: the file cannot be read, or holds no prompt.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"prompts_file: cannot read {path}: {reason}") from error
+    texts = [line for line in lines if line and not line.startswith("#")]
+    if not texts:
+        raise UserError(f"prompts_file: {path} holds no prompt; write one per line")
+    return texts
+
+
+def load_all_styles(config: SampleConfig, texts: Texts) -> dict[str, Style]:
+    """The styles and mixes that prompts may name, by ``str(StyleRef)``.
+
+    Raises:
+        UserError: a style or a recipe cannot be read, or a prompt names no style.
+    """
+    recipes = [parse_recipe(text) for text in config.mixes]
+    refs = {StyleRef.parse(name) for text in _all_texts(config, texts) for name in prompts.names_in(text)}
+    refs |= {ref for recipe in recipes for ref in recipe.refs}
+    styles = load_styles(config.styles, config.checkpoints, refs)
+    for given in texts.values():
+        prompts.require_placeholders(given, styles)
+    mixes: dict[str, Style] = {}
+    for recipe in recipes:
+        for step in config.checkpoints if config.checkpoints and not StyleRef.parse(recipe.text).names_step else [0]:
+            at_step = {
+                ref.name: style for name, style in styles.items() if step and (ref := StyleRef.parse(name)).step == step
+            }
+            mixes[str(StyleRef(recipe.text, step))] = mix(recipe, {**styles, **at_step})
+    return styles | mixes
+
+
+def _all_texts(config: SampleConfig, texts: Texts) -> Iterable[str]:
+    return itertools.chain([config.negative_prompt], *texts.values())
+
+
+def load_contents(config: SampleConfig, model: StableDiffusion) -> list[transfer.Content]:
+    """The pictures to repaint, cropped to the height and width asked for, or else in their own aspect."""
+    size = model.size(config.height, config.width) if config.height or config.width else None
+    control_images = config.control_images or [None] * len(config.content)
+    return [
+        transfer.load_content(path, model.resolution, model.multiple, size, control_image)
+        for path, control_image in zip(config.content, control_images, strict=True)
+    ]
+
+
+def axes_of(
+    config: SampleConfig, texts: Texts, styles: Mapping[str, Style], contents: Sequence[transfer.Content]
+) -> Axes:
+    """The axes of the grid that the settings ask for."""
+    form = FORMS[config.guidance]
+    scales = itertools.product(*(map(float, getattr(config, name)) for name in form.scales))
+    final_names = dict.fromkeys(StyleRef.parse(name).name for name in styles)
+    return Axes(
+        prompts=texts,
+        styles=config.mixes or list(final_names),
+        checkpoints=config.checkpoints,
+        guidance=[Guidance(form.name, dict(zip(form.scales, values, strict=True))) for values in scales],
+        solvers=config.solver,
+        steps=config.steps,
+        seeds=parse_seeds(config.seeds),
+        contents=contents,
+        strengths=config.strength,
+        control_scales=config.control_scale,
+        negative_prompt=config.negative_prompt,
+        guidance_span=(config.guidance_start, config.guidance_end),
+        cache_interval=config.cache_interval,
+        spacing=config.spacing,
+        dtype=config.dtype,
+        controlnets=config.controlnets,
+        control_span=(config.control_start, config.control_end),
+        guess_mode=config.guess_mode,
+    )
+
+
+def check_prompts(
+    model: StableDiffusion, cells: Sequence[Cell], styles: Mapping[str, Style], rows: Iterable[int]
+) -> None:
+    """Refuses styles of another model, and prompts that cannot be encoded, before anything is painted.
+
+    Args:
+        model: the model.
+        cells: the grid.
+        styles: by ``str(StyleRef)``.
+        rows: the rows of guidance that are computed.
+
+    Raises:
+        UserError: as said.
+    """
+    check_widths(styles, model.networks.text_widths)
+    distinct = {(cell.prompt, cell.style): cell for cell in cells}.values()
+    texts = list(dict.fromkeys(cell.texts[row] for cell in distinct for row in rows))
+    tokenize(model.tokenizer, texts, {name: style.vectors for name, style in styles.items()})
+
+
+def warn_of_settings_without_effect(config: SampleConfig) -> None:
+    """Warns of settings that only take effect together with others that are not set."""
+    conditions = {
+        scale: f"--guidance {' or '.join(forms_with(scale))}, not {config.guidance}"
+        for scale in SCALES
+        if scale not in FORMS[config.guidance].scales
+    }
+    if not config.content:
+        of_content = ("strength", "control_images", "control_scale", "control_start", "control_end", "guess_mode")
+        conditions |= dict.fromkeys(of_content, "--content")
+    defaults = SampleConfig()
+    for name, condition in conditions.items():
+        if getattr(config, name) != getattr(defaults, name):
+            warnings.warn(f"{name} only has an effect with {condition}", stacklevel=2)

@@ -1,8 +1,8 @@
-"""How soon `sample.py` paints, with nothing compiled yet and then with all of it in the cache.
+"""How soon ``dreamstyler sample`` paints, with nothing compiled yet and then with all programs in the cache.
 
     python -m benchmarks.starts
 
-Each round runs it twice, as a process of its own, with a cache of programs that is empty at first.
+Each round runs it twice, in a process of its own each time, with a cache of programs that is empty at first.
 """
 
 import dataclasses
@@ -12,51 +12,34 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from dreamstyler_jax.commands.cli import main, parse
-from dreamstyler_jax.commands.config import SampleConfig, check_values
+from dreamstyler_jax.commands.cli import parse, run_and_exit
+from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.settings import check_values, option
 
-ROOT = Path(__file__).parent.parent
-BATCH = SampleConfig.batch_size
+BATCH_SIZE = SampleConfig.batch_size
 
 
 @dataclasses.dataclass(frozen=True)
 class StartsConfig:
-    """How often."""
+    """Measure how soon painting starts."""
 
-    repeats: int = 3
-    """Rounds of two starts."""
-
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"repeats": (1, 1000)}
+    repeats: int = option(3, "Rounds of two starts.", low=1, high=1000)
 
     def __post_init__(self):
         check_values(self)
 
 
 class Start(NamedTuple):
-    """Seconds from the process's beginning until the first batch is begun, and until its first picture is there."""
+    """Seconds from the start of the process until its first batch begins, and until its first picture is written."""
 
     begins: float
     first_picture: float
-
-
-def start(cache: Path, output: Path) -> Start:
-    """Paints four batches with the shipped style; all take one time, so the second says when the first began."""
-    words = ["--styles", EXAMPLE_STYLE, "--seeds", f"0:{BATCH}"]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    began = time.time()
-    command = [sys.executable, ROOT / "sample.py", *words, "--output", output]
-    if status := subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode:
-        raise UserError(f"sample.py ended with status {status}")
-    there = sorted(picture.stat().st_mtime - began for picture in (output / "images").glob("*.png"))
-    batches = there[::BATCH]
-    return Start(batches[0] - np.median(np.diff(batches)), batches[0])
 
 
 def run(config: StartsConfig) -> None:
@@ -66,15 +49,31 @@ def run(config: StartsConfig) -> None:
         with tempfile.TemporaryDirectory() as folder:
             rounds.append([start(Path(folder) / "cache", Path(folder) / name) for name in ("first", "second")])
     (begins_first, first), (begins_second, second) = np.median(rounds, axis=0)
-    print("| | begins to paint | first picture is there |\n|---|---|---|")
+    print("| | begins to paint | first picture is written |\n|---|---|---|")
     print(f"| nothing compiled yet | {begins_first:.1f} s | {first:.1f} s |")
-    print(f"| all in the cache | {begins_second:.1f} s | {second:.1f} s |")
+    print(f"| all programs in the cache | {begins_second:.1f} s | {second:.1f} s |")
     print(
-        f"\nOf the first one's time to a picture, the second begins to paint after {begins_second / first:.0%}, ",
-        end="",
+        f"\nWith the cache, painting begins after {begins_second / first:.0%} of the time to the first picture without "
+        f"it, and the first picture is written after {second / first:.0%}"
     )
-    print(f"and has one after {second / first:.0%}")
+
+
+def start(cache: Path, output: Path) -> Start:
+    """Paints the four example prompts in the shipped style, a batch each.
+
+    All batches take the same time, so the second one says when the first one began.
+    """
+    command = [sys.executable, "-m", "dreamstyler_jax", "sample", "--output", output]
+    command += ["--styles", EXAMPLE_STYLE, "--seeds", f"0:{BATCH_SIZE}"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    began = time.time()
+    if status := subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode:
+        raise UserError(f"dreamstyler sample ended with status {status}")
+    written = sorted(picture.stat().st_mtime - began for picture in (output / "images").glob("*.png"))
+    batches = written[::BATCH_SIZE]
+    return Start(batches[0] - float(np.median(np.diff(batches))), batches[0])
 
 
 if __name__ == "__main__":
-    main(lambda: run(parse(StartsConfig)))
+    run_and_exit(lambda: run(parse(StartsConfig)))

@@ -1,0 +1,1 @@
+"""Config files: one for each model, and examples of grids. Installed as the package ``dreamstyler_jax.configs``."""

@@ -1,4 +1,4 @@
-"""Cells of a grid, and pictures for them, where no model is needed."""
+"""Cells of a grid, and pictures for them, for tests without a model."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ def cells_of(prompts: Iterable[str], seeds: Iterable[int]) -> list[Cell]:
 
 
 def plain_picture(number: int) -> np.ndarray:
-    """float32[16, 24, 3] in [-1, 1] of one colour, another for each number below 10 000."""
+    """float32[16, 24, 3] in [-1, 1] of one colour, a different one for each number below 10 000."""
     red, green = divmod(number, 100)
     colour = np.array([red + 50, green + 50, 100], np.float32) / 127.5 - 1
     return np.broadcast_to(colour, (16, 24, 3))

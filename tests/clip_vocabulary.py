@@ -16,7 +16,7 @@ def byte_symbols() -> list[str]:
 
 
 def write_clip_tokenizer(folder: Path, pad: str = EOS) -> Path:
-    """Writes the folder as Stable Diffusion ships it: `pad` is EOS in 1.x and "!" in 2.x."""
+    """Writes the folder as in Stable Diffusion's repositories: `pad` is EOS in 1.x and "!" in 2.x."""
     merges = gzip.decompress(ARCHIVE.read_bytes()).decode("utf-8").split("\n")[1 : 1 + MERGES]
     symbols = byte_symbols()
     tokens = [*symbols, *(s + "</w>" for s in symbols), *(merge.replace(" ", "") for merge in merges), BOS, EOS]

@@ -11,15 +11,35 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
+import jax
 import pytest
 from hypothesis import settings
+from memory_tools import release_memory
 
 from dreamstyler_jax.runtime.compilation import choose_kernels
 
 choose_kernels()
+jax.devices()  # starts JAX with one device, which commands called by a test then leave as it is
 
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
+
+
+# Each of these takes a minute or more; they begin first, so that no worker waits for another one's last file.
+LONGEST = ("test_readme.py", "test_train_command.py", "test_parity_fullsize.py", "test_api.py", "test_exam.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_leftovers():
+    """Frees the compiled programs of a file after its last test."""
+    yield
+    release_memory()
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +52,7 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny(tiny_folder):
-    """The same, loaded: one object for all tests, so that they share compiled programs."""
+    """The same, loaded: one object, so that the tests of a file share compiled programs."""
     from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
     return StableDiffusion.load(str(tiny_folder))

@@ -1,4 +1,4 @@
-"""What the comparisons with the reference implementations share."""
+"""Helpers of the comparisons with the reference implementations."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from dreamstyler_jax.stable_diffusion.weights import load_model
 
 
 def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Makes a fresh model's parameters tell mistakes apart.
+    """Changes a fresh model's parameters so that mistakes show.
 
-    Norm scales and biases leave their initial ones and zeros, which would hide swapped or missing ones; convolutions
-    shrink until their outputs' variance is small enough for the norms' epsilons to show.
+    Norm scales and biases get other values than ones and zeros, which would hide swapped or missing ones. Convolutions
+    are made so small that the epsilons of the norms matter.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -28,7 +28,7 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def loaded(cls: type[nnx.Module], reference: torch.nn.Module, folder: Path, **options) -> nnx.Module:
-    """Our module with the reference model's weights, by way of the files the reference writes."""
+    """Our module with the reference model's weights, read from the files that the reference writes."""
     reference.save_pretrained(folder, safe_serialization=True)
     return nnx.merge(*load_model(cls, folder, **options))
 

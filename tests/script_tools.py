@@ -1,4 +1,4 @@
-"""Running train.py and sample.py: in this process, or as processes of their own."""
+"""Runs the commands ``train``, ``sample`` and ``evaluate``, in this process or in another one."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache as compiled
 from PIL import Image
 
-from dreamstyler_jax.commands import cli, sample, train
+from dreamstyler_jax.commands import cli, evaluate, sample, train
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = {train: TrainConfig, sample: SampleConfig}
+CONFIGS = {train: TrainConfig, sample: SampleConfig, evaluate: evaluate.EvaluateConfig}
 
 
 @contextlib.contextmanager
@@ -44,18 +44,25 @@ def compilation_cache(folder: Path) -> Iterator[None]:
     compiled.reset_cache()
 
 
-def run(script, *words) -> None:
-    """What the script does when called with ``words``; errors are exceptions."""
-    script.run(cli.parse(CONFIGS[script], [str(word) for word in words]))
+def from_yaml(cls, text, folder, *argv):
+    """Parses a command line with a config file that holds ``text``."""
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return cli.parse(cls, ["--config", str(path), *argv])
 
 
-def refusal(capfd, script, *words) -> str:
-    """The error line of a script that must end with status 2 and print nothing else."""
+def run(command, *words) -> None:
+    """Runs a command, which is a module, with these words; its errors are exceptions."""
+    command.run(cli.parse(CONFIGS[command], [str(word) for word in words]))
+
+
+def refusal(capfd, command, *words) -> str:
+    """The error line of a command that must end with status 2 and print nothing else."""
     handler = signal.getsignal(signal.SIGTERM)
     capfd.readouterr()
     try:
         with pytest.raises(SystemExit) as end:
-            cli.main(lambda: run(script, *words))
+            cli.run_and_exit(lambda: run(command, *words))
     finally:
         signal.signal(signal.SIGTERM, handler)
     printed = capfd.readouterr()
@@ -65,11 +72,11 @@ def refusal(capfd, script, *words) -> str:
     return line.removeprefix("error: ")
 
 
-def start(script, *words, cwd=ROOT, env: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen:
-    """The script as a process of its own; ``env`` adds to this one's environment."""
-    command = [sys.executable, ROOT / f"{script.__name__.rpartition('.')[2]}.py", *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=cwd, text=True, env={**os.environ, **env}, **pipes)
+def start(command, *words, cwd=ROOT, env: Mapping[str, str] = MappingProxyType({})) -> "subprocess.Popen[str]":
+    """Starts a command as another process; ``env`` adds to this one's environment."""
+    line = [sys.executable, "-m", "dreamstyler_jax", command.__name__.rpartition(".")[2], *map(str, words)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.Popen(line, cwd=cwd, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -88,7 +95,7 @@ def write_picture(path: Path, seed: int, size: tuple[int, int] = (20, 14)) -> Pa
 
 
 def without_a_tensor(model: Path, folder: Path) -> Path:
-    """Copies a model's folder to ``folder``, but for one tensor of the UNet."""
+    """Copies a model's folder to ``folder``, without one tensor of the UNet."""
     shutil.copytree(model, folder)
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = safetensors.numpy.load_file(file)

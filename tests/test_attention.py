@@ -1,5 +1,7 @@
 """Attention as each device computes it: the same numbers, in less memory or less time."""
 
+import functools
+import re
 import types
 
 import jax
@@ -8,121 +10,175 @@ import numpy as np
 import pytest
 
 from dreamstyler_jax.runtime.flops import flops
-from dreamstyler_jax.stable_diffusion.ops import attention as module
+from dreamstyler_jax.stable_diffusion.ops.attention import (
+    attention,
+    attention_by_parts,
+    attention_kind,
+    cudnn_attention,
+    widest_cudnn_head,
+)
 
-ON_CPU = jax.default_backend() == "cpu"
-
-
-@pytest.fixture(params=[2**20, 40], ids=["whole heads", "parts"])
-def always(monkeypatch, request):
-    """As if every sequence were long; with parts of at most 40 logits, too."""
-    if not ON_CPU:
-        pytest.skip("only a CPU computes attention by parts")
-    monkeypatch.setattr(module, "MANY_LOGITS", 1)
-    monkeypatch.setattr(module, "MOST_LOGITS", request.param)
+CPU = types.SimpleNamespace(platform="cpu")
 
 
-def sequences(dtype=jnp.float32, tokens=12, others=7):
+@pytest.fixture(autouse=True)
+def full_precision():
+    """GPUs would round the factors of float32 products."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def gpu(capability):
+    """A device with a compute capability, as JAX describes NVIDIA's GPUs."""
+    return types.SimpleNamespace(platform="gpu", compute_capability=capability)
+
+
+def sequences(dtype=jnp.float32, tokens=12, keys=7):
+    """Query, key and value: [3, tokens or keys, 2 heads, 5]."""
     rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.standard_normal((3, n, 10)), dtype) for n in (tokens, others, others)]
+    return [jnp.asarray(rng.standard_normal((3, n, 2, 5)), dtype) for n in (tokens, keys, keys)]
 
 
-def reference(query, key, value):
-    split = lambda x: x.reshape(*x.shape[:2], 2, -1)  # noqa: E731
-    return jax.nn.dot_product_attention(*map(split, (query, key, value))).reshape(query.shape)
+reference = jax.nn.dot_product_attention
 
 
 def gradients(function):
     return jax.grad(lambda *sequences: jnp.sin(function(*sequences)).sum(), (0, 1, 2))
 
 
-def ours(query, key, value):
-    return module.attention(query, key, value, 2)
+# One head at a time
 
 
-def test_values_and_gradients_are_jaxs(always):
-    assert "while" in jax.jit(ours).lower(*sequences()).as_text()
-    np.testing.assert_allclose(ours(*sequences()), reference(*sequences()), atol=1e-6)
-    for found, expected in zip(gradients(ours)(*sequences()), gradients(reference)(*sequences()), strict=True):
+@pytest.fixture(params=[2**20, 40, 5], ids=["whole heads", "parts", "single queries"])
+def by_parts(request):
+    """Attention by parts of at most so many logits."""
+    return lambda *sequences: attention_by_parts(*sequences, max_logits=request.param)
+
+
+def test_values_and_gradients_by_parts_are_jaxs(by_parts):
+    np.testing.assert_allclose(by_parts(*sequences()), reference(*sequences()), atol=1e-6)
+    for found, expected in zip(gradients(by_parts)(*sequences()), gradients(reference)(*sequences()), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_rows_of_guidance_can_be_mapped_over(always):
+def test_rows_of_guidance_can_be_mapped_over(by_parts):
     rows = [jnp.stack([x, x[::-1]]) for x in sequences()]
-    np.testing.assert_allclose(jax.vmap(ours)(*rows), jax.vmap(reference)(*rows), atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(by_parts)(*rows), jax.vmap(reference)(*rows), atol=1e-6)
 
 
-def test_bfloat16_stays_bfloat16_and_sums_in_float32(always):
-    found = ours(*sequences(jnp.bfloat16))
+def test_bfloat16_stays_bfloat16_and_sums_in_float32(by_parts):
+    found = by_parts(*sequences(jnp.bfloat16))
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), reference(*sequences()), atol=3e-2)
 
 
-def test_the_text_encoders_stays_causal(always):
-    query, key, value = sequences(others=12)
-    before = module.attention(query, key, value, 2, causal=True)
-    after = module.attention(query, key.at[:, 8:].add(1), value.at[:, 8:].add(1), 2, causal=True)
-    np.testing.assert_array_equal(before[:, :8], after[:, :8])
-    assert np.abs(before[:, 8:] - after[:, 8:]).max() > 1e-2
+@pytest.mark.parametrize(("max_logits", "rows"), [(2**20, 12), (40, 4), (5, 1)])
+def test_a_part_takes_as_many_queries_as_the_limit_allows(max_logits, rows):
+    function = functools.partial(attention_by_parts, max_logits=max_logits)
+    program = jax.jit(function).lower(*sequences(tokens=12, keys=7)).as_text()
+    assert re.findall(r"stablehlo.exponential .*tensor<(\w+)>", program) == [f"{rows}x7xf32"]
 
 
-@pytest.mark.skipif(not ON_CPU, reason="only a CPU computes attention by parts")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is made for a CPU")
 def test_long_sequences_take_less_memory():
     """A training step would keep the logits of all heads of all pictures, and their softmax."""
 
     def temporary(function):
-        lowered = jax.jit(gradients(function)).lower(*sequences(tokens=512, others=512))
+        lowered = jax.jit(gradients(function)).lower(*sequences(tokens=512, keys=512))
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary(ours) < temporary(reference) / 2
+    assert temporary(attention_by_parts) < temporary(reference) / 2
 
 
-def on_a(monkeypatch, capability):
-    """As if this machine had a GPU of such a compute capability, or none."""
-    device = types.SimpleNamespace(**({"compute_capability": capability} if capability else {}))
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    monkeypatch.setattr(module, "_widest_head", module._widest_head.__wrapped__)
+# The choice
+
+
+def flat(arrays):
+    """Heads side by side, as `attention` takes them."""
+    return [x.reshape(*x.shape[:2], -1) for x in arrays]
+
+
+@pytest.mark.parametrize("kind", [None, "xla", "parts"])
+def test_attention_takes_and_gives_heads_side_by_side(kind):
+    found = attention(*flat(sequences()), heads=2, kind=kind)
+    np.testing.assert_allclose(found, *flat([reference(*sequences())]), atol=1e-6)
+
+
+def test_causal_attention_does_not_see_later_positions():
+    query, key, value = flat(sequences(keys=12))
+    before = attention(query, key, value, 2, causal=True)
+    after = attention(query, key.at[:, 8:].add(1), value.at[:, 8:].add(1), 2, causal=True)
+    np.testing.assert_array_equal(before[:, :8], after[:, :8])
+    assert np.abs(before[:, 8:] - after[:, 8:]).max() > 1e-2
 
 
 @pytest.mark.parametrize(("capability", "widest"), [("9.0", 256), ("8.6", 128), ("7.5", 0), ("gfx942", 0), (None, 0)])
-def test_cudnn_takes_what_the_gpu_can(monkeypatch, capability, widest):
-    on_a(monkeypatch, capability)
-    assert module._widest_head() == widest
+def test_the_widest_head_of_cudnn_depends_on_the_gpu(capability, widest):
+    assert widest_cudnn_head(gpu(capability) if capability else CPU) == widest
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tokens", "width", "taken"),
-    [("bfloat16", 64, 40, True), ("float16", 64, 256, True), ("float32", 64, 40, False), ("bfloat16", 63, 40, False),
-     ("bfloat16", 64, 44, False), ("bfloat16", 64, 512, False)],
-)  # fmt: skip
-def test_cudnn_is_left_alone_with_what_it_has_no_kernel_for(monkeypatch, dtype, tokens, width, taken):
-    on_a(monkeypatch, "9.0")
-    assert module._cudnn_has(jnp.zeros((1, tokens, 2, width), dtype)) == taken
+    ("dtype", "tokens", "width", "kind"),
+    [
+        ("bfloat16", 64, 40, "cudnn"),
+        ("float16", 64, 256, "cudnn"),
+        ("float32", 64, 40, "xla"),
+        ("bfloat16", 63, 40, "xla"),
+        ("bfloat16", 64, 44, "xla"),
+        ("bfloat16", 64, 512, "xla"),
+    ],
+)
+def test_cudnn_gets_only_what_it_has_a_kernel_for(dtype, tokens, width, kind):
+    assert attention_kind((1, tokens, 2, width), 77, dtype, gpu("9.0")) == kind
+    assert attention_kind((1, tokens, 2, width), 77, dtype, gpu("7.5")) == "xla"
+
+
+@pytest.mark.parametrize(("tokens", "keys", "kind"), [(1024, 64, "parts"), (1023, 64, "xla"), (4096, 77, "parts")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cpu_takes_long_sequences_by_parts(dtype, tokens, keys, kind):
+    assert attention_kind((1, tokens, 2, 40), keys, dtype, CPU) == kind
+
+
+@pytest.mark.parametrize("device", [CPU, gpu("9.0")])
+def test_causal_attention_is_left_to_xla(device):
+    assert attention_kind((1, 1024, 2, 64), 1024, "bfloat16", device, causal=True) == "xla"
+
+
+def test_attention_chooses_for_the_device_that_computes():
+    long = [jnp.zeros((1, 512, 16))] * 3
+    chosen = attention_kind((1, 512, 2, 8), 512, "float32", jax.local_devices()[0])
+    programs = {
+        kind: jax.jit(lambda *x, kind=kind: attention(*x, heads=2, kind=kind)).lower(*long).as_text()
+        for kind in (None, "xla", "parts")
+    }
+    assert programs[None] == programs[chosen] and programs["xla"] != programs["parts"]
+
+
+# cuDNN
 
 
 @pytest.fixture
-def cudnn(monkeypatch):
-    """As if there were cuDNN, but XLA computes; and the arguments of its calls."""
+def calls(monkeypatch):
+    """Lets XLA compute what cuDNN is asked for; gives the implementation and the other options of each call."""
     computes, calls = jax.nn.dot_product_attention, []
 
-    def instead(*sequences, implementation=None, **keywords):
-        calls.append((implementation, sorted(keywords)))
-        return computes(*sequences, **keywords)
+    def instead(*sequences, implementation=None, **options):
+        calls.append((implementation, sorted(options)))
+        return computes(*sequences, **options)
 
-    on_a(monkeypatch, "9.0")
     monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
     return calls
 
 
-def wide(others, dtype=jnp.bfloat16):
-    """In two heads of 8, [R, B, S, C]: rows of guidance, of which the first queries are shared."""
+def wide(keys, dtype=jnp.bfloat16):
+    """In two heads of 8, [R, B, S, 2, 8]: rows of guidance that share their queries."""
     rng = np.random.default_rng(1)
-    return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in ((3, 12, 16), (2, 3, others, 16))]
+    return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in ((3, 12, 2, 8), (2, 3, keys, 2, 8))]
 
 
-@pytest.mark.parametrize("others", [8, 7])
-def test_rows_that_share_their_queries_and_odd_numbers_of_keys_are_the_same_by_cudnn(cudnn, others):
-    query, texts = wide(others)
+@pytest.mark.parametrize("keys", [8, 7])
+def test_shared_queries_and_odd_numbers_of_keys_give_the_same_numbers(calls, keys):
+    query, texts = wide(keys)
 
     def of_rows(attend):
         return lambda query, texts: jax.vmap(lambda text: attend(query, text, text))(texts)
@@ -130,26 +186,25 @@ def test_rows_that_share_their_queries_and_odd_numbers_of_keys_are_the_same_by_c
     def slopes(attend):
         return jax.grad(lambda *arrays: jnp.sin(of_rows(attend)(*arrays).astype(jnp.float32)).sum(), (0, 1))
 
-    found, by_cudnn = [of_rows(ours)(query, texts), *slopes(ours)(query, texts)], list(cudnn)
+    found = [of_rows(cudnn_attention)(query, texts), *slopes(cudnn_attention)(query, texts)]
     expected = [of_rows(reference)(query, texts), *slopes(reference)(query, texts)]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.astype(jnp.float32), other.astype(jnp.float32), atol=3e-2)
-    lengths = ["key_value_seq_lengths", "query_seq_lengths"] if others % 2 else []
-    assert by_cudnn == [("cudnn", lengths)] * 2
+    lengths = ["key_value_seq_lengths", "query_seq_lengths"] if keys % 2 else []
+    assert calls == [("cudnn", lengths)] * 2
 
 
-@pytest.mark.parametrize("others", [8, 7])
-def test_cudnns_program_can_be_made_and_its_operations_are_counted(monkeypatch, others):
-    """For another machine than this one, so what JAX asks of the GPU is answered here."""
-    on_a(monkeypatch, "9.0")
+@pytest.mark.parametrize("keys", [8, 7])
+def test_cudnns_program_can_be_made_and_its_operations_are_counted(monkeypatch, keys):
+    """The program is lowered for a GPU that this machine may lack, so JAX's questions about it are answered here."""
     known = "jax._src.cudnn.fused_attention_stablehlo"
     monkeypatch.setattr(f"{known}.check_cudnn_version", lambda: 91200)
     monkeypatch.setattr(f"{known}.check_compute_capability", lambda capability: True)
 
     def loss(query, texts):
-        return jax.vmap(lambda text: ours(query, text, text))(texts).astype(jnp.float32).sum()
+        return jax.vmap(lambda text: cudnn_attention(query, text, text))(texts).astype(jnp.float32).sum()
 
-    traced = jax.jit(jax.grad(loss, (0, 1))).trace(*wide(others))
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(*wide(keys))
     program = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("__cudnn$fmhaSoftmaxBackward") == 1 and "__cudnn$fmhaSoftmax(" in program
     assert flops(traced.jaxpr) == 6 * 2 * (2 * 3 * 12 * 16) * 8  # forward two products, back four

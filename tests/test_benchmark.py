@@ -1,37 +1,51 @@
-"""What is counted, and that no change makes more of it: operations, calls of the UNet, traces. Nothing is timed."""
+"""No change makes more work: operations, calls of the UNet and compiled programs are counted; nothing is timed."""
 
-import dataclasses
 import json
 import types
 
 import jax
 import jax.numpy as jnp
 import pytest
+from compilations import compilations
 from flax import nnx
 
-from dreamstyler_jax import sampling
 from dreamstyler_jax.commands import benchmark
-from dreamstyler_jax.commands.benchmark import BenchmarkConfig, work_of
+from dreamstyler_jax.commands.benchmark import BenchmarkConfig, measure_grid
+from dreamstyler_jax.commands.measuring import programs_kept_in
+from dreamstyler_jax.commands.workloads import (
+    GRID_BATCHES,
+    SIZES,
+    TRAIN_STEPS,
+    ModelConfigs,
+    ProblemSize,
+    make_workload,
+    random_model,
+)
+from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.flops import flops
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
 
 BATCH, STEPS = 2, 3
-CONFIG = BenchmarkConfig(batch=BATCH, steps=STEPS, repeats=1)
-
-
-def counted(function, *arguments, **keywords):
-    return flops(jax.jit(function).trace(*arguments, **keywords).jaxpr)
-
-
-def of_work(work):
-    return flops(work.function.trace(*work.arguments, **work.keywords).jaxpr)
 
 
 @pytest.fixture(scope="module")
-def one_pass(tiny):
+def problem(tiny):
+    return ProblemSize(BATCH, tiny.size(None, None), STEPS)
+
+
+@pytest.fixture(scope="module")
+def one_pass(tiny, problem):
     """Operations of the UNet for one picture."""
-    return of_work(work_of("unet", dataclasses.replace(CONFIG, batch=1), tiny))
+    return operations(make_workload("unet", tiny, problem._replace(batch=1)))
+
+
+def operations(workload):
+    return flops(workload.trace().jaxpr)
+
+
+def counted(function, *arguments):
+    return flops(jax.jit(function).trace(*arguments).jaxpr)
 
 
 def test_products_and_convolutions_are_counted_by_hand():
@@ -47,9 +61,9 @@ def test_products_and_convolutions_are_counted_by_hand():
     assert counted(lambda a: jax.lax.cond(a[0, 0] > 0, lambda a: a @ a, lambda a: a, a), jnp.ones((4, 4))) == 2 * 4**3
 
 
-def test_stable_diffusions_unet_takes_the_operations_known_of_it():
-    """401.6 G multiply-adds at 512 x 512,attention's two products included."""
-    config = benchmark.SIZES["sd15"][1]
+def test_stable_diffusions_unet_takes_the_known_number_of_operations():
+    """401.6 G multiply-adds at 512 x 512, including the two products of attention."""
+    config = SIZES["sd15"].unet
 
     def predict(params):
         x, states = jnp.zeros((1, 64, 64, 4)), jnp.zeros((1, 77, 768))
@@ -62,36 +76,58 @@ def test_stable_diffusions_unet_takes_the_operations_known_of_it():
 
 
 @pytest.mark.parametrize(("name", "rows"), [("cfg", 2), ("paper", 4)])
-def test_painting_calls_the_unet_once_for_each_row_and_step(tiny, one_pass, name, rows):
-    """Or less than that: the rows of guidance share what comes before the text, and the time embedding."""
-    painting, decoding = (of_work(work_of(part, CONFIG, tiny)) for part in (name, "decode"))
+def test_painting_calls_the_unet_once_for_each_row_and_step(tiny, problem, one_pass, name, rows):
+    """A little less than that: the rows share the time embedding and what comes before the text."""
+    painting, decoding = (operations(make_workload(part, tiny, problem)) for part in (name, "decode"))
     calls = (painting - decoding) / (BATCH * STEPS * one_pass)
     assert rows - 1 < calls < rows
 
 
-def test_a_training_step_is_a_pass_forward_and_one_back_to_the_text(tiny, one_pass):
-    """No gradient by a weight, no second encoding of the picture: that would be half as much again and more."""
-    step = of_work(work_of("train", CONFIG, tiny)) / benchmark.TRAIN_STEPS / BATCH
-    text = of_work(work_of("text", dataclasses.replace(CONFIG, batch=1), tiny)) / 6
+def test_a_training_step_is_a_pass_forward_and_one_back_to_the_text(tiny, problem, one_pass):
+    """The gradient of a weight, or a second encoding of the picture, would add half as much or more."""
+    step = operations(make_workload("train", tiny, problem)) / TRAIN_STEPS / BATCH
+    text = operations(make_workload("text", tiny, problem._replace(batch=1))) / 6
     assert 1.8 * one_pass < step < 2 * (one_pass + text)
 
 
-def test_what_is_counted_is_what_is_compiled(tiny):
-    work = work_of("unet", CONFIG, tiny)
-    compiled = work.function.lower(*work.arguments).cost_analysis()["flops"]
-    assert 0.8 * compiled < of_work(work) < compiled, "the compiler also counts what is elementwise"
+def test_the_counted_operations_are_those_of_the_compiled_program(tiny, problem):
+    workload = make_workload("unet", tiny, problem)
+    compiled = workload.trace().lower().cost_analysis()["flops"]
+    assert 0.8 * compiled < operations(workload) < compiled, "the compiler also counts elementwise operations"
 
 
-def test_scales_prompts_and_seeds_need_no_new_program(tiny):
-    work = work_of("paper", CONFIG, tiny)
-    networks, params, table, bank, weights, seeds = work.arguments
-    sampling.paint_batch(networks, params, table, bank, weights, seeds, **work.keywords)
-    before = sampling.paint_batch._cache_size()
-    sampling.paint_batch(networks, params, table, bank[::-1], 2 * weights, seeds + 7, **work.keywords)
-    assert sampling.paint_batch._cache_size() == before
+def test_scales_prompts_and_seeds_need_no_new_program(tiny, problem):
+    workload = make_workload("paper", tiny, problem)
+    params, plan, batch = workload.inputs
+    workload.call(workload.inputs)
+    other = batch._replace(
+        conditioning=jax.tree.map(lambda rows: rows[::-1], batch.conditioning),
+        weights=2 * batch.weights,
+        seeds=batch.seeds + 7,
+    )
+    with compilations("sample_batch") as compiled:
+        workload.call((params, plan, other))
+    assert compiled == []
 
 
-def test_everything_is_measured_and_written_down(tiny_folder, tmp_path, capsys):
+def test_random_models_have_the_given_sizes(tiny):
+    networks = tiny.networks
+    configs = ModelConfigs(networks.text_config, networks.vae_config, networks.unet_config)
+    model = random_model("random", configs, "bfloat16")
+    assert (model.resolution, model.multiple, model.dtype) == (tiny.resolution, tiny.multiple, jnp.bfloat16)
+    assert jax.tree.map(jnp.shape, model.params) == jax.tree.map(jnp.shape, tiny.params)
+    assert model.networks.latent_shape(16, 16) == networks.latent_shape(16, 16)
+
+
+def test_the_settings_of_jaxs_cache_are_restored_after_an_error(tmp_path):
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
+    with pytest.raises(KeyboardInterrupt), programs_kept_in(str(tmp_path)):
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+        raise KeyboardInterrupt
+    assert before == (jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache)
+
+
+def test_every_measure_is_printed_and_written(tiny_folder, tmp_path, capsys):
     output = tmp_path / "results.jsonl"
     sweep = dict(sweep="batch=1,2", measure=["unet", "text"], repeats=2, output=str(output))
     benchmark.run(BenchmarkConfig(model=str(tiny_folder), **sweep))
@@ -107,19 +143,18 @@ def test_everything_is_measured_and_written_down(tiny_folder, tmp_path, capsys):
     assert len(table) == 1 + len(lines) and len({line.count("|") for line in table}) == 1
 
 
-def test_a_grid_is_measured_to_its_last_file(tiny, monkeypatch):
+def test_a_grid_is_measured_until_its_last_file_is_written(tiny, problem):
     written = []
 
-    def save(gallery, cell, picture, save=benchmark.Gallery.save):
-        save(gallery, cell, picture)
-        written.append((gallery.folder / gallery.lines[cell.id]["file"]).exists())
+    class WatchedGallery(Gallery):
+        def save(self, cell, picture):
+            super().save(cell, picture)
+            written.append((self.folder / self.lines[cell.id]["file"]).exists())
 
-    monkeypatch.setattr(benchmark.Gallery, "save", save)
-    monkeypatch.setattr(benchmark, "build", lambda work: ({"flop": of_work(work)}, None))
-    result = benchmark.measure_grid(CONFIG, tiny)
-    assert written == [True] * benchmark.GRID_BATCHES * BATCH * (1 + CONFIG.repeats)
-    assert result["images_per_s"] == pytest.approx(benchmark.GRID_BATCHES * BATCH / result["median_s"])
-    assert result["flop"] == benchmark.GRID_BATCHES * of_work(work_of("cfg", CONFIG, tiny))
+    result = measure_grid(tiny, problem, 1, WatchedGallery)
+    assert written == [True] * GRID_BATCHES * BATCH * 2
+    assert result["images_per_s"] == pytest.approx(GRID_BATCHES * BATCH / result["median_s"])
+    assert result["flop"] == GRID_BATCHES * operations(make_workload("cfg", tiny, problem))
 
 
 @pytest.mark.parametrize(

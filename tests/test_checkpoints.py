@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back bit for bit, or not at all."""
+"""Checkpoints: a saved state is restored bit for bit, or not at all."""
 
 import shutil
 import warnings
@@ -13,7 +13,7 @@ from dreamstyler_jax.runtime.errors import UserError
 
 
 def state_of(step):
-    """A training state in miniature, with more than ten leaves, scalars and several dtypes among them."""
+    """A small training state with more than ten leaves, scalars and several dtypes."""
     table = jnp.asarray(np.random.default_rng(step).standard_normal((6, 4, 64), np.float32))
     extras = [jnp.full(2, step * 100 + i, jnp.float32) for i in range(12)]
     return {"table": table, "optimizer": optax.adamw(1e-3).init(table), "extras": extras, "step": jnp.int32(step)}
@@ -76,19 +76,19 @@ def test_the_newest_state_comes_back_bit_for_bit(saved):
         assert_is_step(restore(saved), 20)
 
 
-def test_an_empty_folder_holds_none(tmp_path):
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert restore(tmp_path / "none") is None
 
 
 def test_only_the_newest_are_kept(tmp_path):
-    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+    with open_checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, state_of(step))
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "3"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(folder, damage):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(folder, damage):
     DAMAGES[damage](files_of(folder, 20)[0])
     with pytest.warns(UserWarning, match="step 20 is damaged"):
         assert_is_step(restore(folder), 10)
@@ -96,13 +96,14 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(folder, damage):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads, on missing files
 def test_no_file_of_a_checkpoint_can_go_missing_unnoticed(saved, tmp_path):
-    """The older state or the newer one, never another and never an error."""
+    """One of the two states is restored, never another and never an error."""
     for i, file in enumerate(files_of(saved, 20)):
         folder = shutil.copytree(saved, tmp_path / str(i))
         (folder / file.relative_to(saved)).unlink()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = restore(folder)
+        assert state is not None
         assert_is_step(state, int(state["step"]))
 
 
@@ -114,7 +115,7 @@ def test_nothing_is_restored_where_all_are_damaged(folder):
 
 
 def test_a_damaged_step_can_be_saved_again(folder):
-    """As training does that resumes from the older one and comes by that step a second time."""
+    """As a training does that resumes from the older checkpoint and reaches the step again."""
     DAMAGES["truncated"](files_of(folder, 20)[0])
     with open_checkpoints(folder) as checkpoints, pytest.warns(UserWarning, match="is damaged"):
         checkpoints.restore(state_of(0))
@@ -124,10 +125,16 @@ def test_a_damaged_step_can_be_saved_again(folder):
         assert_is_step(restore(folder), 20)
 
 
-def test_a_course_begun_anew_leaves_nothing_of_the_old_one(folder):
+def test_a_run_that_starts_again_removes_the_later_checkpoints(folder):
     with open_checkpoints(folder) as checkpoints:
         checkpoints.save(5, state_of(5))
     assert_is_step(restore(folder), 5)
+
+
+def test_later_checkpoints_can_be_ignored(saved):
+    with open_checkpoints(saved) as checkpoints:
+        assert_is_step(checkpoints.restore(state_of(0), max_step=19), 10)
+        assert checkpoints.restore(state_of(0), max_step=9) is None
 
 
 @pytest.mark.parametrize("change", ["shape", "dtype", "leaves"])
@@ -140,5 +147,5 @@ def test_a_state_of_other_settings_is_refused(saved, change):
             like["step"] = jnp.float32(0)
         case "leaves":
             like["extras"].pop()
-    with pytest.raises(UserError, match=r"other settings: choose another output"):
+    with pytest.raises(UserError, match=r"belong to other settings: choose another output"):
         restore(saved, like)

@@ -1,9 +1,10 @@
-"""Programs kept between runs: found again, the same to the bit, and never in the way."""
+"""Compiled programs kept between runs, the CPU's kernels and devices, and the time that compiling takes."""
 
 import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -12,11 +13,12 @@ import pytest
 from script_tools import ROOT, run, start, write_picture
 
 from dreamstyler_jax.commands import sample, train
-from dreamstyler_jax.runtime.compilation import choose_kernels, cores
+from dreamstyler_jax.runtime.compilation import choose_kernels, cores, seconds_compiling, share_cores
 
-# A program that takes long enough to compile to be worth keeping; what it makes, and how many were found.
+# Compiles one program that takes long enough to be kept. It prints the result, and how many programs the cache had. The
+# array comes from NumPy, because on a busy machine the programs that make an array take that long as well.
 CHILD = """
-import jax, jax.numpy as jnp
+import jax, jax.numpy as jnp, numpy as np
 from dreamstyler_jax.runtime.compilation import keep_programs
 from dreamstyler_jax.runtime.console import plain_warnings
 
@@ -30,12 +32,13 @@ def unrolled(x):
         x = jnp.sin(x @ x.T @ x + i)
     return x
 
-print(jax.jit(unrolled)(jnp.linspace(0, 1, 48).reshape(6, 8)).tobytes().hex(), sum(found))
+x = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+print(np.asarray(jax.jit(unrolled)(x)).tobytes().hex(), sum(found))
 """
 
 
 def child(cache: Path, **more: str) -> tuple[str, int, str]:
-    """What the program makes, how many programs were found, and what was printed to stderr."""
+    """The program's result, how many programs the cache had, and what was printed to stderr."""
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(cache), **more}
     done = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -49,14 +52,14 @@ def programs(cache: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def cold(tmp_path_factory):
-    """Runs without any cache: what the program makes."""
+    """The program's result without a cache."""
     folder = tmp_path_factory.mktemp("cold")
     made, _, printed = child(folder, JAX_ENABLE_COMPILATION_CACHE="false")
     assert (programs(folder), printed) == ([], "")
     return made
 
 
-def test_a_second_run_finds_its_programs_and_makes_the_same(cold, tmp_path):
+def test_a_second_run_finds_its_programs_and_has_the_same_result(cold, tmp_path):
     assert child(tmp_path) == (cold, 0, "")
     kept = programs(tmp_path)
     assert len(kept) == 1
@@ -68,7 +71,7 @@ def test_a_program_cut_short_is_written_again(cold, tmp_path):
     child(tmp_path)
     (program,) = programs(tmp_path)
     whole = program.stat().st_size
-    for rest in (b"", program.read_bytes()[: whole // 2]):  # without the time of use: the writer was killed
+    for rest in (b"", program.read_bytes()[: whole // 2]):  # without the time of use, because the writer was killed
         program.write_bytes(rest)
         program.with_name(program.name.removesuffix("cache") + "atime").unlink()
         assert child(tmp_path) == (cold, 0, "")
@@ -80,7 +83,7 @@ def test_a_damaged_program_is_compiled_with_a_warning(cold, tmp_path):
     child(tmp_path)
     (program,) = programs(tmp_path)
     content = bytearray(program.read_bytes())
-    middle = slice(len(content) // 2, len(content) // 2 + 64)  # of one byte it may not be noticed
+    middle = slice(len(content) // 2, len(content) // 2 + 64)  # damage of a single byte may go unnoticed
     content[middle] = bytes(byte ^ 255 for byte in content[middle])
     for damaged in (content, content[: len(content) // 2], b"x" * len(content)):
         program.write_bytes(damaged)
@@ -90,27 +93,27 @@ def test_a_damaged_program_is_compiled_with_a_warning(cold, tmp_path):
         assert line.startswith("warning: Error reading persistent compilation cache entry")
 
 
-def test_without_a_folder_that_can_be_written_nothing_is_kept(cold, tmp_path):
+def test_nothing_is_kept_if_the_folder_cannot_be_written(cold, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert child(tmp_path / "file") == (cold, 0, "")
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_cache_that_the_user_has_chosen_is_left_to_jax(cold, tmp_path):
+def test_jax_manages_a_cache_that_the_user_has_chosen(cold, tmp_path):
     chosen = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     assert child(tmp_path, **chosen)[::2] == (cold, "")
     assert list((tmp_path / "mine").glob("jit_unrolled-*"))
     assert not (tmp_path / "dreamstyler_jax").exists()
 
 
-def test_the_scripts_keep_theirs_and_paint_the_same(tiny_folder, tmp_path):
+def test_the_commands_keep_their_programs_and_paint_the_same(tiny_folder, tmp_path):
     picture = write_picture(tmp_path / "a.png", 0)
     learn = ["--model", tiny_folder, "--images", picture, "--steps", 1, "--batch_size", 1, "--output", tmp_path / "run"]
     paint = ["--model", tiny_folder, "--styles", tmp_path / "run", "--prompts", "a {}", "--seeds", "3", "--steps", 2]
     run(train, *learn)
     run(sample, *paint, "--output", tmp_path / "cold")
     environment = {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    kept: list[Path] = []
+    kept: list[list[Path]] = []
     for name in ("first", "second"):
         with start(sample, *paint, "--output", tmp_path / name, env=environment) as process:
             _, printed = process.communicate()
@@ -122,14 +125,12 @@ def test_the_scripts_keep_theirs_and_paint_the_same(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["", "--xla_cpu_enable_fast_math=false"])
-def test_eigens_kernels_and_the_scheduler_that_is_right_with_them_are_taken(monkeypatch, given):
+def test_eigens_kernels_and_their_scheduler_are_chosen(monkeypatch, given):
     monkeypatch.setenv("XLA_FLAGS", given)
-    monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
-    choose_kernels()
+    choose_kernels((0, 13, 0))
     assert os.environ["XLA_FLAGS"] == given
-    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
-    for _ in range(2):  # the second time it finds its own
-        choose_kernels()
+    for version in [(0, 10, 2), (0, 12, 0)]:  # the second call finds its flags and adds none
+        choose_kernels(version)
         chosen = "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_enable_concurrency_optimized_scheduler=false"
         assert os.environ["XLA_FLAGS"] == f"{given} {chosen}".strip()
 
@@ -152,21 +153,42 @@ print(jax.local_device_count())
         (["mini", "8"], {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
     ],
 )
-def test_cores_share_batches_of_the_embedded_model_that_they_divide(words, env, expected):
+def test_as_many_cores_as_divide_the_batch_are_devices_for_the_embedded_model(words, env, expected):
     environment = {**os.environ, **env}
     made = subprocess.check_output([sys.executable, "-c", DEVICES, *words], cwd=ROOT, env=environment, text=True)
     assert int(made) == (math.gcd(cores(), 8) if expected is None else expected)
 
 
-def test_what_the_user_has_chosen_stays(monkeypatch):
+def test_cores_are_left_alone_after_the_first_computation():
+    before = jax.local_device_count()
+    share_cores("mini", 8)
+    assert jax.local_device_count() == before
+    assert getattr(jax.config, "jax_num_cpu_devices") in (-1, before)  # noqa: B009
+
+
+def test_the_seconds_of_compiling_are_counted_and_those_of_running_are_not():
+    def slow_to_trace(x):
+        time.sleep(0.5)
+        return x + 1
+
+    before = seconds_compiling()
+    jitted = jax.jit(slow_to_trace)
+    jitted(jnp.zeros(3))
+    compiled = seconds_compiling()
+    assert compiled - before >= 0.5
+    time.sleep(0.1)
+    jitted(jnp.zeros(3)).block_until_ready()
+    assert seconds_compiling() - compiled < 0.1
+
+
+def test_flags_that_are_set_stay(monkeypatch):
     given = "--xla_cpu_enable_concurrency_optimized_scheduler=true --xla_cpu_experimental_ynn_fusion_type=invalid"
     monkeypatch.setenv("XLA_FLAGS", given)
-    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
-    choose_kernels()
+    choose_kernels((0, 10, 2))
     assert os.environ["XLA_FLAGS"] == given
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the kernels of a CPU")
 def test_no_program_has_ynnpacks_kernels():
     a = jnp.ones((64, 64))
-    assert "ynn_fusion" not in jax.jit(jnp.dot).lower(a, a).compile().as_text()
+    assert "ynn_fusion" not in str(jax.jit(jnp.dot).lower(a, a).compile().as_text())

@@ -1,22 +1,35 @@
-"""Progress on a terminal and in a log."""
+"""What commands say on a terminal or in a log: warnings, and what they are about to do."""
 
-import time
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
 
 from dreamstyler_jax.runtime import console
 
 
-def test_in_a_log_progress_is_a_line_now_and_then(capsys, monkeypatch):
-    monkeypatch.setattr(console, "LOG_EVERY", 0.2)
-    seen = []
-    for item in console.progress(range(10), "painting", 10, "picture"):
-        seen.append(item)
-        time.sleep(0.1)
-    assert seen == list(range(10))
-    lines = capsys.readouterr().err.splitlines()
-    assert 2 <= len(lines) <= 6 and all(line.startswith("painting") and "picture" in line for line in lines)
-    assert "\r" not in "".join(lines)
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    console.plain_warnings()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("two\n  lines", stacklevel=1)
+    assert capsys.readouterr().err == "warning: two lines\n"
 
 
-def test_a_short_run_leaves_the_log_alone(capsys):
-    assert list(console.progress(range(3), "painting", 3, "picture")) == [0, 1, 2]
-    assert capsys.readouterr().err == ""
+def test_an_announcement_says_the_model_the_devices_and_that_jax_compiles(capsys):
+    console.announce("a model", "one line", "another line")
+    printed = capsys.readouterr()
+    first, *lines = printed.err.splitlines()
+    assert re.fullmatch(rf"'a model' on {jax.local_device_count()} x \w+", first)
+    assert lines == ["one line", "another line", "Compiling; later runs of the same shape start faster"]
+    assert printed.out == ""
+
+
+def test_the_command_line_is_read_without_importing_jax():
+    code = "import sys, dreamstyler_jax.__main__; print([m for m in ('jax', 'flax', 'torch') if m in sys.modules])"
+    root = Path(__file__).parent.parent
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=root) == "[]\n"

@@ -1,4 +1,4 @@
-"""The convolution's gradients: JAX's own numbers, in a form that the CPU's compiler is quick with."""
+"""The gradients of convolutions: JAX's numbers, in a form that the CPU's compiler makes fast."""
 
 import functools
 import re
@@ -81,7 +81,7 @@ def test_gradients_in_a_loop_are_jaxs():
 
 
 def layouts(compiled):
-    """Of every convolution in a compiled program."""
+    """The layout of every convolution in a compiled program."""
     return re.findall(r"dim_labels=(\S+?)[,\s]", compiled.as_text())
 
 
@@ -90,11 +90,11 @@ def test_gradients_in_a_loop_keep_the_forward_layout():
     found = layouts(looped(convolve)[0])
     assert len(found) >= 6, "two forward convolutions and their four gradients"
     assert set(found) == {LAYOUT}
-    assert set(layouts(looped(reference)[0])) != {LAYOUT}, "this test tells nothing any more, and the rule may go"
+    assert set(layouts(looped(reference)[0])) != {LAYOUT}, "JAX's gradient keeps it too: drop the rule"
 
 
 def test_vmap_over_pictures_is_jaxs():
-    """As guidance maps the denoiser over its rows; the kernel is shared."""
+    """Guidance maps the denoiser over its rows in this way; the kernel is shared."""
     x, kernel = operands((6, 8))
     x = jnp.stack([x, x[::-1] + 1])
 

@@ -1,4 +1,4 @@
-"""evaluate as its user meets it: the scores of pictures as sample.py leaves them, what it says to mistakes."""
+"""The command ``dreamstyler evaluate``: scores of pictures as ``dreamstyler sample`` leaves them, and its errors."""
 
 import json
 import math
@@ -7,17 +7,25 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
-import script_tools
 from PIL import Image
 from script_tools import ROOT, contents, refusal, run, write_picture
 from tiny_clip import write_tiny_clip
 from tiny_model import WIDTH
 
-from dreamstyler_jax.evaluation import evaluate, scores
-from dreamstyler_jax.evaluation.evaluate import OVERALL, SCORES, EvaluateConfig, plain_context
+from dreamstyler_jax.commands import evaluate
+from dreamstyler_jax.evaluation import scores
+from dreamstyler_jax.evaluation.clip import Clip
+from dreamstyler_jax.evaluation.painted import plain_context
+from dreamstyler_jax.evaluation.report import OVERALL, summarise, summary_points
+from dreamstyler_jax.evaluation.scorer import Scorer, score_all
+from dreamstyler_jax.evaluation.scores import SCORE_NAMES
+from dreamstyler_jax.evaluation.statistics import Estimate, estimate
+from dreamstyler_jax.evaluation.training_data import find_training_data, known_styles
+from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE, EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix
@@ -29,15 +37,9 @@ HOUSE, DOG, SEA = (f"a painting of {subject} in the style of" for subject in ("a
 RESULTS = ("scores.jsonl", "evaluation.json", "evaluation.png")
 
 
-@pytest.fixture(autouse=True)
-def as_a_script(monkeypatch):
-    """Lets `run` and `refusal` call it like train.py and sample.py."""
-    monkeypatch.setitem(script_tools.CONFIGS, evaluate, EvaluateConfig)
-
-
 @pytest.fixture(scope="module")
 def model(tiny_folder, tmp_path_factory):
-    """The folder of a model that carries a CLIP."""
+    """The folder of a model with a CLIP inside."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
     shutil.copytree(tiny_folder, folder)
     write_tiny_clip(folder / "clip")
@@ -46,7 +48,7 @@ def model(tiny_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs of two styles, learned from one picture and from two, which are still there."""
+    """Runs of two styles, learned from one picture and from two pictures; these pictures exist."""
     folder = tmp_path_factory.mktemp("runs")
     pictures = [str(write_picture(folder / f"{seed}.png", seed, (16, 16))) for seed in range(3)]
     write_style(folder / "gogh", "gogh", images=pictures[:1], prompts=[SEA + " {}"])
@@ -56,7 +58,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def painted(model, runs, tmp_path_factory):
-    """Pictures in both styles; the first is the very one that gogh was learned from."""
+    """Pictures in both styles; the first equals the one that gogh was learned from."""
     folder = tmp_path_factory.mktemp("out") / "both"
     prompts = [(HOUSE + " {gogh}", 0), (HOUSE + " {wave}", 0), (DOG + " {gogh}", 0), (DOG + " {wave}", 1)]
     first = images.to_array(images.load(runs / "0.png"))
@@ -65,20 +67,23 @@ def painted(model, runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(painted, runs, tmp_path_factory):
-    """What a process of its own leaves behind and prints; from a folder where nothing else is."""
-    words = ["--pictures", painted, "--styles", runs, "--output", "results"]
-    command = [sys.executable, "-m", "dreamstyler_jax.evaluation.evaluate", *map(str, words)]
+    """The results and the output of the command, as a process started in an empty folder."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
+    done = run_process("--pictures", painted, "--styles", runs, "--output", "results", cwd=folder)
     assert (done.returncode, done.stderr) == (0, ""), done
     return folder / "results", done.stdout
 
 
+def run_process(*words, cwd):
+    """Runs ``dreamstyler evaluate`` as a process."""
+    command = [sys.executable, "-m", "dreamstyler_jax", "evaluate", *map(str, words)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env)
+
+
 def write_style(folder, name, seed=0, **metadata):
     table = np.random.default_rng(seed).standard_normal((2, 1, WIDTH), np.float32)
-    Style(name, table, metadata).save(folder / FILE_NAME)
+    Style(name, {"clip_l": table}, metadata).save(folder / FILE_NAME)
     return folder
 
 
@@ -91,20 +96,22 @@ def noise(count, size=(16, 16), seed=5):
 
 
 def cells_of(model, prompts, styles, arrays):
-    """What sample.py says of pictures of prompts and seeds; {} stands for the first of the styles that fit."""
-    common = dict(negative_prompt="", guidance="cfg", scales={"guidance_scale": 3.5}, solver="ddim", steps=5)
+    """The cells of pictures, given prompts with their seeds; {} stands for the first of the styles."""
+    common: dict[str, Any] = dict(
+        negative_prompt="", guidance="cfg", scales={"guidance_scale": 3.5}, solver="ddim", steps=5
+    )
     common |= dict(dtype="float32", model=str(model), model_hash="0123")
-    cells = []
+    result = []
     for (prompt, seed), array in zip(prompts, arrays, strict=True):
-        voice = next(iter(styles)) if "{}" in prompt else ""
-        used = {name: digest for name, digest in styles.items() if name == voice or f"{{{name}}}" in prompt}
+        style = next(iter(styles)) if "{}" in prompt else ""
+        used = {name: hash for name, hash in styles.items() if name == style or f"{{{name}}}" in prompt}
         size = dict(height=array.shape[0], width=array.shape[1])
-        cells.append(cells.Cell(prompt=prompt, style=voice, seed=seed, styles=used, **size, **common))
-    return cells
+        result.append(Cell(prompt=prompt, style=style, seed=seed, styles=used, **size, **common))
+    return result
 
 
 def paint(folder, model, prompts, styles, arrays):
-    """Writes pictures as sample.py does."""
+    """Writes pictures as ``dreamstyler sample`` does."""
     cells, gallery = cells_of(model, prompts, styles, arrays), Gallery(folder)
     gallery.begin()
     for cell, array in zip(cells, arrays, strict=True):
@@ -126,7 +133,7 @@ def summary(folder):
 
 
 def score(folder, *words):
-    """The only picture's line."""
+    """Evaluates a folder with one picture; returns the line of this picture."""
     run(evaluate, "--pictures", folder, *words)
     (line,) = lines(folder)
     return line
@@ -135,7 +142,7 @@ def score(folder, *words):
 # The scores
 
 
-def test_every_picture_has_a_line_with_all_that_made_it(evaluated, painted, runs):
+def test_each_picture_has_a_line_with_its_settings_and_scores(evaluated, painted, runs):
     folder, _ = evaluated
     manifest = [json.loads(line) for line in (painted / "manifest.jsonl").read_text().splitlines()]
     assert len(manifest) == 4
@@ -144,33 +151,38 @@ def test_every_picture_has_a_line_with_all_that_made_it(evaluated, painted, runs
         assert line["picture"] == str(painted / made["file"])
         assert line["group"] == made["prompt"].partition("{")[2].strip("}")
         assert line["context"] == made["prompt"].partition(" in the style")[0]
-        assert list(line["scores"]) == list(SCORES)
+        assert list(line["scores"]) == list(SCORE_NAMES)
         assert all(0 < value <= 100 for value in line["scores"].values())
 
 
-def test_the_picture_learned_from_has_its_own_style(evaluated):
-    own, *others = (line["scores"] for line in lines(evaluated[0]))
-    assert (own["image"], own["style"]) == pytest.approx((100, 100), abs=1e-3)
+def test_the_training_picture_has_the_highest_scores(evaluated):
+    training, *others = (line["scores"] for line in lines(evaluated[0]))
+    assert (training["image"], training["style"]) == pytest.approx((100, 100), abs=1e-3)
     assert all(other["image"] < 99.9 and other["style"] < 99 for other in others)
 
 
-def test_scores_are_those_of_picture_prompt_and_training_material(evaluated, model, runs):
-    """Recomputed one by one: of the wave as means over its two training pictures."""
-    clip, stable = scores.Clip.load(model / "clip"), StableDiffusion.load(str(model))
+def test_scores_compare_pictures_with_prompts_and_training_data(evaluated, model, runs):
+    """Computes them again, one by one; those of wave are means over its two training pictures."""
+    clip, diffusion = Clip.load(model / "clip"), StableDiffusion.load(str(model))
     training = {"gogh": ["0.png"], "wave": ["1.png", "2.png"]}
     contexts = {"gogh": ["a painting of the sea"], "wave": ["a painting of the sea", "a painting of a house"]}
     for line in lines(evaluated[0]):
         picture = images.to_array(images.load(line["picture"]))[None]
-        material = np.stack([images.to_array(images.load(runs / file)) for file in training[line["group"]]])
-        seen, text = clip.pictures(picture), clip.texts([line["context"]])
+        learned_from = np.stack([images.to_array(images.load(runs / file)) for file in training[line["group"]]])
+        feature, text = clip.picture_features(picture), clip.text_features([line["context"]])
         others = [context for context in contexts[line["group"]] if context != line["context"]]
         expected = {
-            "text": scores.cosine_score(seen, text).item(),
-            "image": np.mean([scores.cosine_score(seen, clip.pictures(one[None])) for one in material]),
+            "text": scores.cosine_score(feature, text).item(),
+            "image": np.mean([scores.cosine_score(feature, clip.picture_features(t[None])) for t in learned_from]),
             "style": np.mean(
-                [scores.style_score(scores.grams(stable, picture), scores.grams(stable, m[None])) for m in material]
+                [
+                    scores.style_score(scores.grams(diffusion, picture), scores.grams(diffusion, t[None]))
+                    for t in learned_from
+                ]
             ),
-            "leakage": np.mean([scores.leakage_score(seen, text, clip.texts([c]), clip.scale) for c in others]),
+            "leakage": np.mean(
+                [scores.leakage_score(feature, text, clip.text_features([c]), clip.logit_scale) for c in others]
+            ),
         }
         assert line["scores"] == pytest.approx(expected, abs=2e-3)
 
@@ -179,15 +191,15 @@ def test_means_and_intervals_over_pictures_and_over_styles(evaluated, painted, m
     folder, _ = evaluated
     content = summary(folder)
     assert (content["pictures"], content["model"], content["clip"]) == (4, str(model), str(model / "clip"))
-    for name in SCORES:
+    for name in SCORE_NAMES:
         means = []
         for style in ("gogh", "wave"):
             values = [line["scores"][name] for line in lines(folder) if line["group"] == style]
-            expected = scores.estimate(values)
+            expected = estimate(values)
             assert content["styles"][style]["pictures"] == 2
             assert content["styles"][style][name] == pytest.approx(expected._asdict())
             means.append(np.mean(values))
-        assert content["overall"][name] == pytest.approx(scores.estimate(means)._asdict())
+        assert content["overall"][name] == pytest.approx(estimate(means)._asdict())
 
 
 def test_the_table_has_a_row_per_style_and_one_for_all(evaluated):
@@ -196,31 +208,26 @@ def test_the_table_has_a_row_per_style_and_one_for_all(evaluated):
     for line in printed.splitlines()[1:4]:
         name, *cells = re.split(r"\s{2,}", line)
         rows[name] = cells
-    assert printed.split()[:5] == ["pictures", *SCORES]
+    assert printed.split()[:5] == ["pictures", *SCORE_NAMES]
     assert list(rows) == ["gogh", "wave", OVERALL] and rows["wave"][0] == "2" and rows[OVERALL][0] == "4"
     for name, estimates in (*content["styles"].items(), (OVERALL, content["overall"])):
-        assert rows[name][1:] == [str(scores.Estimate(**estimates[score])) for score in SCORES]
+        assert rows[name][1:] == [str(Estimate(**estimates[score])) for score in SCORE_NAMES]
 
 
 def test_the_chart_is_drawn(evaluated):
     assert Image.open(evaluated[0] / "evaluation.png").size == (1280, 720)
 
 
-def test_the_chart_has_a_point_per_style_and_one_for_all(monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(evaluate.chart, "scatter_chart", lambda points, *words: drawn.update(points=points))
+def test_the_chart_has_a_point_per_style_and_one_for_all():
     results = [dict(text=t, image=0, style=s, leakage=0) for t, s in ((20, 30), (22, 36), (30, 50), (math.nan, 60))]
-    evaluate.plot(evaluate.summarise(["a", "a", "b$", "c"], results))
-    a, b, overall = drawn["points"]  # c has no text score
+    a, b, overall = summary_points(summarise(["a", "a", "b$", "c"], results))  # c has no text score
     assert (a[:3], b[:3], overall[:2]) == ((21, 33, "a"), (30, 50, r"b\$"), (25.5, pytest.approx((33 + 50 + 60) / 3)))
     assert (a.x_margin, a.y_margin) == pytest.approx((12.7062, 38.1186), abs=1e-3)  # t(0.975, 1) = 12.7062
     assert overall.label == OVERALL and overall.y_margin > 0 and math.isnan(b.x_margin)
-    drawn.clear()
-    evaluate.plot(evaluate.summarise(["a", "a"], results[:2]))
-    assert [point.label for point in drawn["points"]] == ["a"]
+    assert [point.label for point in summary_points(summarise(["a", "a"], results[:2]))] == ["a"]
 
 
-# What reaches CLIP
+# Texts for CLIP
 
 
 @pytest.mark.parametrize(
@@ -233,43 +240,52 @@ def test_the_chart_has_a_point_per_style_and_one_for_all(monkeypatch):
         ("{}", ""),
     ],
 )
-def test_contexts_are_plain_words(prompt, context):
+def test_contexts_have_neither_styles_nor_braces(prompt, context):
     assert plain_context(prompt) == context
 
 
-def test_placeholders_never_reach_clip(model, runs, tmp_path, monkeypatch):
-    seen, texts = [], scores.Clip.texts
-    monkeypatch.setattr(scores.Clip, "texts", lambda clip, given: seen.extend(given) or texts(clip, given))
+def test_clip_sees_no_placeholders(model, runs, tmp_path):
+    seen = []
+
+    class RecordingClip(Clip):
+        def text_features(self, texts):
+            seen.extend(texts)
+            return super().text_features(texts)
+
     prompt = "a painting of a {wave} by the sea in the style of {gogh}"
     out = paint(tmp_path, model, [(prompt, 0)], styles_of(runs, "gogh", "wave"), noise(1))
-    assert score(out, "--styles", runs)["group"] == "gogh"
+    painted = evaluate.read_pictures([str(out)])
+    training_data = find_training_data(painted, [str(runs)], [])
+    diffusion = StableDiffusion.load(str(model))
+    score_all(Scorer(diffusion, RecordingClip.load(model / "clip"), painted, training_data), painted)
+    assert [style.name for style in painted[0].styles] == ["gogh"]
     assert seen == ["a painting of a wave by the sea", "a painting of the sea"]
 
 
 @pytest.mark.parametrize("prompt", [SEA + " {}", "a painting in the style of {}"])
-def test_without_two_descriptions_there_is_no_leakage(prompt, model, runs, tmp_path, capsys):
+def test_no_leakage_without_two_different_subjects(prompt, model, runs, tmp_path, capsys):
     out = one_picture(tmp_path, model, runs, prompt)
     assert score(out, "--styles", runs)["scores"]["leakage"] is None
     assert summary(out)["overall"]["leakage"] == {"mean": None, "margin": None, "count": 0}
     assert capsys.readouterr().out.splitlines()[1].split()[-1] == "-"
 
 
-def test_a_training_prompt_that_describes_nothing_cannot_leak(model, runs, tmp_path):
+def test_no_leakage_from_a_training_prompt_without_a_subject(model, runs, tmp_path):
     write_style(tmp_path / "bare", "bare", 7, images=[str(runs / "0.png")], prompts=["A painting in the style of {}"])
     out = one_picture(tmp_path / "out", model, tmp_path, style="bare")
     assert score(out, "--styles", tmp_path / "bare")["scores"]["leakage"] is None
 
 
-def test_a_prompt_that_is_all_style_has_no_text_score(model, runs, tmp_path):
+def test_no_text_score_for_a_prompt_that_only_names_a_style(model, runs, tmp_path):
     line = score(one_picture(tmp_path, model, runs, "{}"), "--styles", runs)
     assert (line["context"], line["scores"]["text"], line["scores"]["leakage"]) == ("", None, None)
     assert line["scores"]["style"] > 0 and not (tmp_path / "evaluation.png").exists()
 
 
-# Pictures, styles and what these were learned from
+# Pictures, styles and training data
 
 
-def test_pictures_need_not_be_square_nor_of_the_training_pictures_size(model, tmp_path):
+def test_pictures_and_training_pictures_can_have_any_sizes(model, tmp_path):
     picture = write_picture(tmp_path / "wide.png", 3, (60, 31))
     write_style(tmp_path / "run", "wide", 3, images=[str(picture)])
     fitted = images.to_array(images.fit(images.load(picture), 16, 24))
@@ -279,7 +295,7 @@ def test_pictures_need_not_be_square_nor_of_the_training_pictures_size(model, tm
     assert score(out, "--styles", tmp_path / "run")["scores"]["style"] == pytest.approx(100, abs=1e-3)
 
 
-def test_several_folders_count_together_and_none_twice(painted, model, runs, tmp_path):
+def test_several_folders_are_scored_together_without_duplicates(painted, model, runs, tmp_path):
     other = one_picture(tmp_path / "other", model, runs, DOG + " {}")
     run(evaluate, "--pictures", painted, other, painted, "--styles", runs, "--output", tmp_path / "results")
     found = lines(tmp_path / "results")
@@ -287,7 +303,7 @@ def test_several_folders_count_together_and_none_twice(painted, model, runs, tmp
     assert summary(tmp_path / "results")["styles"]["gogh"]["pictures"] == 3
 
 
-def test_pictures_in_both_styles_are_a_group_of_their_own(model, runs, tmp_path):
+def test_pictures_in_two_styles_form_a_group(model, runs, tmp_path):
     prompts = [(DOG + " {wave} and {gogh}", 0), (DOG + " {gogh}, {wave}", 0)]
     paint(tmp_path, model, prompts, styles_of(runs, "gogh", "wave"), noise(2))
     run(evaluate, "--pictures", tmp_path, "--styles", runs)
@@ -295,40 +311,40 @@ def test_pictures_in_both_styles_are_a_group_of_their_own(model, runs, tmp_path)
     assert len(summary(tmp_path)["styles"]) == 1
 
 
-def test_two_styles_of_one_name_stay_apart(painted, model, runs, tmp_path):
+def test_two_styles_with_one_name_are_different_groups(painted, model, runs, tmp_path):
     write_style(tmp_path / "runs" / "other", "gogh", 9, images=[str(runs / "2.png")])
     other = one_picture(tmp_path / "out", model, tmp_path / "runs", style="other")
-    digest = styles_of(tmp_path / "runs", "other")["other"]
+    hash = styles_of(tmp_path / "runs", "other")["other"]
     manifest = other / "manifest.jsonl"
     manifest.write_text(manifest.read_text().replace('"other"', '"gogh"'))
     words = ["--styles", runs, f"other={tmp_path / 'runs' / 'other'}", "--output", tmp_path / "results"]
     run(evaluate, "--pictures", painted, other, *words)
-    assert list(summary(tmp_path / "results")["styles"]) == ["gogh", "wave", f"gogh ({digest})"]
+    assert list(summary(tmp_path / "results")["styles"]) == ["gogh", "wave", f"gogh ({hash})"]
 
 
-def test_the_hash_finds_a_style_whatever_it_is_called(model, runs, tmp_path, recwarn):
-    digest = styles_of(runs, "wave")["wave"]
-    mine = one_picture(tmp_path / "mine", model, runs, HOUSE + " {mine}", mine=digest)
+def test_a_renamed_style_is_found_by_its_hash(model, runs, tmp_path, recwarn):
+    hash = styles_of(runs, "wave")["wave"]
+    mine = one_picture(tmp_path / "mine", model, runs, HOUSE + " {mine}", mine=hash)
     line = score(mine, "--styles", f"gogh={runs / 'wave'}", f"mine={runs / 'gogh'}")
     expected = score(one_picture(tmp_path / "wave", model, runs, style="wave"), "--styles", runs)["scores"]
     assert (line["group"], line["scores"], recwarn.list) == ("mine", expected, [])
 
 
-def test_a_style_trained_anew_is_found_by_its_name_with_a_warning(model, runs, tmp_path):
+def test_a_style_trained_again_is_found_by_its_name_with_a_warning(model, runs, tmp_path):
     out = one_picture(tmp_path, model, runs, gogh="0" * 12)
-    with pytest.warns(UserWarning, match="the style 'gogh' has changed, from 000000000000 to"):
+    with pytest.warns(UserWarning, match="the style 'gogh' has changed since .* painted, from 000000000000 to"):
         score(out, "--styles", runs)
 
 
-def test_without_styles_those_under_runs_and_the_shipped_one_are_known(monkeypatch, runs, tmp_path):
+def test_without_style_paths_the_runs_and_the_shipped_style_are_known(monkeypatch, runs, tmp_path):
     shutil.copytree(runs, tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    gogh, wave, shipped = evaluate.known_styles([])
+    gogh, wave, shipped = known_styles([])
     assert (gogh.name, wave.name, shipped.hash) == ("gogh", "wave", Style.load(EXAMPLE_STYLE).hash)
     assert shipped.metadata["images"] == [str(EXAMPLE_PICTURE)]
 
 
-def test_a_picture_that_has_moved_can_be_given(model, runs, tmp_path):
+def test_a_training_picture_that_was_moved_can_be_given(model, runs, tmp_path):
     write_style(tmp_path / "run", "gogh", images=["gone.png"], prompts=[SEA + " {}"])
     out = one_picture(tmp_path / "out", model, runs)
     moved = score(out, "--styles", tmp_path / "run", "--style_pictures", f"gogh={runs / '0.png'}")
@@ -339,7 +355,7 @@ def test_a_picture_that_has_moved_can_be_given(model, runs, tmp_path):
     assert other["image"] != moved["scores"]["image"] and other["leakage"] == moved["scores"]["leakage"]
 
 
-def test_failed_and_torn_lines_are_left_out_and_parts_count(model, runs, tmp_path):
+def test_failed_pictures_and_incomplete_lines_are_skipped_and_shards_are_read(model, runs, tmp_path):
     arrays = noise(4)
     cells = cells_of(model, [(HOUSE + " {}", seed) for seed in range(4)], styles_of(runs, "gogh"), arrays)
     for part in range(2):
@@ -354,7 +370,7 @@ def test_failed_and_torn_lines_are_left_out_and_parts_count(model, runs, tmp_pat
     assert sorted(line["seed"] for line in lines(tmp_path)) == [0, 1]
 
 
-def test_a_mix_was_learned_from_the_pictures_of_its_styles(model, runs, tmp_path, recwarn, monkeypatch):
+def test_a_mix_was_learned_from_the_training_pictures_of_its_parts(model, runs, tmp_path, recwarn, monkeypatch):
     recipe = "gogh:1,wave:0"
     mixed = mix(recipe, {name: Style.load(runs / name / FILE_NAME) for name in ("gogh", "wave")})
     out = one_picture(tmp_path / "mix", model, runs, **{recipe: mixed.hash})
@@ -364,30 +380,36 @@ def test_a_mix_was_learned_from_the_pictures_of_its_styles(model, runs, tmp_path
     assert (line["group"], line["scores"]) == (recipe, expected)
     (tmp_path / "runs").symlink_to(runs)
     monkeypatch.chdir(tmp_path)
-    assert score(out)["scores"] == expected and not recwarn  # the hash says that it is this mix
-    own = Style.load(EXAMPLE_STYLE).name  # a run may be called as the shipped style is
-    write_style(tmp_path / "own" / "runs" / "a", own, 4, images=[str(runs / "0.png")])
-    table = {own: Style.load(tmp_path / "own" / "runs" / "a" / FILE_NAME)}
-    monkeypatch.chdir(tmp_path / "own")
-    assert score(one_picture(tmp_path / "half", model, runs, **{f"{own}:1-0": mix(f"{own}:1-0", table).hash}))
+    assert score(out)["scores"] == expected and not recwarn  # the mix has the right hash
+    shipped_name = Style.load(EXAMPLE_STYLE).name  # a run may have the same name
+    write_style(tmp_path / "same" / "runs" / "a", shipped_name, 4, images=[str(runs / "0.png")])
+    mixed = mix(f"{shipped_name}:1-0", {shipped_name: Style.load(tmp_path / "same" / "runs" / "a" / FILE_NAME)})
+    monkeypatch.chdir(tmp_path / "same")
+    assert score(one_picture(tmp_path / "half", model, runs, **{mixed.name: mixed.hash}))
     write_style(tmp_path / "other", "gogh", 8, images=[str(runs / "0.png")])
-    with pytest.warns(UserWarning, match="the style 'gogh:1,wave:0' has changed"):
+    with pytest.warns(UserWarning, match="the style 'gogh:1,wave:0' has changed since"):
         score(out, "--styles", tmp_path / "other", runs / "wave")
 
 
-def test_a_style_in_the_making_was_learned_from_what_the_finished_one_was(model, runs, tmp_path, recwarn):
-    digest = write_style(tmp_path / "early", "gogh", 6) and Style.load(tmp_path / "early" / FILE_NAME).hash
-    early = one_picture(tmp_path / "out", model, runs, **{"gogh@100": digest})
+def test_an_earlier_training_step_was_learned_from_the_same_pictures(model, runs, tmp_path, recwarn):
+    hash = write_style(tmp_path / "early", "gogh", 6) and Style.load(tmp_path / "early" / FILE_NAME).hash
+    early = one_picture(tmp_path / "out", model, runs, **{"gogh@100": hash})
     line = score(early, "--styles", runs)
     assert (line["group"], recwarn.list) == ("gogh@100", [])
     assert line["scores"] == score(one_picture(tmp_path / "final", model, runs), "--styles", runs)["scores"]
+    recipe = "gogh@100:1,wave:0"
+    early = one_picture(tmp_path / "mix", model, runs, **{recipe: hash})
+    line = score(early, "--styles", runs)
+    both = paint(tmp_path / "both", model, [(HOUSE + " {gogh}, {wave}", 0)], styles_of(runs, "gogh", "wave"), noise(1))
+    assert (line["group"], recwarn.list) == (recipe, [])
+    assert line["scores"] == score(both, "--styles", runs)["scores"]
 
 
-# Mistakes: one line that says what to do, and nothing written
+# Mistakes: one line that says what to do, and no files
 
 
 def mistaken(kind, folder, model, runs):
-    """Words with one mistake, about pictures in ``folder``."""
+    """Options with one mistake, for pictures in ``folder``."""
     out = one_picture(folder, model, runs)
     words, manifest = ["--pictures", out, "--styles", runs], out / "manifest.jsonl"
     if kind == "no pictures":
@@ -398,6 +420,8 @@ def mistaken(kind, folder, model, runs):
         manifest.write_text("")
     elif kind == "damaged manifest":
         manifest.write_text(manifest.read_text().replace('"prompt"', '"promt"'))
+    elif kind == "styles missing in the manifest":
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "styles": None}) + "\n")
     elif kind == "no manifest but text":
         manifest.write_text("pictures\n")
     elif kind == "no style in the prompt":
@@ -430,30 +454,35 @@ def mistaken(kind, folder, model, runs):
 
 
 MISTAKES = [
-    ("no pictures", [], "pictures: give one or several folders .* such as out/starry"),
-    ("no manifest", [], "pictures: .*manifest.jsonl lists none; name folders that sample.py painted into"),
-    ("empty manifest", [], "pictures: .*manifest.jsonl lists none; name folders"),
+    ("no pictures", [], "pictures: give the folders .* such as out/starry"),
+    ("no manifest", [], "pictures: .* has no painted pictures; give folders that dreamstyler sample painted into"),
+    ("empty manifest", [], "pictures: .* has no painted pictures; give folders"),
     ("no manifest but text", [], "manifest.jsonl is damaged"),
-    ("damaged manifest", [], r"manifest.jsonl, picture \w{16}: it is damaged, KeyError\('prompt'\)"),
+    ("damaged manifest", [], "manifest.jsonl is damaged"),
+    (
+        "styles missing in the manifest",
+        [],
+        r"picture \w{16}: its line in the manifest is damaged \(.*\); paint it again",
+    ),
     ("no style in the prompt", [], r"picture \w{16}: the prompt 'a painting of a house' should name its styles, gogh"),
     ("unknown placeholder", [], r"picture \w{16}: the prompt .*\{goph\}' should name its styles, gogh"),
     ("picture missing", [], "there is no picture .*images"),
     (
         "other style",
         [],
-        r"the style 'gogh' \(\w{12}\) is not among those given: name its file or its run with --styles",
+        r"the style 'gogh' \(\w{12}\) is not among the styles given: give its file or its run with --styles",
     ),
-    ("no run", [], r"the style 'gogh' \(\w{12}\) is not among those under runs/"),
+    ("no run", [], r"the style 'gogh' \(\w{12}\) is not in runs/: give its file"),
     ("no such style", ["--styles", "absent"], "there is no style absent"),
     ("training picture missing", [], "there is no picture gone.png; .* --style_pictures gogh=FILE"),
     ("training picture unknown", [], "'gogh' does not say what it was learned from: give --style_pictures gogh=FILE"),
     ("unknown name", ["--style_pictures", "goph=a.png"], r"style_pictures: goph=a.png: .* \(did you mean gogh\?\)"),
-    ("several styles", [], "style_pictures: the pictures have 2 styles, so write gogh=.*0.png"),
-    ("several models", [], "painted by several models: give one of .*mini.* with --model"),
+    ("several styles", [], "style_pictures: there are 2 styles, so write gogh=.*0.png"),
+    ("several models", [], "several models painted these pictures: choose one of .*mini.* with --model"),
     ("no such model", ["--model", "absent"], "no model folder 'absent'"),
-    ("no CLIP", [], "carries no CLIP of its own: name one with --clip"),
+    ("no CLIP", [], "has no CLIP of its own: give one, .* with --clip"),
     ("no such CLIP", ["--clip", "absent"], "clip: no model folder 'absent'"),
-    ("part of a CLIP", [], "clip is not a whole CLIP: it lacks preprocessor_config.json"),
+    ("part of a CLIP", [], "clip is not a complete CLIP: it lacks preprocessor_config.json; download"),
     ("unknown option", ["--style", "x"], "unknown option --style; did you mean --styles?"),
 ]
 
@@ -470,9 +499,8 @@ def test_a_mistake_ends_with_one_line_and_nothing_written(
     assert contents(tmp_path) == before
 
 
-def test_the_process_itself_ends_with_status_2_and_one_line(tmp_path):
-    command = [sys.executable, "-m", "dreamstyler_jax.evaluation.evaluate", "--pictures", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_the_process_ends_with_status_2_and_one_line(tmp_path):
+    done = run_process("--pictures", tmp_path, cwd=ROOT)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: pictures: .*manifest.jsonl lists none; name folders .*\n", done.stderr), done.stderr
+    assert re.fullmatch(r"error: pictures: .* has no painted pictures; give folders .*\n", done.stderr), done.stderr
     assert not contents(tmp_path)

@@ -1,8 +1,9 @@
-"""A grid's folder: what is written, in which order, and what an interruption, a failure or damage leaves of it."""
+"""A grid's folder: what is written, in which order, and what an interruption, a failure or damage leaves."""
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import resource
@@ -11,26 +12,26 @@ import threading
 
 import numpy as np
 import pytest
+import yaml
 from cells import CELL, ODD_PROMPTS, cells_of, plain_picture
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from script_tools import contents
 
-from dreamstyler_jax.grids import cells as grid
-from dreamstyler_jax.grids import gallery
+from dreamstyler_jax.grids.cells import ABSENT, Repaint, definition
 from dreamstyler_jax.grids.gallery import Gallery, Writer
-from dreamstyler_jax.runtime import files, images
+from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
 
 CELLS = cells_of(ODD_PROMPTS[:2], range(3))
 PICTURES = {cell.id: plain_picture(10 * number) for number, cell in enumerate(CELLS)}
 
 
-def work(folder, cells=CELLS, shard=(0, 1), merge=False):
-    """What one process does with its share of a grid; the ids of what it painted."""
+def work(folder, cells=CELLS, shard=(0, 1)):
+    """Does what a process does with its share of a grid, and returns the ids of what it painted."""
     process = Gallery(folder, shard)
-    process.check_definition(grid.definition(cells), merge)
+    process.define(definition(cells))
     missing = process.missing(cells[shard[0] :: shard[1]])
     process.begin()
     for cell in missing:
@@ -40,13 +41,33 @@ def work(folder, cells=CELLS, shard=(0, 1), merge=False):
     return [cell.id for cell in missing]
 
 
+def as_of_older_version(folder, cells, written=()):
+    """Rewrites a finished folder as an older version left it: other ids, and no defaults of the parameters in ABSENT.
+
+    Args:
+        folder: the folder.
+        cells: the grid.
+        written: what its definition says of these parameters.
+    """
+    lines = []
+    for number, line in enumerate(manifest(folder)):
+        line = {name: value for name, value in line.items() if line.get(name) != ABSENT.get(name, ...)}
+        file = f"images/{number:016x}.png"
+        (folder / line["file"]).rename(folder / file)
+        lines.append(line | {"id": f"{number:016x}", "file": file})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    old = {name: value for name, value in definition(cells).items() if name not in ABSENT}
+    (folder / "grid.yaml").write_text(yaml.safe_dump(old | dict(written), sort_keys=False))
+    return lines
+
+
 def manifest(folder):
     return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a grid that nothing disturbed; not to be changed."""
+    """The folder of a finished grid that was never interrupted; not to be changed."""
     folder = tmp_path_factory.mktemp("whole")
     assert work(folder) == [cell.id for cell in CELLS]
     return folder
@@ -88,7 +109,7 @@ def test_the_manifest_has_one_line_per_picture(whole):
 
 
 def digest(file):
-    return gallery.hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_a_finished_grid_is_left_as_it_is(copy):
@@ -100,7 +121,7 @@ def test_a_finished_grid_is_left_as_it_is(copy):
 def test_another_grid_of_the_folder_stays_listed_before_it(copy):
     others = cells_of(ODD_PROMPTS[2:3], range(2))
     PICTURES.update({cell.id: plain_picture(7000) for cell in others})
-    work(copy, others, merge=True)
+    work(copy, others)
     assert [line["id"] for line in manifest(copy)] == [cell.id for cell in CELLS + others]
     work(copy)
     assert [line["id"] for line in manifest(copy)] == [cell.id for cell in others + CELLS]
@@ -110,27 +131,27 @@ def test_another_grid_of_the_folder_stays_listed_before_it(copy):
 
 
 class Stopped(BaseException):
-    """What ends a process at once."""
+    """Ends a process at once."""
 
 
 @contextlib.contextmanager
 def at_every_step(act):
-    """Calls ``act`` before and after everything that the disk is asked for."""
+    """Calls ``act`` before and after every change on the disk and every flush."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((os, "replace"), (os, "fsync"), (files, "_sync_folder")):
-            real = getattr(module, name)
+        for name in ("replace", "fsync"):
+            real = getattr(os, name)
 
             def step(*arguments, real=real):
                 act()
                 real(*arguments)
                 act()
 
-            patch.setattr(module, name, step)
+            patch.setattr(os, name, step)
         yield
 
 
-def test_a_process_killed_at_any_moment_is_continued_as_if_nothing_had_been(whole, tmp_path):
-    """Killed: nothing is tidied up. At each moment the folder is copied as it is, and continued from there."""
+def test_a_process_killed_at_any_moment_can_be_continued(whole, tmp_path):
+    """A killed process tidies nothing up. The folder is copied at each moment, and the copy continued."""
     stills = []
 
     def copy():
@@ -149,8 +170,8 @@ def test_a_process_killed_at_any_moment_is_continued_as_if_nothing_had_been(whol
 
 
 def test_an_exception_at_any_moment_leaves_a_folder_that_can_be_continued(whole, tmp_path):
-    expected, moments = contents(whole), range(1000)
-    for moment in moments:
+    expected, moment = contents(whole), 0
+    for moment in range(1000):
         folder, steps = tmp_path / str(moment), iter(range(moment))
         folder.mkdir()
 
@@ -167,7 +188,7 @@ def test_an_exception_at_any_moment_leaves_a_folder_that_can_be_continued(whole,
     assert moment > 6 * len(CELLS)
 
 
-def test_a_torn_last_line_spoils_nothing(whole, copy):
+def test_a_last_line_that_was_cut_short_is_written_again(whole, copy):
     lines = (whole / "manifest.jsonl").read_bytes()
     last = lines[:-1].rindex(b"\n") + 1
     for cut in (last + 1, last + 100, len(lines) - 20, len(lines) - 1):
@@ -176,10 +197,10 @@ def test_a_torn_last_line_spoils_nothing(whole, copy):
         assert process.missing(CELLS) == CELLS[-1:]
         process.begin()
         process.save(CELLS[-1], PICTURES[CELLS[-1].id])
-        assert (copy / "manifest.jsonl").read_bytes() == lines, "also while painting goes on"
+        assert (copy / "manifest.jsonl").read_bytes() == lines
 
 
-def test_what_killed_processes_left_behind_is_removed_and_nothing_else(whole, copy):
+def test_temporary_files_of_killed_processes_are_removed_and_nothing_else(whole, copy):
     for folder in (copy, copy / "images"):
         (folder / f".{'0123456789abcdef' * 2}.tmp").write_bytes(b"half a")
     (copy / ".mine.tmp").write_text("mine")
@@ -191,7 +212,7 @@ def test_what_killed_processes_left_behind_is_removed_and_nothing_else(whole, co
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "deleted", "a folder"])
-def test_a_picture_that_is_not_what_was_written_is_painted_again_and_no_other(whole, copy, damage):
+def test_only_a_picture_that_is_not_what_was_written_is_painted_again(whole, copy, damage):
     file = copy / "images" / f"{CELLS[2].id}.png"
     content = bytearray(file.read_bytes())
     file.unlink()
@@ -247,7 +268,7 @@ def test_a_picture_of_nan_is_refused_and_nothing_written(copy, whole):
 
 
 def test_a_line_that_does_not_fit_on_the_disk_leaves_the_manifest_whole(tmp_path):
-    """A part of it would spoil the next line, and with it the whole manifest."""
+    """Part of a line would make the next line unreadable, and with it the manifest."""
     process = Gallery(tmp_path)
     process.begin()
     for cell in CELLS[:5]:
@@ -260,7 +281,7 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_the_manifest_whole(tmp_path
             process.save(CELLS[5], PICTURES[CELLS[5].id])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert (tmp_path / "images" / f"{CELLS[5].id}.png").exists(), "it is the line that failed"
+    assert (tmp_path / "images" / f"{CELLS[5].id}.png").exists(), "the line failed, not the picture"
     assert (tmp_path / "manifest.jsonl").read_bytes() == before
     process.save(CELLS[5], PICTURES[CELLS[5].id])
     assert not Gallery(tmp_path).missing(CELLS)
@@ -270,7 +291,7 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_the_manifest_whole(tmp_path
 
 
 @pytest.mark.parametrize("count", [2, 4, 9])
-def test_shards_make_together_what_one_process_makes(whole, tmp_path, count):
+def test_shards_together_make_what_one_process_makes(whole, tmp_path, count):
     for index in range(count):
         assert work(tmp_path, shard=(index, count)) == [cell.id for cell in CELLS[index::count]]
         assert not (tmp_path / "manifest.jsonl").exists()
@@ -278,7 +299,7 @@ def test_shards_make_together_what_one_process_makes(whole, tmp_path, count):
     assert contents(tmp_path) == contents(whole)
 
 
-def test_a_shard_paints_what_is_missing_of_its_own_only(whole, copy):
+def test_a_shard_paints_only_what_its_own_part_lacks(whole, copy):
     for cell in (CELLS[0], CELLS[1], CELLS[3]):
         (copy / "images" / f"{cell.id}.png").unlink()
     assert work(copy, shard=(1, 2)) == [CELLS[1].id, CELLS[3].id]
@@ -286,8 +307,8 @@ def test_a_shard_paints_what_is_missing_of_its_own_only(whole, copy):
     assert contents(copy) == contents(whole)
 
 
-def test_what_one_process_painted_outweighs_that_another_failed(tmp_path):
-    """Whichever of their manifests is read first."""
+def test_a_picture_counts_for_more_than_another_process_s_failure(tmp_path):
+    """Whichever of the manifests is read first."""
     process, zero, one = Gallery(tmp_path), Gallery(tmp_path, (0, 2)), Gallery(tmp_path, (1, 2))
     process.begin()
     process.fail(CELLS[0], "no room")
@@ -301,37 +322,46 @@ def test_what_one_process_painted_outweighs_that_another_failed(tmp_path):
 # The definition
 
 
-def test_a_changed_grid_is_refused_in_one_line_and_added_with_merge(whole, copy):
+def test_a_changed_grid_is_another_and_can_be_added(whole, copy):
     more = cells_of(ODD_PROMPTS[:2], range(4))
     PICTURES.update({cell.id: plain_picture(8000) for cell in more[3::4]})
-    with pytest.raises(UserError, match=r"pictures of another grid \(seed differs\): .*--output.*--merge") as error:
-        work(copy, more)
-    assert "\n" not in str(error.value)
+    assert Gallery(copy).holds_another(definition(CELLS)) == []
+    assert Gallery(copy).holds_another(definition(more)) == ["seed"]
     assert contents(copy) == contents(whole)
-    assert work(copy, more, merge=True) == [cell.id for cell in more[3::4]]
-    assert work(copy, more) == work(copy, CELLS) == [], "both are the folder's own now"
-    with pytest.raises(UserError, match=r"seed, scales differ|scales, seed differ"):
-        work(copy, [dataclasses.replace(CELL, scales={**CELL.scales, "style_scale": 9.0}, seed=5)])
+    assert work(copy, more) == [cell.id for cell in more[3::4]]
+    assert Gallery(copy).holds_another(definition(more)) == Gallery(copy).holds_another(definition(CELLS)) == []
+    assert work(copy, more) == work(copy, CELLS) == []
+    other = dataclasses.replace(CELL, scales={**CELL.scales, "style_scale": 9.0}, seed=5)
+    assert sorted(Gallery(copy).holds_another(definition([other]))) == ["prompt", "scales", "seed"]
+
+
+def test_a_grid_without_what_the_other_repaints_is_another(tmp_path):
+    """All of its own parameters are the same."""
+    repaint = Repaint("a.png", "0", 0.8, (), 0.0, 0.0, 1.0, False)
+    cell = dataclasses.replace(CELL, repaint=repaint)
+    PICTURES.update({cell.id: plain_picture(0)})
+    work(tmp_path, [cell])
+    differing = Gallery(tmp_path).holds_another(definition([CELL]))
+    assert sorted(differing) == sorted(field.name for field in dataclasses.fields(Repaint))
 
 
 def test_a_grid_of_which_nothing_was_painted_does_not_count(tmp_path):
-    Gallery(tmp_path).check_definition(grid.definition(CELLS), False)
-    Gallery(tmp_path).check_definition(grid.definition(CELLS[:1]), False)
+    Gallery(tmp_path).define(definition(CELLS))
+    assert not Gallery(tmp_path).holds_another(definition(CELLS[:1]))
     work(tmp_path, CELLS[:1])
-    with pytest.raises(UserError, match="another grid"):
-        work(tmp_path, CELLS)
+    assert Gallery(tmp_path).holds_another(definition(CELLS)) == ["prompt", "seed"]
 
 
 @given(st.lists(st.text(st.characters()), min_size=1, max_size=3))
 @example(ODD_PROMPTS)
 @example(["null", "1.0", "yes", "- a", "a: b", "\x85", "\ufeff", "\x00", "'", "--- b", "\u2028"])
 def test_the_same_grid_is_known_again_whatever_its_prompts(tmp_path_factory, texts):
-    folder, definition = tmp_path_factory.mktemp("grid"), grid.definition(cells_of(texts, (0, 1)))
+    folder, wanted = tmp_path_factory.mktemp("grid"), definition(cells_of(texts, (0, 1)))
     for _ in range(2):
         process = Gallery(folder)
-        process.check_definition(definition, False)
-        process.lines["some"] = {}
-        process.check_definition(definition, False)
+        process.define(wanted)
+        process.lines["0"] = {}
+        assert not process.holds_another(wanted)
 
 
 @pytest.mark.parametrize("content", ["[", "- a", "just text", "a: 1\n--- 3"])
@@ -341,12 +371,72 @@ def test_a_damaged_definition_is_named(copy, content):
         work(copy)
 
 
+# Folders of older versions
+
+
+def test_pictures_of_an_older_version_are_known_and_keep_their_files(whole, copy):
+    older = as_of_older_version(copy, CELLS)
+    for line in older[1], older[4]:
+        (copy / line["file"]).unlink()
+    files = [line["file"] for line in older]
+    process = Gallery(copy)
+    assert not process.holds_another(definition(CELLS))
+    assert process.missing(CELLS) == [CELLS[1], CELLS[4]]
+    assert process.listed(CELLS) == len(CELLS)
+    assert work(copy) == [CELLS[1].id, CELLS[4].id]
+    expected = manifest(whole)
+    for number in (0, 2, 3, 5):
+        expected[number]["file"] = files[number]
+    assert manifest(copy) == expected, "with all parameters"
+    assert sorted(path.name for path in (copy / "images").iterdir()) == sorted(
+        line["file"].removeprefix("images/") for line in expected
+    )
+    assert (copy / "grid.yaml").read_bytes() == (whole / "grid.yaml").read_bytes()
+    assert work(copy) == []
+
+
+def test_a_shard_of_an_older_version_is_continued(whole, tmp_path):
+    work(tmp_path, shard=(0, 2))
+    (part,) = tmp_path.glob("manifest.*.jsonl")
+    lines = [json.loads(line) for line in part.read_text().splitlines()]
+    older = [{name: value for name, value in line.items() if name not in ABSENT} | {"id": "0"} for line in lines]
+    older = [line | {"id": str(number)} for number, line in enumerate(older)]
+    part.write_text("".join(json.dumps(line) + "\n" for line in older))
+    assert work(tmp_path, shard=(0, 2)) == []
+    assert work(tmp_path) == [cell.id for cell in CELLS[1::2]]
+    assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"checkpoint": 100}, {"guidance_end": 0.5, "cache_interval": 2}], ids=lambda more: "+".join(more)
+)
+def test_a_grid_of_an_older_version_is_known_whatever_it_left_out(tmp_path, more):
+    """A grid whose prompts name a checkpoint themselves has cells with and without one; only one was written down."""
+    cells = [CELL, dataclasses.replace(CELL, prompt="a {}", **more)]
+    PICTURES.update({cell.id: plain_picture(0) for cell in cells})
+    work(tmp_path, cells)
+    as_of_older_version(tmp_path, cells, more)
+    assert Gallery(tmp_path).holds_another(definition(cells)) == []
+    assert work(tmp_path, cells) == []
+    (now,) = yaml.safe_load_all((tmp_path / "grid.yaml").read_text())
+    assert now == definition(cells)
+    other = dataclasses.replace(CELL, cache_interval=3)
+    assert "cache_interval" in Gallery(tmp_path).holds_another(definition([other]))
+
+
+def test_a_failure_of_an_older_version_is_tried_again(tmp_path):
+    cell = {name: value for name, value in CELLS[0].parameters().items() if name not in ABSENT}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps({"id": "0" * 16, "error": "no room", **cell}) + "\n")
+    assert work(tmp_path) == [cell.id for cell in CELLS]
+    assert [set(line) & {"file", "error"} for line in manifest(tmp_path)] == [{"file"}] * len(CELLS)
+
+
 # The writer
 
 
 def test_the_writer_writes_what_it_is_given_in_this_order(whole, tmp_path):
     process = Gallery(tmp_path)
-    process.check_definition(grid.definition(CELLS), False)
+    process.define(definition(CELLS))
     process.begin()
     with Writer(process) as writer:
         for cell in CELLS:
@@ -355,8 +445,7 @@ def test_the_writer_writes_what_it_is_given_in_this_order(whole, tmp_path):
     assert contents(tmp_path) == contents(whole)
 
 
-def test_the_writer_lets_only_so_many_pictures_wait(monkeypatch, tmp_path):
-    monkeypatch.setattr(gallery, "_PENDING", 3)
+def test_the_writer_lets_only_so_many_pictures_wait(tmp_path):
     disk, at_limit, handed = threading.Event(), threading.Event(), []
 
     class Slow(Gallery):
@@ -364,7 +453,7 @@ def test_the_writer_lets_only_so_many_pictures_wait(monkeypatch, tmp_path):
             assert disk.wait(60)
 
     def paint():
-        with Writer(Slow(tmp_path)) as writer:
+        with Writer(Slow(tmp_path), max_pending=3) as writer:
             for number in range(10):
                 handed.append(number)
                 if number == 3:
@@ -378,7 +467,7 @@ def test_the_writer_lets_only_so_many_pictures_wait(monkeypatch, tmp_path):
         assert not painting.done()
         with pytest.raises(concurrent.futures.TimeoutError):
             painting.result(0.2)
-        assert handed == [0, 1, 2, 3], "the fourth waits with three others, and the painter with it"
+        assert handed == [0, 1, 2, 3], "the fourth waits with three others, and so does the painter"
         disk.set()
         assert painting.result(60) == []
     assert handed == list(range(10))
@@ -404,7 +493,7 @@ def test_the_writer_remembers_what_failed_and_goes_on(tmp_path):
     assert [line["id"] for line in manifest(tmp_path)] == [CELLS[i].id for i in (0, 3, 5)]
 
 
-def test_an_interruption_waits_for_the_pictures_that_are_painted(tmp_path):
+def test_an_interruption_waits_for_finished_pictures_to_be_written(tmp_path):
     with pytest.raises(KeyboardInterrupt), Writer(Gallery(tmp_path)) as writer:
         for cell in CELLS[:4]:
             writer.save(cell, PICTURES[cell.id])

@@ -1,5 +1,7 @@
 """Guidance: an affine combination of predictions, Eq. 11 of the paper in particular."""
 
+import inspect
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamstyler_jax import guidance
+from dreamstyler_jax.runtime.errors import UserError
 
 scales = st.floats(0, 100, width=32)
 
@@ -77,6 +80,31 @@ def test_forms_are_known_by_name():
     np.testing.assert_array_equal(guidance.weights_for("cfg", [7.5]), guidance.cfg(7.5))
     np.testing.assert_array_equal(guidance.weights_for("paper", [5, 1, 3]), guidance.paper(5, 1, 3))
     np.testing.assert_array_equal(guidance.weights_for("release", [5, 1, 3]), guidance.release(5, 1, 3))
+
+
+def test_every_form_says_which_scales_it_takes():
+    for name, form in guidance.FORMS.items():
+        assert form.name == name and form.help
+        assert tuple(inspect.signature(form.weights).parameters) == form.scales
+    assert {scale for form in guidance.FORMS.values() for scale in form.scales} == set(guidance.SCALES)
+    assert guidance.forms_with("guidance_scale") == ["cfg"]
+    assert guidance.forms_with("style_scale") == ["paper", "release"]
+
+
+def test_guidance_is_a_form_with_its_scales():
+    np.testing.assert_array_equal(guidance.cfg_guidance(7.5).weights, guidance.cfg(7.5))
+    np.testing.assert_array_equal(guidance.paper_guidance(5, 1, 3).weights, guidance.paper(5, 1, 3))
+    np.testing.assert_array_equal(guidance.release_guidance(5, 1, 3).weights, guidance.release(5, 1, 3))
+    assert guidance.paper_guidance(5, 1, 3) == guidance.Guidance(
+        "paper", {"context_scale": 3, "style_scale": 1, "null_scale": 5}
+    )
+
+
+def test_mistakes_in_guidance_are_named():
+    with pytest.raises(UserError, match=r"guidance: must be one of cfg, paper, release \(did you mean paper\?\)"):
+        guidance.Guidance("papr", {})
+    with pytest.raises(UserError, match="guidance: cfg takes guidance_scale, not style_scale"):
+        guidance.Guidance("cfg", {"style_scale": 1})
 
 
 def test_guided_weighs_each_image_on_its_own():

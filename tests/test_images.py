@@ -1,8 +1,9 @@
-"""Pictures: every kind that people have, sizes, files, contact sheets."""
+"""Pictures: files of every kind, what stands for a picture, sizes, arrays, text in PNG files."""
 
 import struct
 import zlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,9 @@ def noise(height, width, seed=0):
 def quarters():
     """2 x 3 pixels (h x w), each of another colour."""
     return Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 14)
+
+
+# Reading files
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -107,7 +111,7 @@ def test_truncated_files(tmp_path, suffix):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(max_examples=150, deadline=None)
 @given(suffix=st.sampled_from(["png", "jpg", "gif", "tif"]), damage=st.lists(st.tuples(st.floats(0, 1), st.binary())))
-def test_damaged_files_are_the_users_to_mend(tmp_path_factory, suffix, damage):
+def test_a_damaged_file_loads_or_raises_an_error_that_names_it(tmp_path_factory, suffix, damage):
     folder = tmp_path_factory.mktemp("damaged")
     noise(16, 16).save(folder / f"a.{suffix}")
     data = bytearray((folder / f"a.{suffix}").read_bytes())
@@ -134,6 +138,89 @@ def test_missing_and_odd_files(tmp_path):
         images.load(tmp_path / "float.tif")
 
 
+# Anything that holds a picture
+
+
+def test_the_path_of_a_file_is_a_picture(tmp_path):
+    noise(3, 5).save(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert np.array_equal(np.asarray(images.as_picture(path)), np.asarray(noise(3, 5)))
+    with pytest.raises(UserError, match=r"there is no picture .*b\.png"):
+        images.as_picture(tmp_path / "b.png")
+
+
+def test_a_pil_image_becomes_rgb_and_stays_as_it_was(tmp_path):
+    clear = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    picture = images.as_picture(clear)
+    assert picture.mode == "RGB" and picture.getpixel((0, 0)) == WHITE
+    assert clear.mode == "RGBA" and clear.getpixel((0, 0)) == (255, 0, 0, 0)
+    original = noise(3, 5)
+    images.as_picture(original).putpixel((0, 0), RED)
+    assert np.array_equal(np.asarray(original), np.asarray(noise(3, 5)))
+    noise(3, 5).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:  # its pixels are not read yet
+        assert np.array_equal(np.asarray(images.as_picture(opened)), np.asarray(noise(3, 5)))
+
+
+def test_a_pil_image_that_holds_no_8_bit_picture_is_refused(tmp_path):
+    with pytest.raises(UserError, match="floating-point"):
+        images.as_picture(Image.new("F", (4, 4)))
+    noise(64, 64).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:1000])
+    with Image.open(tmp_path / "b.png") as cut_short, pytest.raises(UserError, match="cannot read the picture"):
+        images.as_picture(cut_short)
+
+
+def test_an_array_of_bytes_is_a_picture():
+    array = np.asarray(noise(3, 5))
+    picture = images.as_picture(array)
+    assert picture.mode == "RGB" and np.array_equal(np.asarray(picture), array)
+    assert np.array_equal(np.asarray(images.as_picture(jnp.asarray(array))), array)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, jnp.bfloat16])
+def test_an_array_of_numbers_from_0_to_1_is_a_picture(dtype):
+    levels = np.array([0, 1, 127, 128, 254, 255, 0, 0, 0], np.uint8).reshape(1, 3, 3)
+    if dtype == jnp.bfloat16:  # too coarse for all 256 levels
+        levels = np.where(levels > 127, 255, 0).astype(np.uint8)
+    array = jnp.asarray(levels / 255, dtype) if dtype == jnp.bfloat16 else (levels / 255).astype(dtype)
+    assert np.array_equal(np.asarray(images.as_picture(array)), levels)
+
+
+def test_rounding_errors_beyond_0_and_1_are_allowed():
+    array = np.float32([[[-1e-6, 1 + 1e-6, 0.5]]])
+    assert images.as_picture(array).getpixel((0, 0)) == (0, 255, 128)
+
+
+@pytest.mark.parametrize("value", [-1.0, -0.01, 1.01, 255.0, np.nan, np.inf])
+def test_numbers_outside_of_0_to_1_are_refused(value):
+    array = np.full((2, 2, 3), 0.5)
+    array[1, 0, 2] = value
+    with pytest.raises(UserError, match="from 0 to 1"):
+        images.as_picture(array)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1), (4, 4, 4), (1, 4, 4, 3), (3,), (0, 4, 3)])
+def test_arrays_of_other_shapes_are_refused(shape):
+    with pytest.raises(UserError, match=r"\[height, width, 3\], not \[" + ", ".join(map(str, shape))):
+        images.as_picture(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, bool, complex])
+def test_arrays_of_other_types_are_refused(dtype):
+    with pytest.raises(UserError, match=f"not of {np.dtype(dtype)}"):
+        images.as_picture(np.zeros((2, 2, 3), dtype))
+
+
+@pytest.mark.parametrize("value", [None, 3, [[[0, 0, 0]]], b"bytes"])
+def test_anything_else_is_no_picture(value):
+    with pytest.raises(UserError, match=f"not {type(value).__name__}"):
+        images.as_picture(value)
+
+
+# Large pictures
+
+
 @pytest.mark.parametrize("limit", [Image.MAX_IMAGE_PIXELS, None])
 def test_decompression_bombs_are_refused_before_decoding(tmp_path, monkeypatch, limit):
     Image.new("1", (1, 1)).save(tmp_path / "a.png")
@@ -152,6 +239,9 @@ def test_large_pictures_load_without_a_warning(tmp_path, monkeypatch):
     noise(8, 8).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     assert images.load(tmp_path / "a.png").size == (8, 8)
+
+
+# Sizes
 
 
 def test_crop_takes_the_centre():
@@ -193,11 +283,14 @@ def test_mat_has_the_colour_of_the_edges():
     assert np.array_equal(lying, matted.swapaxes(0, 1))
 
 
-def test_fit_refuses_nonsense():
+def test_fit_refuses_other_modes_and_empty_sizes():
     with pytest.raises(UserError, match='"crop" or "fit"'):
         images.fit(noise(4, 4), 4, 4, "stretch")
     with pytest.raises(UserError, match="0 x 4"):
         images.fit(noise(4, 4), 4, 0)
+
+
+# Arrays and files
 
 
 def test_array_round_trip_is_exact():
@@ -210,7 +303,7 @@ def test_array_round_trip_is_exact():
     assert images.to_array(Image.new("L", (2, 2))).shape == (2, 2, 3)
 
 
-def test_to_image_refuses_what_is_no_picture():
+def test_to_image_refuses_other_shapes_and_nan():
     with pytest.raises(FloatingPointError, match="NaN"):
         images.to_image(np.full((2, 2, 3), np.nan))
     with pytest.raises(ValueError, match=r"\[1, 2, 2, 3\]"):
@@ -255,62 +348,3 @@ def test_write_atomic_keeps_the_old_content_on_failure(tmp_path, monkeypatch):
         assert path.read_bytes() == b"old" and [p.name for p in path.parent.iterdir()] == ["file"]
     write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
-
-
-def find(sheet, tile):
-    """Whether the picture `tile` stands in the sheet, pixel for pixel."""
-    sheet, tile = np.asarray(sheet), np.asarray(tile)
-    windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], tile.shape[:2])
-    places = np.argwhere((windows[..., 0, 0] == tile[0, 0, 0]) & (windows[..., -1, -1] == tile[-1, -1, 0]))
-    height, width = tile.shape[:2]
-    return [(y, x) for y, x in places.tolist() if np.array_equal(sheet[y : y + height, x : x + width], tile)]
-
-
-def test_contact_sheet_holds_every_picture_in_its_place():
-    rows = [[noise(8, 8, 10 * i + j) for j in range(3)] for i in range(2)]
-    sheet = images.contact_sheet(rows, ["one", "two"], ["a", "b", "c"], "title", cell=32)
-    assert sheet.mode == "RGB"
-    places = [[find(sheet, t.resize((32, 32), Image.Resampling.NEAREST)) for t in row] for row in rows]
-    assert all(len(place) == 1 for row in places for place in row)
-    ys, xs = np.array(places)[:, :, 0, 0], np.array(places)[:, :, 0, 1]
-    assert (ys == ys[:, :1]).all() and (xs == xs[:1]).all()
-    assert (np.diff(xs[0]) > 32).all() and np.diff(ys[:, 0]) > 32
-
-
-def test_contact_sheet_sizes():
-    tall, wide, small = noise(100, 50), noise(30, 60), noise(3, 2)
-    sheet = images.contact_sheet([[tall, wide], [None], [small, None]], cell=50)
-    assert find(sheet, tall.resize((25, 50), Image.Resampling.LANCZOS))
-    assert find(sheet, wide.resize((50, 25), Image.Resampling.LANCZOS))
-    assert find(sheet, small.resize((32, 48), Image.Resampling.NEAREST))
-    many = images.contact_sheet([[small] * 2] * 400, ["row"] * 400, cell=256)
-    assert max(many.size) <= images.MAX_SIDE
-    assert np.prod(images.contact_sheet([[noise(4, 4)] * 40] * 40).size) < 1.3 * images.MAX_AREA
-
-
-def test_contact_sheet_labels_stay_inside_and_apart():
-    rows = [[Image.new("RGB", (64, 64), RED)] * 2] * 2
-    plain = images.contact_sheet(rows, cell=128)
-    long = "a very long description of a sailing boat at sea " * 12 + "x" * 200
-    labelled = images.contact_sheet(rows, [long, "b"], [long, "c"], long, cell=128)
-    assert labelled.width < plain.width + 12 * 22 and labelled.height < plain.height + 500
-    pixels = np.asarray(labelled)
-    assert (pixels[:20] == 255).all() and (pixels[-20:] == 255).all()
-    assert (pixels[:, :20] == 255).all() and (pixels[:, -20:] == 255).all()
-    assert (pixels == RED).all(-1).sum() == 4 * 128 * 128
-
-
-def test_contact_sheet_refuses_labels_that_do_not_match():
-    with pytest.raises(ValueError, match="labels for 1 x 0 pictures, not 2 x 1"):
-        images.contact_sheet([[noise(2, 2)], [noise(2, 2)]], ["one"])
-    with pytest.raises(ValueError, match="at least one picture"):
-        images.contact_sheet([])
-    assert images.contact_sheet([[None]], cell=64).mode == "RGB"
-
-
-def test_ends_of_long_labels_are_marked():
-    label = images._label("word " * 50, 12, 100, 40)
-    assert len(label.lines) == 2 and label.lines[-1].endswith("...") and label.width <= 100
-    assert images._label("x" * 40, 12, 100, 400).width <= 100
-    assert "".join(images._label("x" * 40, 12, 100, 400).lines) == "x" * 40
-    assert images._label("two words", 12, 400, 40).lines == ["two words"]

@@ -1,4 +1,4 @@
-"""Multi-stage inversion: what a batch holds, what is learned from it, and that a run can be repeated and resumed."""
+"""Multi-stage inversion: what a batch holds, what is learned from it, and how a run is repeated and resumed."""
 
 import functools
 import math
@@ -9,20 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilations import compilations
 
 from dreamstyler_jax import inversion
+from dreamstyler_jax.encoding import Tokens
 from dreamstyler_jax.inversion import Dataset, Settings
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.placeholders import tokenize_with_placeholders
 from dreamstyler_jax.stable_diffusion.schedule import stage_of
-from dreamstyler_jax.stable_diffusion.tokenizer import tokenize_with_placeholders
 
 STAGES, BATCH, CHUNK = 6, 4, 2
 PROMPTS = [["a red house in the style of {}"], ["a small dog by {}"]]
 
 
-def random_table(stages=STAGES, vectors=1, seed=0):
-    return np.random.default_rng(seed).normal(0, 0.1, (stages, vectors, 16)).astype(np.float32)
+def random_tables(stages=STAGES, vectors=1, seed=0):
+    return {"clip_l": np.random.default_rng(seed).normal(0, 0.1, (stages, vectors, 16)).astype(np.float32)}
 
 
 def optimizer_of(schedule="constant", warmup_steps=0, steps=100, learning_rate=0.02, weight_decay=0.01):
@@ -50,8 +52,8 @@ def alone(advance):
     """The training loop of one style, without the axis of styles."""
 
     def advance_one(state, params, dataset, steps):
-        results = advance(inversion.stacked([state]), params, inversion.stacked([dataset]), steps)
-        return inversion.unstacked(results, 1)[0]
+        results = advance(inversion.stack_trees([state]), params, inversion.stack_trees([dataset]), steps)
+        return inversion.unstack_trees(results, 1)[0]
 
     return advance_one
 
@@ -71,7 +73,7 @@ def advance(together):
 def gradient(tiny):
     """``inversion.gradient`` of the tiny model, compiled."""
     compiled = jax.jit(inversion.gradient, static_argnums=0)
-    return lambda table, batch: compiled(tiny.networks, tiny.params, table, batch)
+    return lambda tables, batch: compiled(tiny.networks, tiny.params, tables, batch)
 
 
 def train(advance, tiny, dataset, state, chunks):
@@ -98,9 +100,8 @@ def assert_identical(ours, others):
 
 
 def test_moments_are_the_autoencoders_of_the_picture_and_its_mirror_image(tiny, pictures, dataset):
-    encode = jax.jit(tiny.networks.encode_images)
     for i, picture in enumerate(pictures):
-        mean, deviation = encode(tiny.params, np.stack([picture, picture[:, ::-1]]))
+        mean, deviation = tiny.encode_images(np.stack([picture, picture[:, ::-1]]))
         np.testing.assert_allclose(dataset.mean[i], mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(dataset.deviation[i], deviation, rtol=1e-5)
     assert dataset.mean.shape == dataset.deviation.shape == (2, 2, 8, 8, 4)
@@ -115,27 +116,27 @@ def test_each_picture_has_its_own_prompt(tiny, pictures):
     dataset = inversion.make_dataset(tiny, pictures, PROMPTS, 3, flip=True)
     for i, (prompt,) in enumerate(PROMPTS):
         ids, slots = tokenize_with_placeholders(tiny.tokenizer, prompt, {"style": 3})
-        np.testing.assert_array_equal(dataset.ids[i, 0], ids)
-        np.testing.assert_array_equal(dataset.slots[i, 0], slots)
-    assert (np.asarray(dataset.slots) >= 0).sum(-1).tolist() == [[3], [3]]
+        np.testing.assert_array_equal(dataset.tokens.ids[i, 0], ids)
+        np.testing.assert_array_equal(dataset.tokens.slots[i, 0], slots)
+    assert (np.asarray(dataset.tokens.slots) >= 0).sum(-1).tolist() == [[3], [3]]
     named = [[prompt.replace("{}", "{gogh}")] for (prompt,) in PROMPTS]
     again = inversion.make_dataset(tiny, pictures, named, 3, flip=True, name="gogh")
-    np.testing.assert_array_equal(again.slots, dataset.slots)
+    np.testing.assert_array_equal(again.tokens.slots, dataset.tokens.slots)
 
 
-def test_prompts_that_cannot_teach_a_style_are_refused(tiny, pictures):
+def test_prompts_that_teach_no_style_are_refused(tiny, pictures):
     for prompt, message in [("a house", "has no placeholder"), ("a house " * 30 + "by {}", "beyond the 24-token")]:
         with pytest.raises(UserError, match=message):
             inversion.make_dataset(tiny, pictures, [PROMPTS[0], [prompt]], 1, flip=True)
 
 
 def labelled_dataset(pictures=3, mirrors=2, deviation=0.0):
-    """Latents, ids and slots that all tell which picture they are of; mirror images differ by 0.5."""
+    """Latents and tokens whose values are the number of their picture; mirror images differ by 0.5."""
     number = np.arange(pictures, dtype=np.float32)
     mean = np.zeros((pictures, mirrors, 4, 4, 2), np.float32)
     mean += number[:, None, None, None, None] + np.arange(mirrors)[:, None, None, None] / 2
     ids = np.broadcast_to(number[:, None, None], (pictures, 1, 5)).astype(np.int32)
-    return Dataset(*map(jnp.asarray, (mean, np.full_like(mean, deviation), ids, ids + 10)))
+    return jax.tree.map(jnp.asarray, Dataset(mean, np.full_like(mean, deviation), Tokens(ids, ids + 10)))
 
 
 def draw(dataset, size, count):
@@ -148,8 +149,8 @@ def test_a_sample_is_one_picture_with_its_prompt():
     batches = draw(labelled_dataset(), 4, 300)
     value = np.asarray(batches.latents)[..., 0, 0, 0]
     assert (np.ptp(batches.latents, axis=(2, 3, 4)) == 0).all()
-    np.testing.assert_array_equal(np.asarray(batches.ids)[..., 0], np.floor(value))
-    np.testing.assert_array_equal(batches.slots, np.asarray(batches.ids) + 10)
+    np.testing.assert_array_equal(np.asarray(batches.tokens.ids)[..., 0], np.floor(value))
+    np.testing.assert_array_equal(batches.tokens.slots, np.asarray(batches.tokens.ids) + 10)
     values, counts = np.unique(value, return_counts=True)
     assert values.tolist() == [0, 0.5, 1, 1.5, 2, 2.5], "every picture and every mirror image"
     assert counts.min() > 0.7 * counts.mean()
@@ -157,12 +158,12 @@ def test_a_sample_is_one_picture_with_its_prompt():
     assert set(np.unique(unmirrored.latents)) == {0, 1, 2}
 
 
-def test_wordings_are_drawn_alike_and_each_with_its_own_slots():
+def test_wordings_are_drawn_equally_often_and_with_their_slots():
     dataset = labelled_dataset(pictures=2)
     ids = jnp.arange(2 * 4 * 5).reshape(2, 4, 5)
-    batches = draw(dataset._replace(ids=ids, slots=ids + 10), 4, 300)
-    np.testing.assert_array_equal(batches.slots, batches.ids + 10)
-    image, wording = np.divmod(np.asarray(batches.ids)[..., 0] // 5, 4)
+    batches = draw(dataset._replace(tokens=Tokens(ids, ids + 10)), 4, 300)
+    np.testing.assert_array_equal(batches.tokens.slots, batches.tokens.ids + 10)
+    image, wording = np.divmod(np.asarray(batches.tokens.ids)[..., 0] // 5, 4)
     np.testing.assert_array_equal(image, np.floor(np.asarray(batches.latents)[..., 0, 0, 0]))
     _, counts = np.unique(image * 4 + wording, return_counts=True)
     assert len(counts) == 8 and counts.min() > 0.7 * counts.mean()
@@ -171,9 +172,9 @@ def test_wordings_are_drawn_alike_and_each_with_its_own_slots():
 def test_pictures_may_have_different_numbers_of_wordings(tiny, pictures):
     prompts = [["a {}", "one {}", "the {}"], ["a house by {}", "a dog by {}"]]
     dataset = inversion.make_dataset(tiny, pictures, prompts, 1, flip=True)
-    assert dataset.ids.shape[:2] == (2, 6)
+    assert dataset.tokens.ids.shape[:2] == (2, 6)
     for i, wordings in enumerate(prompts):
-        found, counts = np.unique(dataset.ids[i], axis=0, return_counts=True)
+        found, counts = np.unique(dataset.tokens.ids[i], axis=0, return_counts=True)
         assert len(found) == len(wordings) and len(set(counts)) == 1
 
 
@@ -183,7 +184,7 @@ def test_latents_are_sampled_and_noise_is_standard_normal():
     assert (latents.mean(), latents.std()) == pytest.approx((0, 3), abs=0.1)
     assert (noise.mean(), noise.std()) == pytest.approx((0, 1), abs=0.03)
     assert abs(np.corrcoef(latents.ravel(), noise.ravel())[0, 1]) < 0.02
-    assert len(np.unique(noise)) > 0.99 * noise.size, "each sample's own"
+    assert len(np.unique(noise)) > 0.99 * noise.size, "every sample has its noise"
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
@@ -205,9 +206,11 @@ def test_timesteps_are_uniform_and_stratified(size):
 def test_only_the_stages_of_a_batch_have_a_gradient(tiny, pictures, gradient, stages, vectors):
     dataset = inversion.make_dataset(tiny, pictures, PROMPTS, vectors, flip=True)
     batch = inversion.draw_batch(dataset, jax.random.key(0), BATCH)
-    table = jnp.asarray(random_table(stages, vectors))
-    grads, metrics = gradient(table, batch)
-    assert grads.shape == table.shape
+    tables = random_tables(stages, vectors)
+    all_grads, metrics = gradient(tables, batch)
+    assert all_grads.keys() == tables.keys()
+    grads = all_grads["clip_l"]
+    assert grads.shape == (stages, vectors, 16)
     seen = np.bincount(stage_of(np.asarray(batch.timesteps), stages), minlength=stages)
     np.testing.assert_array_equal(np.abs(grads).min((1, 2)) > 0, seen > 0)
     np.testing.assert_array_equal(np.abs(grads).max((1, 2)) > 0, seen > 0)
@@ -217,14 +220,14 @@ def test_only_the_stages_of_a_batch_have_a_gradient(tiny, pictures, gradient, st
     assert metrics.gradient_norm == pytest.approx(np.linalg.norm(grads), rel=1e-5)
 
 
-def test_in_bfloat16_the_table_and_its_gradient_stay_float32(tiny, dataset, gradient):
+def test_with_bfloat16_weights_the_tables_and_their_gradients_stay_float32(tiny, dataset, gradient):
     batch = inversion.draw_batch(dataset, jax.random.key(0), BATCH)
-    table = jnp.asarray(random_table())
+    tables = random_tables()
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), tiny.params)
-    results = jax.eval_shape(functools.partial(inversion.gradient, tiny.networks), half, table, batch)
+    results = jax.eval_shape(functools.partial(inversion.gradient, tiny.networks), half, tables, batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype("float32")}
-    losses = jax.jit(inversion.sample_losses, static_argnums=0)(tiny.networks, half, table, batch)
-    assert losses.mean() == pytest.approx(float(gradient(table, batch)[1].loss), rel=0.02)
+    losses = jax.jit(inversion.sample_losses, static_argnums=0)(tiny.networks, half, tables, batch)
+    assert losses.mean() == pytest.approx(float(gradient(tables, batch)[1].loss), rel=0.02)
 
 
 # The optimizer
@@ -267,13 +270,14 @@ def test_weight_decay_is_decoupled():
 # The loop
 
 
-def test_training_changes_the_table_alone_and_lowers_the_loss(tiny, dataset, advance):
-    table, params = random_table(), jax.tree.map(np.array, tiny.params)
-    given = table.copy()
-    state, metrics = train(advance, tiny, dataset, inversion.start(table, optimizer_of()), 40)
+def test_training_changes_the_tables_alone_and_lowers_the_loss(tiny, dataset, advance):
+    tables, params = random_tables(), jax.tree.map(np.array, tiny.params)
+    state, metrics = train(advance, tiny, dataset, inversion.start(tables, optimizer_of()), 40)
     assert_identical(tiny.params, params)
-    np.testing.assert_array_equal(table, given)
-    assert (state.table.dtype, state.table.shape, int(state.step)) == (jnp.float32, given.shape, 40 * CHUNK)
+    assert_identical(tables, random_tables())
+    assert state.tables.keys() == tables.keys()
+    table = state.tables["clip_l"]
+    assert (table.dtype, table.shape, int(state.step)) == (jnp.float32, (STAGES, 1, 16), 40 * CHUNK)
     for summary in metrics:
         assert summary.loss.shape == summary.gradient_norm.shape == (CHUNK,)
         assert summary.stage_loss.shape == summary.stage_count.shape == (CHUNK, STAGES)
@@ -281,64 +285,86 @@ def test_training_changes_the_table_alone_and_lowers_the_loss(tiny, dataset, adv
         assert (summary.stage_count.sum(-1) == BATCH).all()
 
     batch = inversion.draw_batch(dataset, jax.random.key(99), 64)
-    loss = jax.jit(lambda params, table: inversion.sample_losses(tiny.networks, params, table, batch).mean())
-    before, after = (float(loss(tiny.params, jnp.asarray(t))) for t in (given, state.table))
+    loss = jax.jit(lambda params, tables: inversion.sample_losses(tiny.networks, params, tables, batch).mean())
+    before, after = (float(loss(tiny.params, given)) for given in (tables, state.tables))
     assert after < 0.98 * before
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tiny, dataset, advance, tmp_path):
-    whole, metrics = train(advance, tiny, dataset, inversion.start(random_table(), optimizer_of()), 3)
-    part, _ = train(advance, tiny, dataset, inversion.start(random_table(), optimizer_of()), 2)
+    whole, metrics = train(advance, tiny, dataset, inversion.start(random_tables(), optimizer_of()), 3)
+    part, _ = train(advance, tiny, dataset, inversion.start(random_tables(), optimizer_of()), 2)
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(int(part.step), part)
     with open_checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore(inversion.start(random_table(seed=1), optimizer_of()))
+        restored = checkpoints.restore(inversion.start(random_tables(seed=1), optimizer_of()))
     assert_identical(restored, part)
     resumed, last = train(advance, tiny, dataset, restored, 1)
     assert_identical(resumed, whole)
     assert_identical(last, metrics[2:])
-    assert not np.array_equal(whole.table, part.table)
+    assert not np.array_equal(whole.tables["clip_l"], part.tables["clip_l"])
 
 
-def test_a_step_is_made_of_seed_and_number(tiny, dataset, gradient):
-    """Step 7 of seed 3, of two accumulated passes, from its parts."""
+def test_a_step_depends_on_the_seed_and_its_number(tiny, dataset, gradient):
+    """Step 7 of seed 3, with two accumulated passes, equals its parts."""
     passes = 2
     optimizer = optimizer_of()
     advance = alone(inversion.make_trainer(tiny.networks, optimizer, Settings(BATCH, passes, seed=3)))
-    before = inversion.start(random_table(), optimizer)._replace(step=jnp.int32(7))
-    table, optimizer_state = copied(before.table), copied(before.optimizer)
+    before = inversion.start(random_tables(), optimizer)._replace(step=jnp.int32(7))
+    tables, optimizer_state = copied(before.tables), copied(before.optimizer)
     after, metrics = advance(before, tiny.params, dataset, 1)
 
     keys = jax.random.split(jax.random.fold_in(jax.random.key(3), 7), passes)
     batches = [inversion.draw_batch(dataset, key, BATCH) for key in keys]
-    parts = [gradient(table, batch) for batch in batches]
-    grads = sum(grads for grads, _ in parts) / passes
-    updates, _ = optimizer.update(grads, optimizer_state, table)
-    np.testing.assert_allclose(after.table, optax.apply_updates(table, updates), atol=2e-5)
+    parts = [gradient(tables, batch) for batch in batches]
+    grads = jax.tree.map(lambda *leaves: sum(leaves) / passes, *(grads for grads, _ in parts))
+    updates, _ = optimizer.update(grads, optimizer_state, tables)
+    expected = optax.apply_updates(tables, updates)
+    np.testing.assert_allclose(after.tables["clip_l"], expected["clip_l"], atol=2e-5)
     assert int(after.step) == 8
     assert metrics.loss[0] == pytest.approx(np.mean([part.loss for _, part in parts]), rel=1e-5)
-    assert metrics.gradient_norm[0] == pytest.approx(np.linalg.norm(grads), rel=1e-4)
+    assert metrics.gradient_norm[0] == pytest.approx(np.linalg.norm(grads["clip_l"]), rel=1e-4)
     np.testing.assert_allclose(metrics.stage_loss[0], sum(part.stage_loss for _, part in parts), rtol=1e-4)
     np.testing.assert_array_equal(metrics.stage_count[0], sum(part.stage_count for _, part in parts))
     assert metrics.stage_count.sum() == passes * BATCH
     assert not np.array_equal(batches[0].noise, batches[1].noise)
 
 
-def test_styles_learned_at_once_are_those_learned_alone(tiny, pictures, together, advance):
-    """Three styles with other pictures, prompts and beginnings."""
+def test_styles_learned_together_are_those_learned_alone(tiny, pictures, together, advance):
+    """Three styles have other pictures, prompts and initial tables."""
     datasets = [
         inversion.make_dataset(tiny, [picture], [prompt], 1, flip=True)
         for picture, prompt in zip([*pictures, pictures[0] ** 2], [*PROMPTS, PROMPTS[0]], strict=True)
     ]
-    begin = [inversion.start(random_table(seed=seed), optimizer_of()) for seed in range(3)]
-    expected = [train(advance, tiny, *one, 4)[0] for one in zip(datasets, map(copied, begin), strict=True)]
-    states, _ = train(together, tiny, inversion.stacked(datasets), inversion.stacked(begin), 1)
-    programs = together._cache_size()
-    states, _ = train(together, tiny, inversion.stacked(datasets), states, 3)
-    assert together._cache_size() == programs, "what comes out of a call goes into the same program again"
-    for ours, other in zip(inversion.unstacked(states, 3), expected, strict=True):
-        np.testing.assert_allclose(ours.table, other.table, atol=1e-5)
-    assert np.abs(expected[0].table - expected[1].table).max() > 0.01
+    starts = [inversion.start(random_tables(seed=seed), optimizer_of()) for seed in range(3)]
+    expected = [train(advance, tiny, *one, 4)[0] for one in zip(datasets, map(copied, starts), strict=True)]
+    with compilations("advance") as programs:
+        states, _ = train(together, tiny, inversion.stack_trees(datasets), inversion.stack_trees(starts), 4)
+    assert len(programs) == 1, "the states that a call returns enter the same program again"
+    for ours, other in zip(inversion.unstack_trees(states, 3), expected, strict=True):
+        np.testing.assert_allclose(ours.tables["clip_l"], other.tables["clip_l"], atol=1e-5)
+    assert np.abs(expected[0].tables["clip_l"] - expected[1].tables["clip_l"]).max() > 0.01
+
+
+def test_trees_are_stacked_and_unstacked():
+    trees = [{"a": np.full((2, 3), i), "b": (np.int32(i),)} for i in range(3)]
+    stacked = inversion.stack_trees(trees)
+    assert stacked["a"].shape == (3, 2, 3) and stacked["b"][0].shape == (3,)
+    for tree, again in zip(trees, inversion.unstack_trees(stacked, 3), strict=True):
+        assert jax.tree.structure(again) == jax.tree.structure(tree)
+        jax.tree.map(np.testing.assert_array_equal, again, tree)
+
+
+def test_several_text_encoders_have_several_tables_that_are_optimised_alike():
+    """Every table moves as it would alone."""
+    tables = {"clip_l": random_tables()["clip_l"], "clip_g": random_tables(vectors=2, seed=1)["clip_l"][..., :5]}
+    optimizer = optimizer_of()
+    state = inversion.start(tables, optimizer)
+    assert jax.tree.map(jnp.shape, dict(state.tables)) == {"clip_l": (STAGES, 1, 16), "clip_g": (STAGES, 2, 5)}
+    updates, _ = optimizer.update(tables, state.optimizer, state.tables)
+    for name, table in tables.items():
+        alone = inversion.start({name: table}, optimizer)
+        expected, _ = optimizer.update({name: table}, alone.optimizer, alone.tables)
+        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-6)
 
 
 def test_summaries_are_means_over_steps_and_samples():
@@ -358,7 +384,7 @@ def test_the_cpu_program_has_no_convolution_in_a_slow_layout(tiny, dataset, toge
     """Of the whole training step, gradients included; see test_convolution.py."""
     if jax.default_backend() != "cpu":
         pytest.skip("other platforms keep JAX's gradient")
-    states, datasets = map(inversion.stacked, ([inversion.start(random_table(), optimizer_of())], [dataset]))
+    states, datasets = map(inversion.stack_trees, ([inversion.start(random_tables(), optimizer_of())], [dataset]))
     text = together.lower(states, tiny.params, datasets, CHUNK).as_text()
     layouts = set(re.findall(r"stablehlo\.convolution.*?dim_numbers = (\S.*?), window", text))
     assert layouts == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}

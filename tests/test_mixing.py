@@ -1,4 +1,4 @@
-"""Recipes for new styles out of several."""
+"""Recipes for new styles from several."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.style import Style
+from dreamstyler_jax.style import Style, StyleRef
 
 T, V, D = 6, 2, 3
 
@@ -18,12 +18,16 @@ def style(name, stages=T, vectors=V):
 
 
 STYLES = {name: style(name) for name in ("gogh", "monet", "my cat")} | {"flat": style("flat", stages=1)}
-GOGH, MONET = STYLES["gogh"].table, STYLES["monet"].table
+GOGH, MONET, FLAT = (STYLES[name].tables["clip_l"] for name in ("gogh", "monet", "flat"))
+
+
+def table_of(recipe, styles=STYLES):
+    return mix(recipe, styles).tables["clip_l"]
 
 
 def test_each_stage_takes_the_vectors_of_the_style_named_for_it():
     mixed = mix("gogh:5-3, monet:2-0", STYLES)
-    np.testing.assert_array_equal(mixed.table, np.concatenate([MONET[:3], GOGH[3:]]))
+    np.testing.assert_array_equal(mixed.tables["clip_l"], np.concatenate([MONET[:3], GOGH[3:]]))
     assert mixed.name == "gogh:5-3, monet:2-0"
     assert mixed.metadata["hashes"] == {"gogh": STYLES["gogh"].hash, "monet": STYLES["monet"].hash}
 
@@ -31,29 +35,69 @@ def test_each_stage_takes_the_vectors_of_the_style_named_for_it():
 @given(st.permutations(range(T)), st.integers(1, T - 1))
 def test_any_division_of_the_stages(order, cut):
     recipe = ",".join(f"{'gogh' if i < cut else 'monet'}:{stage}" for i, stage in enumerate(order))
-    mixed = mix(recipe, STYLES)
+    mixed = table_of(recipe)
     for i, stage in enumerate(order):
-        np.testing.assert_array_equal(mixed.table[stage], (GOGH if i < cut else MONET)[stage])
+        np.testing.assert_array_equal(mixed[stage], (GOGH if i < cut else MONET)[stage])
 
 
 def test_blends_by_weight_stage_by_stage():
-    np.testing.assert_allclose(mix("gogh*0.7+monet*0.3", STYLES).table, 0.7 * GOGH + 0.3 * MONET, rtol=1e-6)
-    np.testing.assert_allclose(mix("gogh * 1.5 + monet * -0.5", STYLES).table, 1.5 * GOGH - 0.5 * MONET, rtol=1e-5)
-    mixed = mix("gogh+my cat:3-5,monet:0-2", STYLES)
-    np.testing.assert_allclose(mixed.table[3:], (GOGH[3:] + STYLES["my cat"].table[3:]) / 2, rtol=1e-6)
-    np.testing.assert_array_equal(mixed.table[:3], MONET[:3])
+    np.testing.assert_allclose(table_of("gogh*0.7+monet*0.3"), 0.7 * GOGH + 0.3 * MONET, rtol=1e-6)
+    np.testing.assert_allclose(table_of("gogh * 1.5 + monet * -0.5"), 1.5 * GOGH - 0.5 * MONET, rtol=1e-5)
+    mixed = table_of("gogh+my cat:3-5,monet:0-2")
+    np.testing.assert_allclose(mixed[3:], (GOGH[3:] + STYLES["my cat"].tables["clip_l"][3:]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(mixed[:3], MONET[:3])
 
 
 def test_a_style_of_one_stage_holds_for_all():
-    mixed = mix("flat:5-3,monet:2-0", STYLES)
-    np.testing.assert_array_equal(mixed.table[3:], np.broadcast_to(STYLES["flat"].table, (3, V, D)))
-    assert mix("flat", STYLES).stages == 1
+    mixed = table_of("flat:5-3,monet:2-0")
+    np.testing.assert_array_equal(mixed[3:], np.broadcast_to(FLAT, (3, V, D)))
+    assert mix("flat*1", STYLES).stages == 1
 
 
-def test_weights_add_up_whatever_is_said_of_them():
+def test_the_weights_of_a_blend_add_up_to_one():
     for recipe in ("gogh", "gogh+monet+flat", "gogh*0.25+monet*0.75", "gogh*2+monet*-1"):
-        (part,) = parse_recipe(recipe)
+        (part,) = parse_recipe(recipe).parts
         assert sum(part.weights.values()) == pytest.approx(1) and part.stages is None
+
+
+def test_every_text_encoder_is_mixed_alike():
+    """A style of two tables gives what each table gives alone."""
+    one = {name: style(name) for name in ("a", "b")}
+    other = {name: style(name + name) for name in ("a", "b")}
+    both = {
+        name: Style(name, {"clip_l": one[name].tables["clip_l"], "clip_g": other[name].tables["clip_l"]})
+        for name in ("a", "b")
+    }
+    for recipe in ("a:5-3,b:2-0", "a*0.3+b*0.7", "b+a:0-1,a*2+b*-1:2-5"):
+        mixed = mix(recipe, both)
+        assert set(mixed.tables) == {"clip_l", "clip_g"}
+        np.testing.assert_array_equal(mixed.tables["clip_l"], table_of(recipe, one))
+        np.testing.assert_array_equal(mixed.tables["clip_g"], table_of(recipe, other))
+    with pytest.raises(UserError, match="one number of vectors: a has 2 of width 3/3, b has 2 of width 3"):
+        mix("a+b", both | {"b": one["b"]})
+
+
+def test_recipes_may_name_training_steps():
+    styles = {"gogh": STYLES["gogh"], "gogh@100": style("gogh@100"), "monet@20": style("monet@20")}
+    mixed = mix("gogh@100:5-3, monet@20:2, gogh:1-0", styles)
+    early, monet = styles["gogh@100"].tables["clip_l"], styles["monet@20"].tables["clip_l"]
+    np.testing.assert_array_equal(mixed.tables["clip_l"], np.concatenate([GOGH[:2], monet[2:3], early[3:]]))
+    assert mixed.metadata["hashes"] == {ref: styles[ref].hash for ref in ("gogh@100", "monet@20", "gogh")}
+    assert parse_recipe("gogh@100*0.5+gogh*0.5").refs == [StyleRef("gogh", 100), StyleRef("gogh")]
+    with pytest.raises(UserError, match=r"names 'gogh@50'; the styles given are gogh, gogh@100, monet@20$"):
+        mix("gogh@50+gogh", styles)
+
+
+def test_a_recipe_that_was_read_gives_the_same_as_its_text():
+    recipe = parse_recipe("gogh:5-3,monet*0.5+gogh*0.5:2-0")
+    ours, other = mix(recipe, STYLES), mix(recipe.text, STYLES)
+    assert (ours.name, ours.metadata, ours.hash) == (other.name, other.metadata, other.hash)
+
+
+def test_the_name_of_a_style_is_that_style():
+    assert mix("my cat", STYLES) is STYLES["my cat"]
+    odd = {"a+b": style("a+b")}
+    assert mix("a+b", odd) is odd["a+b"], "even if it reads like a recipe"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +113,7 @@ def test_weights_add_up_whatever_is_said_of_them():
         ("gogh*0.7+monet*0.7", "add up to 1"),
         ("gogh*0.7+monet", "add up to 1"),
         ("gogh+gogh", "twice in one blend"),
-        ("gog:5-0", "styles at hand are gogh, monet, my cat, flat"),
+        ("gog:5-0", "the styles given are gogh, monet, my cat, flat"),
         ("gogh:5-3,monet:1-0", "leaves a stage out, 2"),
         ("gogh:5-2,monet:2-0", "gives a stage twice, 2"),
         ("gogh:6-0", "not there, 6"),

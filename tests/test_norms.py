@@ -1,4 +1,4 @@
-"""Normalisation, whose gradient is written by hand, and GELU, which is not JAX's."""
+"""Normalisation with its hand-written gradient, and GELU, which replaces JAX's."""
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def test_the_gradient_keeps_nothing_in_float32_that_is_as_large_as_its_input():
 
 
 def test_gelu_is_rounded_once():
-    """In bfloat16 throughout, 1 + erf of what is below 0 would lose all its digits."""
+    """If all steps were in bfloat16, 1 + erf of a negative number would lose all its digits."""
     x = jnp.linspace(-3, 3, 1001).astype(jnp.bfloat16)
     exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
     found = gelu(x)

@@ -8,32 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamstyler_jax.mini.world import captions, data, painter, scenes
+from dreamstyler_jax.mini.world import captions, data, painters, scenes
 from dreamstyler_jax.prompts import context_only, style_only
 
-COUNT = 12  # of pictures in a batch, everywhere below: one compiled program
+COUNT = 12  # pictures in each batch below, so that they share one compiled program
 GRAMMAR = list(itertools.product(range(10), (None, *range(8)), (None, *range(7)), (None, *range(3))))
 
 
 def scene_of(colour: str) -> scenes.Scene:
-    """``COUNT`` equal scenes but for the subject: each in turn, in one colour, in the snow by day."""
+    """``COUNT`` scenes that differ only in the subject: each in turn, in one colour, in the snow by day."""
     place, time = list(scenes.PLACES).index("in the snow"), list(scenes.TIMES).index("by day")
-    every = {"colour": list(scenes.COLOURS).index(colour), "place": place, "time": time}
-    every |= {"size": 0.35, "horizon": 0.45, "phase": 0.3}
-    batch = {name: jnp.full(COUNT, value) for name, value in every.items()}
+    values = {"colour": list(scenes.COLOURS).index(colour), "place": place, "time": time}
+    values |= {"size": 0.35, "horizon": 0.45, "phase": 0.3}
+    batch = {name: jnp.full(COUNT, value) for name, value in values.items()}
     return scenes.Scene(subject=jnp.arange(COUNT) % 10, position=jnp.full((COUNT, 2), 0.45), **batch)
 
 
 @pytest.fixture(scope="module")
-def every():
-    """All painters, trained and held out."""
+def all_painters():
+    """All painters: trained, held-out, and the camera."""
     return data.all_painters()
 
 
 @pytest.fixture(scope="module")
-def painters(every):
-    """One of each technique, and two more."""
-    return jax.tree.map(lambda a: a[:COUNT], every)
+def twelve(all_painters):
+    """The first painters: one of each technique, and two more."""
+    return jax.tree.map(lambda a: a[:COUNT], all_painters)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def keys():
 
 
 @pytest.fixture(scope="module")
-def painted(painters, keys):
-    return np.asarray(painter.pictures(painters, keys, scene_of("red")))
+def painted(twelve, keys):
+    return np.asarray(painters.paint_scenes(twelve, keys, scene_of("red")))
 
 
 # Scenes
@@ -97,58 +97,58 @@ def test_night_is_darker_than_day(rasters):
 
 
 def test_pictures_are_in_range_and_not_empty(painted):
-    assert painted.shape == (COUNT, painter.SIZE, painter.SIZE, 3) and painted.dtype == np.float32
+    assert painted.shape == (COUNT, painters.SIZE, painters.SIZE, 3) and painted.dtype == np.float32
     assert painted.min() >= 0 and painted.max() <= 1
     assert (painted.std((1, 2)).max(-1) > 0.05).all()
 
 
-def test_a_picture_depends_on_its_key(painters, keys, painted):
+def test_a_picture_depends_on_its_key(twelve, keys, painted):
     scene = scene_of("red")
-    np.testing.assert_array_equal(painter.pictures(painters, keys, scene), painted)
-    change = np.abs(np.asarray(painter.pictures(painters, keys[::-1], scene)) - painted).max((1, 2, 3))
-    by_chance = np.arange(COUNT) != list(painter.TECHNIQUES).index("cartoon")  # flat colours, nothing random in them
-    assert (change[by_chance] > 0.02).all()
+    np.testing.assert_array_equal(painters.paint_scenes(twelve, keys, scene), painted)
+    change = np.abs(np.asarray(painters.paint_scenes(twelve, keys[::-1], scene)) - painted).max((1, 2, 3))
+    random = np.arange(COUNT) != list(painters.TECHNIQUES).index("cartoon")  # flat colours, nothing random in them
+    assert (change[random] > 0.02).all()
 
 
-def test_a_picture_does_not_depend_on_its_batch(painters, keys, painted):
+def test_a_picture_does_not_depend_on_its_batch(twelve, keys, painted):
     scene = scene_of("red")
     back = lambda tree: jax.tree.map(lambda a: a[::-1], tree)  # noqa: E731
-    np.testing.assert_array_equal(painter.pictures(back(painters), back(keys), back(scene))[::-1], painted)
+    np.testing.assert_array_equal(painters.paint_scenes(back(twelve), back(keys), back(scene))[::-1], painted)
     one = lambda tree: jax.tree.map(lambda a: a[2:3], tree)  # noqa: E731
-    alone = np.asarray(painter.pictures(one(painters), one(keys), one(scene)))[0]
+    alone = np.asarray(painters.paint_scenes(one(twelve), one(keys), one(scene)))[0]
     assert np.mean(np.abs(alone - painted[2]) > 1 / 255) < 0.005  # rounding may hand a pixel to another stroke
 
 
-def test_every_technique_shows_the_subject_in_its_colour(painters, keys, painted):
-    blue = np.asarray(painter.pictures(painters, keys, scene_of("blue")))
-    _, depth = jax.jit(jax.vmap(lambda scene: scenes.raster(scene, painter.SIZE)))(scene_of("red"))
+def test_every_technique_shows_the_subject_in_its_colour(twelve, keys, painted):
+    blue = np.asarray(painters.paint_scenes(twelve, keys, scene_of("blue")))
+    _, depth = jax.jit(jax.vmap(lambda scene: scenes.raster(scene, painters.SIZE)))(scene_of("red"))
     change, subject = np.abs(blue - painted).mean(-1), np.asarray(depth) == np.float32(0.1)
     inside = (change * subject).sum((1, 2)) / subject.sum((1, 2))
     outside = (change * ~subject).sum((1, 2)) / (~subject).sum((1, 2))
     assert (inside > 0.02).all() and (inside > 4 * outside).all(), (inside, outside)  # ink shows it as shades
 
 
-def test_painters_lie_in_the_region_of_their_technique(every):
+def test_painters_lie_in_the_region_of_their_technique(all_painters):
     technique = np.array([captions.technique_of(number) for number in range(272)])
-    for name, ranges in painter.TECHNIQUES.items():
+    for name, ranges in painters.TECHNIQUES.items():
         for parameter, (low, high) in ranges.items():
-            values = np.asarray(getattr(every, parameter))[: captions.PHOTOGRAPH][technique == name]
+            values = np.asarray(getattr(all_painters, parameter))[: captions.PHOTOGRAPH][technique == name]
             assert low - 1e-6 <= values.min() <= values.max() <= high + 1e-6
             assert low == high or np.ptp(values) > (high - low) / 2
-    for colour in (every.dark, every.light, every.ground):
+    for colour in (all_painters.dark, all_painters.light, all_painters.ground):
         assert colour.min() >= 0 and colour.max() <= 1
 
 
-def test_all_painters_are_different_and_always_the_same(every):
-    jax.tree.map(np.testing.assert_array_equal, every, data.all_painters())
-    assert every.cell.shape == (captions.PAINTERS + captions.HELD_OUT + 1,) == (240 + 32 + 1,)
-    assert len(np.unique(np.concatenate([every.dark, every.light], 1), axis=0)) == 273
+def test_all_painters_are_different_and_always_the_same(all_painters):
+    jax.tree.map(np.testing.assert_array_equal, all_painters, data.all_painters())
+    assert all_painters.cell.shape == (captions.PAINTERS + captions.HELD_OUT + 1,) == (240 + 32 + 1,)
+    assert len(np.unique(np.concatenate([all_painters.dark, all_painters.light], 1), axis=0)) == 273
 
 
 # Captions
 
 
-def test_painters_have_names_of_their_own():
+def test_painters_have_names_that_mean_nothing_else():
     names = captions.PAINTER_NAMES
     assert len(names) == len(set(names)) == 272
     texts = [*scenes.SUBJECTS, *scenes.COLOURS, *scenes.PLACES, *scenes.TIMES]
@@ -158,9 +158,9 @@ def test_painters_have_names_of_their_own():
     assert all(re.fullmatch("[a-z]{4,14}", name) for name in names)
 
 
-def test_every_technique_has_two_words_of_its_own():
-    assert list(captions.TECHNIQUE_WORDS) == list(painter.TECHNIQUES)
-    assert len({word for pair in captions.TECHNIQUE_WORDS.values() for word in pair}) == 2 * len(painter.TECHNIQUES)
+def test_every_technique_has_two_words_that_no_other_has():
+    assert list(captions.TECHNIQUE_WORDS) == list(painters.TECHNIQUES)
+    assert len({word for pair in captions.TECHNIQUE_WORDS.values() for word in pair}) == 2 * len(painters.TECHNIQUES)
 
 
 def test_descriptions_are_grammatical_and_all_different():
@@ -170,14 +170,14 @@ def test_descriptions_are_grammatical_and_all_different():
     assert {"an orange house", "a red cat by the sea at night", "a tree"} <= set(texts)
 
 
-def test_full_prompts_are_in_the_language_of_guidance():
+def test_full_prompts_split_into_context_and_style():
     prompt = captions.full_prompt(0, 1, 0, 2)
     assert prompt == "A painting of an orange house by the sea at night in the style of {}"
     assert context_only(prompt) == "A painting of an orange house by the sea at night"
     assert style_only(prompt) == "A painting in the style of {}"
 
 
-def test_captions_say_what_they_should_as_often_as_they_should():
+def test_captions_name_attributes_and_styles_with_the_documented_frequencies():
     rng = np.random.default_rng(0)
     texts = [captions.caption(rng, 2, 1, 0, 2, 13) for _ in range(4000)]
     name, (short, long) = captions.PAINTER_NAMES[13], captions.TECHNIQUE_WORDS["mosaic"]
@@ -185,8 +185,8 @@ def test_captions_say_what_they_should_as_often_as_they_should():
     form += rf"( in the style of ({name}|{short}|{long}))?"
     assert all(re.fullmatch(form, text) for text in texts)
 
-    def share(pattern, of=texts):
-        return np.mean([bool(re.search(pattern, text)) for text in of])
+    def share(pattern, captions=texts):
+        return np.mean([bool(re.search(pattern, text)) for text in captions])
 
     with_context = [text for text in texts if " of a" in text]
     tolerance = 0.03  # four standard deviations of the largest
@@ -208,76 +208,74 @@ def test_captions_are_deterministic_in_their_generator():
 # Pictures on disk
 
 
-@pytest.fixture
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", COUNT)
+def fake_paint(painters, keys, scene):
+    """Stands in for the renderer where only the labels matter: flat pictures of a random grey for each key."""
+    return jnp.broadcast_to(jax.vmap(jax.random.uniform)(keys)[:, None, None, None], (len(keys), 2, 2, 3))
 
 
-@pytest.fixture
-def no_paint(monkeypatch):
-    """Pictures that only hold a number of their key: a stand-in for the renderer where only the labels matter."""
-
-    def flat(painters, keys, scene):
-        return jnp.broadcast_to(jax.vmap(jax.random.uniform)(keys)[:, None, None, None], (len(keys), 2, 2, 3))
-
-    monkeypatch.setattr(painter, "pictures", flat)
-
-
-def test_a_photograph_is_the_plain_raster_and_called_a_photo():
+def test_a_photograph_is_the_plain_raster_and_its_caption_says_so():
     scene = scene_of("red")
-    photo = jax.tree.map(lambda a: jnp.stack([a] * COUNT), painter.photograph())
-    pictures = painter.pictures(photo, jax.random.split(jax.random.key(0), COUNT), scene)
-    plain = jax.vmap(lambda one: scenes.raster(one, 2 * painter.SIZE)[0])(scene)
-    small = plain.reshape(COUNT, painter.SIZE, 2, painter.SIZE, 2, 3).mean((2, 4))
+    photo = jax.tree.map(lambda a: jnp.stack([a] * COUNT), painters.photograph())
+    pictures = painters.paint_scenes(photo, jax.random.split(jax.random.key(0), COUNT), scene)
+    plain = jax.vmap(lambda one: scenes.raster(one, 2 * painters.SIZE)[0])(scene)
+    small = plain.reshape(COUNT, painters.SIZE, 2, painters.SIZE, 2, 3).mean((2, 4))
     np.testing.assert_allclose(pictures, small, atol=1e-5)
-    called = captions.caption(np.random.default_rng(0), 0, 0, 0, 0, captions.PHOTOGRAPH)
-    assert called.startswith("a photo of a") and "style" not in called
+    caption = captions.caption(np.random.default_rng(0), 0, 0, 0, 0, captions.PHOTOGRAPH)
+    assert caption.startswith("a photo of a") and "style" not in caption
 
 
-def test_held_out_painters_never_paint_for_training(every, no_paint, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 4000)
-    labels = data.render_chunk(0, 0, every).labels
+def test_held_out_painters_are_not_in_the_training_set(all_painters):
+    labels = data.render_chunk(0, 0, all_painters, 4000, fake_paint).labels
     assert set(labels[:, 4]) == {*range(captions.PAINTERS), captions.PHOTOGRAPH}
     assert 0.03 < (labels[:, 4] == captions.PHOTOGRAPH).mean() < 0.05
     assert [labels[:, i].max() + 1 for i in range(4)] == [10, 8, 7, 3] and labels.min() == 0
 
 
-def test_chunks_are_deterministic_and_all_different(every, no_paint, small_chunks):
+def test_chunks_are_deterministic_and_all_different(all_painters):
     first, again, second, other = (
-        data.render_chunk(seed, chunk, every) for seed, chunk in ((0, 0), (0, 0), (0, 1), (1, 0))
+        data.render_chunk(seed, chunk, all_painters, COUNT, fake_paint)
+        for seed, chunk in ((0, 0), (0, 0), (0, 1), (1, 0))
     )
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (first.pixels != second.pixels).any() and (first.pixels != other.pixels).any()
     assert (first.labels != second.labels).any() and (first.labels != other.labels).any()
 
 
-def test_labels_say_what_is_painted(painters, keys, painted):
+def test_labels_say_what_is_painted(twelve, painted):
     numbers = np.arange(COUNT)
     scene = scene_of("red")
-    made = data.render(jax.random.key(1), painters, numbers, scene)
-    assert made.pixels.dtype == np.uint8 and made.labels.dtype == np.int32
-    assert np.abs(made.pixels / 255 - painted).max() <= 0.5 / 255 + 1e-6
-    np.testing.assert_array_equal(made.labels[:, 0], np.arange(COUNT) % 10)
-    assert set(made.labels[:, 1]) == {list(scenes.COLOURS).index("red")}
-    np.testing.assert_array_equal(made.labels[:, 4], numbers)
+    pixels, labels = data.render(jax.random.key(1), twelve, numbers, scene)
+    assert pixels.dtype == np.uint8 and labels.dtype == np.int32
+    assert np.abs(pixels / 255 - painted).max() <= 0.5 / 255 + 1e-6
+    np.testing.assert_array_equal(labels[:, 0], np.arange(COUNT) % 10)
+    assert set(labels[:, 1]) == {list(scenes.COLOURS).index("red")}
+    np.testing.assert_array_equal(labels[:, 4], numbers)
 
 
-def test_an_interrupted_rendering_goes_on_where_it_stopped(no_paint, small_chunks, monkeypatch, tmp_path):
-    whole = data.prepare(tmp_path / "whole", 30)
-    assert whole.pixels.shape == (30, 2, 2, 3) and whole.labels.shape == (30, 5)
+def test_the_scenes_of_a_chunk_are_those_of_its_labels(all_painters):
+    labels = data.render_chunk(3, 2, all_painters, COUNT, fake_paint).labels
+    scene = data.chunk_scenes(3, 2, COUNT)
+    np.testing.assert_array_equal(labels[:, :4], np.stack([scene.subject, scene.colour, scene.place, scene.time], 1))
 
-    calls = []
 
-    def render_one_chunk(seed, chunk, painters, render=data.render_chunk):
-        if calls and not allowed:
+def test_an_interrupted_rendering_goes_on_where_it_stopped(tmp_path):
+    rendered, interrupt = [], False
+
+    def render_chunk(seed, chunk, painters, size):
+        if interrupt and rendered:
             raise KeyboardInterrupt
-        calls.append(chunk)
-        return render(seed, chunk, painters)
+        rendered.append(chunk)
+        return data.render_chunk(seed, chunk, painters, size, fake_paint)
 
-    monkeypatch.setattr(data, "render_chunk", render_one_chunk)
-    allowed = False
+    def prepare(name):
+        return data.prepare(tmp_path / name, 30, chunk_size=COUNT, render_chunk=render_chunk)
+
+    whole = prepare("whole")
+    assert whole.pixels.shape == (30, 2, 2, 3) and whole.labels.shape == (30, 5)
+    rendered.clear()
+    interrupt = True
     with pytest.raises(KeyboardInterrupt):
-        data.prepare(tmp_path / "halves", 30)
-    allowed = True
-    jax.tree.map(np.testing.assert_array_equal, data.prepare(tmp_path / "halves", 30), whole)
-    assert calls == [0, 1, 2]
+        prepare("halves")
+    interrupt = False
+    jax.tree.map(np.testing.assert_array_equal, prepare("halves"), whole)
+    assert rendered == [0, 1, 2]

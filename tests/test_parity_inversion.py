@@ -41,18 +41,18 @@ def ours(tiny, prediction_type, batches, table):
     )
 
     @jax.jit
-    def step(params, table, state, batch):
-        grads, metrics = inversion.gradient(networks, params, table, batch)
-        updates, state = optimizer.update(grads, state, table)
-        return optax.apply_updates(table, updates), state, metrics.loss
+    def step(params, tables, state, batch):
+        grads, metrics = inversion.gradient(networks, params, tables, batch)
+        updates, state = optimizer.update(grads, state, tables)
+        return optax.apply_updates(tables, updates), state, metrics.loss
 
-    table, losses = jnp.asarray(table), []
-    state = optimizer.init(table)
+    tables, losses = {"clip_l": jnp.asarray(table)}, []
+    state = optimizer.init(tables)
     with jax.default_matmul_precision("highest"):
         for batch in batches:
-            table, state, loss = step(tiny.params, table, state, batch)
+            tables, state, loss = step(tiny.params, tables, state, batch)
             losses.append(float(loss))
-    return np.array(losses), np.asarray(table)
+    return np.array(losses), np.asarray(tables["clip_l"])
 
 
 def reference(folder, prediction_type, batches, table):
@@ -64,7 +64,7 @@ def reference(folder, prediction_type, batches, table):
     optimizer = torch.optim.AdamW([table], lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     losses = []
     for batch in batches:
-        ids, slots, t = (torch.from_numpy(np.array(a)).long() for a in (batch.ids, batch.slots, batch.timesteps))
+        ids, slots, t = (torch.from_numpy(np.array(a)).long() for a in (*batch.tokens, batch.timesteps))
 
         def splice(module, inputs, output, slots=slots, t=t):
             rows = []

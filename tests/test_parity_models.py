@@ -23,7 +23,7 @@ TEXT = dict(
     vocab_size=100, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
     max_position_embeddings=12, bos_token_id=98, pad_token_id=99,
 )  # fmt: skip
-# The end token of "legacy" files is wrong on purpose, that of the other is not the largest id.
+# The end token of "legacy" is wrong as in real files; that of the other is not the largest id.
 TEXT_VARIANTS = {
     "legacy, quick_gelu": dict(hidden_act="quick_gelu", eos_token_id=2),
     "gelu": dict(hidden_act="gelu", eos_token_id=50),
@@ -99,14 +99,14 @@ def controlnet_reference(**settings):
     torch.manual_seed(4)
     encoder = {key: value for key, value in (UNET | settings).items() if key not in ("up_block_types", "out_channels")}
     model = randomised(diffusers.ControlNetModel(**encoder))
-    for name, parameter in model.named_parameters():  # those that start as zero
+    for name, parameter in model.named_parameters():  # layers that are initialised with zeros
         if "controlnet_down" in name or "controlnet_mid" in name or "embedding.conv_out" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     return model
 
 
 def prompts(rng):
-    """Three rows with one to three end tokens (50) of which the first counts, and pad tokens (99) behind it."""
+    """Three rows with one to eight end tokens (50), of which the first counts, and pad tokens (99) in one row."""
     ids = rng.integers(0, 45, (3, 12)).astype(np.int32)
     ids[0, 4:] = 50
     ids[1, 7], ids[1, 8:] = 50, 99
@@ -115,16 +115,16 @@ def prompts(rng):
 
 
 def unet_inputs(rng, channels):
-    """Not square, and halved to odd sizes, so that upsampling has to be cut to the skip connections."""
+    """A map that is not square and is halved to odd sizes, so that upsampling must cut it to the skip connections."""
     sample = rng.standard_normal((2, 13, 6, channels), np.float32)
     return sample, np.array([7, 981]), rng.standard_normal((2, 5, UNET["cross_attention_dim"]), np.float32)
 
 
 def settings(config):
-    """A reference model's configuration, without what says how and by whom it was saved."""
+    """A reference model's configuration, without the entries on how and by which library it was saved."""
     config = config.to_dict() if hasattr(config, "to_dict") else config
-    noted = {"architectures", "dtype", "initializer_range", "initializer_factor", "transformers_version"}
-    kept = {key: value for key, value in config.items() if key not in noted and not str(key).startswith("_")}
+    ignored = {"architectures", "dtype", "initializer_range", "initializer_factor", "transformers_version"}
+    kept = {key: value for key, value in config.items() if key not in ignored and not str(key).startswith("_")}
     return {
         key: settings(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
         for key, value in kept.items()
@@ -282,6 +282,24 @@ def test_what_we_save_is_what_the_reference_library_loads(cls, make, tmp_path):
     for name, tensor in back.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     assert settings(back.config) == settings(reference.config)
+
+
+def test_controlled_unet_in_bfloat16(tmp_path, rng):
+    """The residuals have the parameters' dtype: float32 ones would not fit the UNet's attention."""
+    shared = UNET_VARIANTS["as 1.5"]
+    reference, control = unet_reference(**shared), controlnet_reference(**shared)
+    ours = loaded(UNet2DConditionModel, reference, tmp_path / "u", dtype="bfloat16")
+    controlnet = loaded(ControlNetModel, control, tmp_path / "c", dtype="bfloat16")
+    sample, timesteps, context = unet_inputs(rng, 4)
+    image = rng.random((2, 8 * 13, 8 * 6, 3), np.float32)
+    inputs = to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context)
+    down, middle = control(*inputs, to_torch(image), conditioning_scale=0.5, return_dict=False)
+    expected = reference(*inputs, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+    residuals = controlled(controlnet, sample, timesteps, context, image, np.full(2, 0.5, np.float32))
+    assert {residual.dtype for residual in residuals} == {np.dtype("bfloat16")}
+    result = jax.jit(UNet2DConditionModel.__call__)(ours, sample, timesteps, context, residuals)
+    assert result.dtype == "bfloat16"
+    assert relative_error(result.astype(np.float32), expected) < 0.03
 
 
 def test_parameters_decide_the_dtype(tmp_path, rng):

@@ -8,11 +8,14 @@ import transformers
 from parity_tools import to_numpy, to_torch
 from tiny_model import WIDTH
 
-from dreamstyler_jax import guidance, prompts, sampling, transfer
+from dreamstyler_jax import guidance, sampling, transfer
+from dreamstyler_jax.encoding import encode
+from dreamstyler_jax.painting import Request, paint_requests
 from dreamstyler_jax.solvers import solver_table
 
 STEPS, SCALE, SEED, SIZE = 10, 5.0, 7, (16, 24)
 PROMPT, NEGATIVE = "a red house by the sea", "blurry"
+TEXTS = (NEGATIVE, PROMPT, "", "")
 
 
 def test_text_to_image_is_diffusers(tiny, tiny_folder):
@@ -28,10 +31,9 @@ def test_text_to_image_is_diffusers(tiny, tiny_folder):
     with torch.no_grad():
         expected = to_numpy(pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample)[0]
 
-    table = solver_table("dpmpp_2m", tiny.networks.schedule, STEPS)
-    bank = prompts.encode(tiny, [NEGATIVE, PROMPT], {})
-    request = sampling.Request((0, 1, 0, 0), guidance.cfg(SCALE), SEED)
-    (picture,) = sampling.paint(tiny, table, bank, [request], size=SIZE, batch_size=1)
+    plan = sampling.plan_steps(solver_table("dpmpp_2m", tiny.networks.schedule, STEPS))
+    request = Request(TEXTS, guidance.cfg(SCALE), SEED)
+    (picture,) = paint_requests(tiny, [request], {}, plan, size=SIZE, batch_size=1)
     assert picture.shape == expected.shape == (*SIZE, 3)
     assert expected.std() > 0.05
     assert np.abs(picture - expected).max() <= 1e-3
@@ -95,12 +97,19 @@ def test_image_to_image_with_controlnets_is_diffusers(tiny, tiny_folder, control
         expected = to_numpy(pipe.vae.decode(painted / pipe.vae.config.scaling_factor).sample)[0]
 
     model = tiny.with_controlnets([str(folder) for folder in controlnets])
-    table = solver_table(solver, tiny.networks.schedule, 30, strength=0.8, spacing=spacing.get("timestep_spacing"))
+    table = solver_table(
+        solver, tiny.networks.schedule, 30, strength=0.8, spacing=spacing.get("timestep_spacing", "auto")
+    )
     scales = transfer.control_scales([0.8, 0.5], [(0.0, 1.0), (0.2, 0.7)], len(table.timesteps))
-    bank = prompts.encode(model, [NEGATIVE, PROMPT], {})
-    request = sampling.Request((0, 1, 0, 0), guidance.cfg(SCALE), SEED, scales=scales)
-    contents = sampling.Contents(latents, tuple(maps))
-    (picture,) = sampling.paint(model, table, bank, [request], size=SIZE, batch_size=1, contents=contents)
+    batch = sampling.Batch(
+        conditioning=encode(model, [NEGATIVE, PROMPT], {}).take(np.array([[0], [1]])),
+        weights=guidance.cfg(SCALE)[:2, None],
+        seeds=np.array([SEED], np.uint32),
+        content=sampling.ContentBatch(latents, tuple(maps), np.stack([scales, scales], 1)[None]),
+    )
+    (picture,) = sampling.sample_batch(
+        model.networks, model.params, sampling.plan_steps(table), batch, size=SIZE, full_row=1
+    )
     assert picture.shape == expected.shape == (*SIZE, 3)
     assert expected.std() > 0.05
     assert np.abs(picture - expected).max() <= 1e-3

@@ -19,7 +19,7 @@ def test_file_of_the_pytorch_release(tmp_path, legacy):
     torch.save(content, tmp_path / "a.bin", _use_new_zipfile_serialization=not legacy)
     loaded = Style.load(tmp_path / "a.bin")
     assert loaded.name == "sks"
-    np.testing.assert_array_equal(loaded.table, TABLE)
+    np.testing.assert_array_equal(loaded.tables["clip_l"], TABLE)
 
 
 def test_textual_inversions_saved_by_torch(tmp_path):
@@ -27,9 +27,9 @@ def test_textual_inversions_saved_by_torch(tmp_path):
     torch.save({"<toy>": rows.bfloat16()}, tmp_path / "diffusers.bin")
     torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "x"}, tmp_path / "webui.pt")
     loaded = Style.load(tmp_path / "diffusers.bin")
-    assert loaded.name == "toy" and np.array_equal(loaded.table[0], rows.bfloat16().float().numpy())
+    assert loaded.name == "toy" and np.array_equal(loaded.tables["clip_l"][0], rows.bfloat16().float().numpy())
     loaded = Style.load(tmp_path / "webui.pt")
-    assert loaded.name == "webui" and np.array_equal(loaded.table[0], rows.numpy())
+    assert loaded.name == "webui" and np.array_equal(loaded.tables["clip_l"][0], rows.numpy())
 
 
 @pytest.mark.parametrize("vectors", [1, 2])
@@ -39,7 +39,7 @@ def test_exported_with_torch(tmp_path, vectors):
     content = torch.load(path, weights_only=True)
     assert list(content) == [f"<sks>-T{stage}" for stage in range(style.stages)]
     assert content["<sks>-T1"].shape == ((16,) if vectors == 1 else (2, 16))
-    assert np.array_equal(Style.load(path).table, style.table)
+    assert np.array_equal(Style.load(path).tables["clip_l"], style.tables["clip_l"])
 
 
 def test_damaged_and_dangerous_pytorch_files(tmp_path):
@@ -88,4 +88,4 @@ def test_diffusers_reads_what_is_exported(tmp_path, host, suffix, format, vector
         host.load_textual_inversion(str(path), token=token if format == "a1111" else None)
         ids = host.tokenizer(host.maybe_convert_prompt(f"a {token}", host.tokenizer))["input_ids"][2:-1]
         weight = host.text_encoder.get_input_embeddings().weight[ids].detach().numpy()
-        np.testing.assert_array_equal(weight, style.table[stage])
+        np.testing.assert_array_equal(weight, style.tables["clip_l"][stage])

@@ -1,5 +1,6 @@
-"""A model folder as one object: what it loads, how it is scaled, what it refuses."""
+"""A model's folder as one object: what is loaded, how latents are scaled, what is refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 from flax import nnx
+from tiny_model import write_controlnet
 
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion import pipeline
-from dreamstyler_jax.stable_diffusion.pipeline import PARTS, StableDiffusion
+from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, PARTS, StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 
 
@@ -26,11 +29,18 @@ def edit_json(file, **changes):
 
 
 def test_sizes_come_from_the_folder(tiny, tiny_folder):
-    assert (tiny.text_width, tiny.resolution, tiny.multiple) == (16, 16, 4)
+    assert (tiny.networks.text_widths, tiny.resolution, tiny.multiple) == ({"clip_l": 16}, 16, 4)
     assert tiny.tokenizer.max_length == 24
     assert tiny.networks.schedule == NoiseSchedule()
     assert tiny.networks.latent_shape(16, 24) == (8, 12, 4)
     assert tiny.name == str(tiny_folder)
+    assert tiny.dtype == jnp.float32
+
+
+def test_what_a_model_is_in_a_line(tiny):
+    line = repr(tiny)
+    assert tiny.name in line and "16 x 16 pixels, float32" in line
+    assert len(repr(dataclasses.replace(tiny, name="x" * 1000))) < 200
 
 
 def test_saving_what_was_loaded_gives_the_same_model(tiny, tmp_path):
@@ -40,7 +50,7 @@ def test_saving_what_was_loaded_gives_the_same_model(tiny, tmp_path):
     again = StableDiffusion.load(str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, again.params, tiny.params)
     assert again.hash == tiny.hash
-    assert (again.networks, hash(again.networks)) == (tiny.networks, hash(tiny.networks)), "else jit compiles again"
+    assert (again.networks, hash(again.networks)) == (tiny.networks, hash(tiny.networks)), "or jit compiles again"
     np.testing.assert_array_equal(again.tokenizer(["a red house"]), tiny.tokenizer(["a red house"]))
 
 
@@ -64,26 +74,45 @@ def test_latents_are_scaled_on_the_way_in_and_out(tiny):
     assert decoded.shape == images.shape
 
 
-def test_every_token_has_its_vector_in_the_table(tiny):
+def test_encoding_pictures_compiles_once_for_each_shape(tiny):
+    pictures = np.random.default_rng(0).uniform(-1, 1, (3, 8, 12, 3)).astype(np.float32)
+    mean, _ = tiny.encode_images(pictures)
+    with compilations() as programs:
+        again, _ = dataclasses.replace(tiny).encode_images(pictures)
+    assert not programs, "an equal model shares the program"
+    np.testing.assert_array_equal(again, mean)
+    expected, _ = tiny.networks.encode_images(tiny.params, pictures)
+    np.testing.assert_allclose(mean, expected, atol=1e-5)
+
+
+def test_every_token_has_its_vector(tiny):
     stored = tiny.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    np.testing.assert_array_equal(tiny.embedding_table, stored)
+    assert tiny.vocabulary_vectors.keys() == tiny.networks.text_widths.keys()
+    np.testing.assert_array_equal(tiny.vocabulary_vectors["clip_l"], stored)
 
 
-def test_bfloat16_is_of_the_weights_and_results_stay_float32(tiny_folder):
+def test_replicated_weights_are_the_weights(tiny):
+    jax.tree.map(np.testing.assert_array_equal, tiny.replicated_params, tiny.params)
+    assert tiny.replicated_params is tiny.replicated_params, "they are sent to the devices once"
+
+
+def test_bfloat16_weights_give_float32_results(tiny_folder):
     model = StableDiffusion.load(str(tiny_folder), dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {jnp.dtype("bfloat16")}
-    assert model.embedding_table.dtype == jnp.float32
+    assert model.dtype == jnp.bfloat16
+    assert model.vocabulary_vectors["clip_l"].dtype == jnp.float32
     networks, latents = model.networks, jnp.zeros((2, 8, 8, 4))
-    states = jax.eval_shape(networks.encode_text, model.params, jnp.zeros((2, 24, 16)), jnp.zeros((2, 24), jnp.int32))
+    vectors, ids = {"clip_l": jnp.zeros((2, 24, 16))}, jnp.zeros((2, 24), jnp.int32)
+    conditioning = jax.eval_shape(networks.encode_text, model.params, vectors, ids)
     for result in (
-        jax.eval_shape(networks.denoise, model.params, latents, jnp.int32(0), states),
+        jax.eval_shape(networks.denoise, model.params, latents, jnp.int32(0), conditioning),
         jax.eval_shape(networks.decode_latents, model.params, latents),
         *jax.eval_shape(networks.encode_images, model.params, jnp.zeros((2, 16, 16, 3))),
     ):
         assert result.dtype == jnp.float32
 
 
-def test_sizes_are_the_models_own_or_multiples(tiny):
+def test_sizes_are_the_models_resolution_or_multiples(tiny):
     assert tiny.size(None, None) == (16, 16)
     assert tiny.size(8, None) == (8, 16)
     assert tiny.size(None, 24) == (16, 24)
@@ -91,14 +120,20 @@ def test_sizes_are_the_models_own_or_multiples(tiny):
         tiny.size(17, 16)
     with pytest.raises(UserError, match="width: must be a multiple of 4 for this model, such as 4, not 1"):
         tiny.size(16, 1)
+    assert (tiny.side("resolution", None), tiny.side("resolution", 8)) == (16, 8)
+    with pytest.raises(UserError, match="resolution: must be a multiple of 4"):
+        tiny.side("resolution", 10)
+    for value in (0, -4):
+        with pytest.raises(UserError, match="height: must be a multiple of 4 for this model, such as 4, not"):
+            tiny.size(value, 16)
 
 
 def hash_of(folder):
-    return pipeline._hash_files(sorted(folder.rglob("*.safetensors")))
+    return pipeline.hash_files(sorted(folder.rglob("*.safetensors")))
 
 
 def test_the_hash_tells_models_apart(folder):
-    """By any byte of a file of a megabyte or less; by a share of those of a larger one."""
+    """Any byte of a file of a megabyte or less changes it, and a part of the bytes of a larger one."""
     before = hash_of(folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -117,11 +152,49 @@ def test_the_hash_tells_models_apart(folder):
     assert hash_of(folder) != before
 
 
-def test_the_hash_is_of_the_weights_in_use(tiny, folder):
+def test_the_hash_depends_on_the_weights_in_use_alone(tiny, folder):
     (folder / "safety_checker").mkdir()
     shutil.copy(folder / "vae" / "diffusion_pytorch_model.safetensors", folder / "safety_checker" / "model.safetensors")
     (folder / "README.md").write_text("about")
     assert StableDiffusion.load(str(folder)).hash == tiny.hash
+
+
+def test_controlnets_join_a_model(tiny, tmp_path):
+    first, second = (write_controlnet(tmp_path / name) for name in ("first", "second"))
+    weights = second / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    one, other = tiny.with_controlnets([first]), tiny.with_controlnets([second], guess_mode=True)
+    both = tiny.with_controlnets([first, second])
+    assert [len(model.networks.controlnets) for model in (tiny, one, other, both)] == [0, 1, 1, 2]
+    assert [len(model.params["controlnets"]) for model in (one, other, both)] == [1, 1, 2]
+    assert (one.networks.guess_mode, other.networks.guess_mode) == (False, True)
+    assert len({model.hash for model in (tiny, one, other, both)}) == 4
+    assert tiny.with_controlnets([first]).hash == one.hash
+    assert "1 ControlNet" in repr(one) and "2 ControlNets" in repr(both)
+    assert "controlnets" not in tiny.params, "the model itself is unchanged"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cross_attention_dim": 24}, r"for another family of models than .*cross_attention_dim is 24, not 16"),
+        ({"conditioning_embedding_out_channels": (4, 4, 4, 4)}, "downsampling of its control map is 8, not 2"),
+    ],
+)
+def test_controlnets_for_other_models_are_refused(tiny, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        tiny.with_controlnets([write_controlnet(tmp_path, **settings)])
+
+
+def test_the_controlnet_in_a_models_folder_is_found(folder):
+    model = StableDiffusion.load(folder)
+    assert model.folder == folder and model.bundled_controlnet is None
+    write_controlnet(folder / "controlnet")
+    assert model.bundled_controlnet == folder / "controlnet"
+    assert dataclasses.replace(model, folder=None).bundled_controlnet is None
+    assert dataclasses.replace(model, folder=EMBEDDED_MODEL).bundled_controlnet == EMBEDDED_MODEL / "controlnet"
 
 
 def test_parts_that_do_not_fit_together_are_refused(folder):
@@ -145,5 +218,5 @@ def test_incomplete_folders_are_refused(folder):
     with pytest.raises(UserError, match=r"scheduler_config\.json is damaged"):
         StableDiffusion.load(str(folder))
     file.unlink()
-    with pytest.raises(UserError, match=r"scheduler_config\.json is missing: a model is a folder in diffusers' layout"):
+    with pytest.raises(UserError, match=r"scheduler_config\.json is missing; give a model folder in diffusers' layout"):
         StableDiffusion.load(str(folder))

@@ -1,6 +1,7 @@
-"""The pretraining of the embedded model, at sizes at which it takes seconds."""
+"""The pretraining of the embedded model, with networks so small that it takes seconds."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,104 +9,122 @@ import numpy as np
 import pytest
 from script_tools import contents
 
-from dreamstyler_jax.evaluation import scores
-from dreamstyler_jax.mini import judge
-from dreamstyler_jax.mini.training import pretrain, trainer
-from dreamstyler_jax.mini.world import data, painter
-from dreamstyler_jax.prompts import encode
-from dreamstyler_jax.runtime.checkpoints import Checkpoints
-from dreamstyler_jax.stable_diffusion.clip import CLIPModel
+from dreamstyler_jax.encoding import encode
+from dreamstyler_jax.evaluation.clip import Clip
+from dreamstyler_jax.mini.judge import JudgeConfig, LoadedJudge
+from dreamstyler_jax.mini.training.pretrain import PARTS, PretrainConfig, pretrain
+from dreamstyler_jax.mini.training.sizes import SIZES, Sizes
+from dreamstyler_jax.mini.training.trainer import Plan, fit
+from dreamstyler_jax.mini.world import data
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.weights import load_model
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Pictures of noise in place of paint, and the same networks with few channels, layers and levels."""
-    small_clip, small_unet = pretrain.clip_config, pretrain.unet_config
+def tiny_clip(config: CLIPConfig) -> CLIPConfig:
+    """CLIP of one narrow layer."""
+    sizes = dict(hidden_size=16, intermediate_size=16, projection_dim=16, num_hidden_layers=1, num_attention_heads=2)
+    text, vision = (dataclasses.replace(part, **sizes) for part in (config.text_config, config.vision_config))
+    return dataclasses.replace(config, text_config=text, vision_config=vision, projection_dim=16)
 
-    def noise(painters, keys, scene):
+
+TINY = Sizes(
+    autoencoder=dataclasses.replace(SIZES.autoencoder, block_out_channels=(4, 4, 4), norm_num_groups=2),
+    clip=tiny_clip(SIZES.clip),
+    judge=JudgeConfig(widths=(8, 8)),
+    unet=dataclasses.replace(
+        SIZES.unet,
+        down_block_types=SIZES.unet.down_block_types[:2],
+        up_block_types=SIZES.unet.up_block_types[-2:],
+        block_out_channels=(8, 8),
+        norm_num_groups=2,
+        attention_head_dim=2,
+        cross_attention_dim=16,
+        addition_embed_type_num_heads=2,
+    ),
+    pictures_per_file=4,
+    steps_per_call=1,
+)
+
+
+def noise(seed: int, chunk: int, painters, size: int) -> data.Pictures:
+    """A chunk of the training set with noise in place of paint."""
+
+    def paint(painters, keys, scene):
         return jax.vmap(lambda key: jax.random.uniform(key, (64, 64, 3)))(keys)
 
-    def clip_config(tokenizer):
-        config = small_clip(tokenizer)
-        sizes = dict(hidden_size=16, intermediate_size=16, projection_dim=16)
-        sizes |= dict(num_hidden_layers=1, num_attention_heads=2)
-        text, vision = (dataclasses.replace(part, **sizes) for part in (config.text_config, config.vision_config))
-        return dataclasses.replace(config, text_config=text, vision_config=vision, projection_dim=16)
-
-    def unet_config():
-        config = small_unet()
-        levels = dict(down_block_types=config.down_block_types[:2], up_block_types=config.up_block_types[-2:])
-        sizes = dict(block_out_channels=(8, 8), norm_num_groups=2, attention_head_dim=2, cross_attention_dim=16)
-        return dataclasses.replace(config, **levels, **sizes, addition_embed_type_num_heads=2)
-
-    channels = tuple(4 for _ in pretrain.VAE.block_out_channels)
-    vae = dataclasses.replace(pretrain.VAE, block_out_channels=channels, norm_num_groups=2)
-    monkeypatch.setattr(pretrain, "VAE", vae)
-    monkeypatch.setattr(pretrain, "clip_config", clip_config)
-    monkeypatch.setattr(pretrain, "unet_config", unet_config)
-    monkeypatch.setattr(judge.JudgeConfig, "widths", (8, 8))
-    monkeypatch.setattr(trainer, "CHUNK_STEPS", 1)
-    monkeypatch.setattr(data, "CHUNK", 4)
-    monkeypatch.setattr(painter, "pictures", noise)
+    return data.render_chunk(seed, chunk, painters, size, paint)
 
 
-PARTS = ("vae", "clip", "judge", "unet", "controlnet")
+def never(*_):
+    raise AssertionError("the chunk is already rendered")
 
 
-def config_for(folder) -> pretrain.PretrainConfig:
-    small = {f"{part}_{number}": 2 for part in PARTS for number in ("steps", "batch_size")}
-    return pretrain.PretrainConfig(output=str(folder), pictures=6, vocabulary=600, save_every=1, **small)
+def tiny_config(folder: Path) -> PretrainConfig:
+    short = {f"{part}_{number}": 2 for part in PARTS for number in ("steps", "batch_size")}
+    return PretrainConfig(output=str(folder), pictures=6, vocabulary=600, save_every=1, **short)
 
 
-def test_all_parts_run_and_make_a_model_that_a_second_call_leaves_alone(small, monkeypatch, tmp_path):
-    pretrain.pretrain(config_for(tmp_path))
-    done = contents(tmp_path / "model")
+def written_files(folder: Path) -> dict[Path, int]:
+    """When each file below the folder was last written, apart from the model, which every call writes again."""
+    files = [path for path in folder.rglob("*") if path.is_file() and folder / "model" not in path.parents]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_all_parts_make_a_model_and_a_second_call_trains_nothing_again(tmp_path):
+    pretrain(tiny_config(tmp_path), TINY, noise)
+    written, model_files = written_files(tmp_path), contents(tmp_path / "model")
+    assert {path.relative_to(tmp_path).parts[0] for path in written} == {*PARTS, "pictures", "tokenizer", "latents"}
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"pictures_000{i}.npz" for i in (0, 1)]
     model = StableDiffusion.load(str(tmp_path / "model"))
-    assert np.isfinite(encode(model, ["a red house in the style of dots"], {})).all()
+    assert np.isfinite(encode(model, ["a red house in the style of dots"], {}).states).all()
     assert 0 < model.networks.vae_config.scaling_factor < 1e4
     _, clip = load_model(CLIPModel, tmp_path / "model" / "clip")
     assert clip.keys() >= {"text_model", "vision_model", "logit_scale"}
     pixels = np.zeros((1, 64, 64, 3), np.float32)
-    assert scores.Clip.load(tmp_path / "model" / "clip").pictures(pixels).shape == (1, 16)
-    assert judge.Referee.load(tmp_path / "model" / "judge").verdict(pixels).painter.shape == (1, 241)
+    assert Clip.load(tmp_path / "model" / "clip").picture_features(pixels).shape == (1, 16)
+    assert LoadedJudge.load(tmp_path / "model" / "judge").verdict(pixels).painter.shape == (1, 241)
     assert len(model.with_controlnets([str(tmp_path / "model" / "controlnet")]).networks.controlnets) == 1
     jax.tree.map(np.testing.assert_array_equal, clip["text_model"], model.params["text_encoder"]["text_model"])
 
-    def never(*_):
-        raise AssertionError("this was done before")
-
-    for owner, work in ((data, "render_chunk"), (pretrain, "latent_moments"), (Checkpoints, "save")):
-        monkeypatch.setattr(owner, work, never)
-    pretrain.pretrain(config_for(tmp_path))
-    assert contents(tmp_path / "model") == done
+    pretrain(tiny_config(tmp_path), TINY, never)
+    assert contents(tmp_path / "model") == model_files
+    assert written_files(tmp_path) == written
 
 
-def test_an_interrupted_part_continues_identically(monkeypatch, tmp_path):
-    monkeypatch.setattr(trainer, "CHUNK_STEPS", 3)
+def test_an_interrupted_part_continues_identically(tmp_path):
+    def loss(params, target, key):
+        return ((params["weights"] - target + jax.random.normal(key, (4,)) / 10) ** 2).sum()
 
-    def loss(params, arrays, key, step):
-        noise = jax.random.normal(key, (4,)) / (1 + step)
-        return ((params["weights"] - arrays + noise) ** 2).sum()
+    def train(name, after_save=lambda step: None):
+        plan = Plan(tmp_path / name, steps=30, batch_size=1, learning_rate=0.1, save_every=6, steps_per_call=3)
+        return fit(plan, loss, {"weights": jnp.zeros(4)}, jnp.arange(4.0), after_save)["weights"]
 
-    def fit(name):
-        start, options = {"weights": jnp.zeros(4)}, dict(steps=30, learning_rate=0.1, save_every=6)
-        return trainer.fit(tmp_path / name, loss, start, jnp.arange(4.0), **options)["weights"]
-
-    whole = fit("whole")
     saved = []
 
-    def save_and_stop(checkpoints, step, state, save=Checkpoints.save):
-        save(checkpoints, step, state)
+    def stop_twice(step):
         saved.append(step)
         if len(saved) < 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    whole = train("whole")
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            fit("pieces")
-    np.testing.assert_array_equal(fit("pieces"), whole)
+            train("pieces", stop_twice)
+    np.testing.assert_array_equal(train("pieces", stop_twice), whole)
     assert saved == [6, 12, 18, 24, 30]
-    assert np.abs(whole - np.arange(4)).max() < np.abs(np.arange(4)).max()  # and it has learned something
+    assert np.abs(whole - np.arange(4)).max() < 3, "the weights approach the target"
+
+
+def test_checkpoints_are_saved_at_the_first_call_that_reaches_their_step(tmp_path):
+    saved = []
+    plan = Plan(tmp_path, steps=10, batch_size=1, learning_rate=0.1, save_every=4, steps_per_call=3)
+    fit(plan, lambda params, data, key: (params["weight"] ** 2).sum(), {"weight": jnp.ones(1)}, (), saved.append)
+    assert saved == [6, 9, 12]
+
+
+@pytest.mark.parametrize("wrong", [{"pictures": 0}, {"vocabulary": 513}, {"vocabulary": 2**15 + 1}, {"unet_steps": 0}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(UserError, match=f"^{next(iter(wrong))}: must be from"):
+        PretrainConfig(**wrong)

@@ -1,19 +1,16 @@
-"""Prompts without their style or context, learned vectors among the words, and what the text encoder makes of them."""
+"""Prompts: alternatives, placeholders, and the prompts without their style or their context."""
 
 import math
 import warnings
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamstyler_jax import prompts
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.stable_diffusion.schedule import stage_of
-from dreamstyler_jax.stable_diffusion.tokenizer import parse_prompt, tokenize_with_placeholders
+from dreamstyler_jax.stable_diffusion.placeholders import parse_prompt
 from dreamstyler_jax.style import Style
 
 # prompt, without its style, without its context
@@ -46,7 +43,7 @@ WORDINGS = [
     ("a house in the style of {a}, {b} and {c}", "a house", "A painting in the style of {a}, {b}, {c}"),
     ("a house in the style of {a} {b}", "a house", "A painting in the style of {a}, {b}"),
     ("a cat by {a}, a dog in the style of {b}", "a cat, a dog", "A painting in the style of {a}, {b}"),
-    # an object of one's own
+    # a learned object
     ("A painting of a {dog} in the style of {gogh}", "A painting of a {dog}", "A painting in the style of {gogh}"),
     ("A painting of a {dog}", "A painting", "A painting in the style of {dog}"),
     # openings
@@ -87,12 +84,12 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
-def test_both_remain_prompts_whatever_is_written(prompt):
+def test_both_parts_of_any_prompt_are_prompts(prompt):
     names = [part for part in parse_prompt(prompt) if not isinstance(part, str)]
     context, style = prompts.context_only(prompt), prompts.style_only(prompt)
     left = [part for part in parse_prompt(context) if not isinstance(part, str)]
     shown = [part for part in parse_prompt(style) if not isinstance(part, str)]
-    assert sorted(map(str, left + shown)) == sorted(map(str, names)), "each placeholder stands in exactly one of them"
+    assert sorted(map(str, left + shown)) == sorted(map(str, names)), "each placeholder is in exactly one of them"
     assert bool(shown) == bool(names)
 
 
@@ -114,7 +111,7 @@ def test_alternatives(prompt, versions):
     assert prompts.expand(prompt) == versions
 
 
-def test_alternatives_that_cannot_be_are_refused():
+def test_unusable_alternatives_are_refused():
     with pytest.raises(UserError, match=r"lone '\{'"):
         prompts.expand("a {dog|cat")
     with pytest.raises(UserError, match="more than 10000 versions: give fewer"):
@@ -133,117 +130,39 @@ def test_versions_are_prompts_without_alternatives_and_with_all_placeholders(pro
         assert prompts.expand(version) == [version]
 
 
-def test_the_names_in_a_prompt_and_a_name_for_those_without():
+def test_names_in_a_prompt_and_a_name_for_placeholders_without_one():
     assert prompts.names_in("a {} by { van gogh }, {{not}} {}") == ["", "van gogh", ""]
     assert prompts.name_placeholder("a {} by {gogh}, {{not}} {}", "wave") == "a {wave} by {gogh}, {{not}} {wave}"
     assert prompts.name_placeholder("a {} by {gogh}", "") == "a {} by {gogh}"
+    assert prompts.name_placeholder("a {} by {gogh}, {b@7}, {{}}", "wave", 100) == (
+        "a {wave@100} by {gogh@100}, {b@7}, {{}}"
+    )
+    assert prompts.name_placeholder("{} by {gogh}", "wave@20", 100) == "{wave@20} by {gogh@100}"
 
 
-def random_style(name, stages, vectors, width, seed=0):
-    return Style(name, np.random.default_rng(seed).standard_normal((stages, vectors, width)))
-
-
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 3), st.integers(0, 999))
-def test_joined_tables_show_each_styles_vectors_at_every_timestep(stages_a, stages_b, vectors, t):
-    a, b = random_style("a", stages_a, vectors, 4), random_style("b", stages_b, 2, 4, seed=1)
-    table = prompts.join_tables({"a": a, "b": b})
-    assert table.shape == (np.lcm(stages_a, stages_b), vectors + 2, 4)
-    row = table[stage_of(t, len(table))]
-    np.testing.assert_array_equal(row[:vectors], a.table[stage_of(t, stages_a)])
-    np.testing.assert_array_equal(row[vectors:], b.table[stage_of(t, stages_b)])
-
-
-def test_splice_replaces_the_marked_positions_only():
-    rng = np.random.default_rng(0)
-    embeddings, vectors = rng.standard_normal((2, 5, 3)), rng.standard_normal((2, 2, 3))
-    slots = np.array([[-1, 0, 1, -1, 0], [1, -1, -1, -1, -1]])
-    spliced = prompts.splice(jnp.float32(embeddings), jnp.asarray(slots), jnp.float32(vectors))
-    expected = embeddings.copy()
-    for b, position in np.argwhere(slots >= 0):
-        expected[b, position] = vectors[b, slots[b, position]]
-    np.testing.assert_array_equal(spliced, expected.astype(np.float32))
-    assert prompts.splice(jnp.bfloat16(embeddings), jnp.asarray(slots), jnp.float32(vectors)).dtype == jnp.bfloat16
-
-
-def embedding_of(model, word):
-    """The mean vector of a word's tokens, from the weights themselves."""
-    table = model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    return np.asarray(table)[model.tokenizer.words(word)].mean(0)
-
-
-def test_vectors_begin_as_words(tiny):
-    assert len(tiny.tokenizer.words("zebra")) > 1, "a word of several tokens"
-    for word in ("painting", "zebra"):
-        table = prompts.initial_table(tiny, word, 3, 2)
-        assert (table.shape, table.dtype) == ((3, 2, tiny.text_width), np.float32)
-        np.testing.assert_allclose(table, np.broadcast_to(embedding_of(tiny, word), table.shape), rtol=1e-6)
-    several = prompts.initial_table(tiny, "painting sea", 2, 3)
-    for vector, word in enumerate(("painting", "sea", "sea")):
-        np.testing.assert_allclose(several[:, vector], [embedding_of(tiny, word)] * 2, rtol=1e-6)
-
-
-def states_by_hand(model, prompt, styles, stage_of_style):
-    """The text encoder's states of one prompt, with the vectors put among the words one by one."""
-    encoder = nnx.merge(model.networks.text_encoder, model.params["text_encoder"])
-    tables = np.concatenate([style.table[stage_of_style[name]] for name, style in styles.items()])
-    counts = {name: style.vectors for name, style in styles.items()}
-    ids, slots = tokenize_with_placeholders(model.tokenizer, prompt, counts)
-    embeddings = np.array(encoder.embed_tokens(jnp.asarray(ids)[None])[0])
-    for position, slot in enumerate(slots):
-        if slot >= 0:
-            embeddings[position] = tables[slot]
-    return encoder.encode(jnp.asarray(embeddings)[None], jnp.asarray(ids)[None])[0][0]
-
-
-def test_each_stage_encodes_its_own_vectors(tiny):
-    styles = {"gogh": random_style("gogh", 2, 2, tiny.text_width), "sea": random_style("sea", 3, 1, tiny.text_width, 1)}
-    texts = ["a house in the style of {gogh}", "{sea} by {gogh}", "a house"]
-    conditionings = prompts.encode(tiny, texts, styles)
-    assert conditionings.shape == (3, 6, tiny.tokenizer.max_length, tiny.text_width)
-    for text, rows in zip(texts, conditionings, strict=True):
-        for stage, row in enumerate(rows):
-            expected = states_by_hand(tiny, text, styles, {"gogh": stage // 3, "sea": stage // 2})
-            np.testing.assert_allclose(row, expected, atol=2e-5)
-    np.testing.assert_array_equal(conditionings[2], np.broadcast_to(conditionings[2, :1], conditionings[2].shape))
-
-
-def test_prompts_without_a_style_are_the_same_in_every_stage_and_without_any_styles_have_one(tiny):
-    plain = prompts.encode(tiny, ["a house", ""], {})
-    assert plain.shape == (2, 1, tiny.tokenizer.max_length, tiny.text_width)
-    encoder = nnx.merge(tiny.networks.text_encoder, tiny.params["text_encoder"])
-    np.testing.assert_allclose(plain[:, 0], encoder(jnp.asarray(tiny.tokenizer(["a house", ""])))[0], atol=2e-5)
-    beside = prompts.encode(tiny, ["a house", ""], {"gogh": random_style("gogh", 6, 1, tiny.text_width)})
-    assert beside.shape[:2] == (2, 6), "so that all prompts of a grid can share one array"
-    np.testing.assert_allclose(beside, np.broadcast_to(plain, beside.shape), atol=2e-5)
-
-
-def test_styles_and_words_are_arguments_of_the_compiled_program(tiny):
-    def encode(text, seed):
-        return prompts.encode(tiny, [text, ""], {"gogh": random_style("gogh", 6, 1, tiny.text_width, seed)})
-
-    first = encode("a house in the style of {}", 0)
-    traces = prompts.encode_ids._cache_size()
-    assert not np.array_equal(first, encode("a house in the style of {}", 1))
-    assert not np.array_equal(first, encode("{} by the sea", 0))
-    assert prompts.encode_ids._cache_size() == traces
-
-
-def test_unusable_prompts_and_styles_are_refused(tiny):
-    style = random_style("gogh", 1, 1, tiny.text_width)
-    long = "a house " * tiny.tokenizer.max_length
-    for texts, styles, message in [
-        (["a house by {}"], {"gogh": random_style("gogh", 1, 1, tiny.text_width + 1)}, "vectors of the style 'gogh'"),
-        (["a house by {monet}"], {"gogh": style}, r"unknown style \{monet\}: write one of \{gogh\}"),
-        (["a house by {}"], {}, "no style was given"),
-        (["a house", long + "by {}"], {"gogh": style}, r"beyond the 24-token window"),
-        (["a house by {"], {"gogh": style}, "lone '{'"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            prompts.encode(tiny, texts, styles)
+def test_the_prompt_in_the_file_next_to_a_picture(tmp_path):
+    picture, file = tmp_path / "boat.png", tmp_path / "boat.txt"
+    assert prompts.sidecar_prompt(picture) is None
+    file.write_bytes("\ufeffa boat\r\n  by the sea \n in the style of {}\n".encode())
+    assert (
+        prompts.sidecar_prompt(picture)
+        == prompts.sidecar_prompt(str(picture))
+        == ("a boat by the sea in the style of {}")
+    )
+    file.write_text(" \n")
+    with pytest.raises(UserError, match=r"boat\.txt is empty: write into it what boat\.png shows"):
+        prompts.sidecar_prompt(picture)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"cannot read .*boat\.txt, the prompt of boat\.png: it is not UTF-8 text"):
+        prompts.sidecar_prompt(picture)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*boat\.txt, the prompt of boat\.png: Is a directory"):
+        prompts.sidecar_prompt(picture)
 
 
 def test_prompts_that_ignore_the_styles_given_are_refused():
-    styles = {"gogh": random_style("gogh", 1, 1, 4)}
+    styles = {"gogh": Style("gogh", np.zeros((1, 1, 4)))}
     with pytest.raises(UserError, match=r"the prompt 'a \{\{\}\} house' has no placeholder: write \{\} where"):
         prompts.require_placeholders(["a house by {}", "a {{}} house"], styles)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Contact sheets: what stands where, how a large grid is divided, what is missing."""
+"""Contact sheets: which picture goes where, how a large grid is divided, and what happens to missing pictures."""
 
 import dataclasses
 import itertools
@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dreamstyler_jax.grids.cells import Repaint
-from dreamstyler_jax.grids.sheets import axes, layout, write_sheets
+from dreamstyler_jax.grids.cells import Cell, Repaint
+from dreamstyler_jax.grids.sheets import Sheet, axes, layout, write_sheets
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.style import Style
 
-STYLES = {"gogh": Style("gogh", np.ones((1, 1, 4)))}
+TABLE = np.ones((1, 1, 4))
+STYLES = {"gogh": Style("gogh", {"clip_l": TABLE})}
 
 
 def product_of(**values):
@@ -28,8 +29,15 @@ def product_of(**values):
     return cells
 
 
+def cells_on(sheet: Sheet) -> list[list[Cell]]:
+    """The rows of cells on a sheet without gaps."""
+    rows = [[cell for cell in row if cell] for row in sheet.cells]
+    assert rows == sheet.cells
+    return rows
+
+
 def saved(folder, cells):
-    """The files of plain pictures, each of its own colour."""
+    """The files of plain pictures, each of another colour."""
     files = {}
     for number, cell in enumerate(cells):
         files[cell.id] = folder / f"{cell.id}.png"
@@ -38,7 +46,7 @@ def saved(folder, cells):
 
 
 def places(sheet, colours):
-    """Where on a sheet the colours are: left, top, right and bottom; None for those that are not there."""
+    """Where the colours are on a sheet: left, top, right and bottom; None for those that are missing."""
     pixels = np.asarray(Image.open(sheet).convert("RGB")).astype(int)
     pixels = (pixels[..., 0] * 256 + pixels[..., 1]) * 256 + pixels[..., 2]
     found = []
@@ -72,14 +80,14 @@ VALUES = {
 
 
 @given(st.sets(st.sampled_from(list(VALUES))), st.integers(1, 3))
-def test_every_cell_stands_once_on_some_sheet_under_what_it_is(names, count):
-    """Of any combination of axes."""
+def test_every_cell_is_on_one_sheet_under_its_labels(names, count):
+    """With any combination of axes."""
     cells = product_of(**{name: VALUES[name][:count] for name in VALUES if name in names})
     sheets = layout(cells, "all")
     seen = []
     for sheet in sheets:
         assert len(sheet.cells) == len(sheet.rows)
-        for side, row in zip(sheet.rows, sheet.cells, strict=True):
+        for side, row in zip(sheet.rows, cells_on(sheet), strict=True):
             for head, cell in zip(sheet.columns, row, strict=True):
                 seen.append(cell.id)
                 labels = {side, head, *sheet.title.split(", ")}
@@ -89,7 +97,7 @@ def test_every_cell_stands_once_on_some_sheet_under_what_it_is(names, count):
                 }
                 spelt |= {"prompt": cell.prompt} if "prompt" in spelt else {}
                 assert set(spelt.values()) <= labels
-    assert sorted(seen) == sorted(cell.id for cell in cells), "nowhere a gap, and none twice"
+    assert sorted(seen) == sorted(cell.id for cell in cells), "without gaps or duplicates"
 
 
 @pytest.mark.parametrize(
@@ -106,11 +114,11 @@ def test_a_single_axis(axis, values, rows, columns):
     assert sheet[:3] == ("title", rows, columns)
 
 
-def test_of_a_single_prompt_the_rows_are_what_varies_first():
+def test_with_a_single_prompt_the_first_other_axis_is_the_rows():
     (sheet,) = layout(product_of(style_scale=(1.0, 2.0), context_scale=(3.0, 4.0, 5.0)), "title")
     assert sheet.rows == ["style_scale 1", "style_scale 2"]
     assert sheet.columns == ["context_scale 3", "context_scale 4", "context_scale 5"]
-    assert [[cell.scales["context_scale"] for cell in row] for row in sheet.cells] == [[3.0, 4.0, 5.0]] * 2
+    assert [[cell.scales["context_scale"] for cell in row] for row in cells_on(sheet)] == [[3.0, 4.0, 5.0]] * 2
 
 
 def test_each_combination_of_the_other_axes_has_its_own_sheet():
@@ -120,12 +128,12 @@ def test_each_combination_of_the_other_axes_has_its_own_sheet():
     assert [sheet.title for sheet in sheets] == titles
     for sheet, (style, steps) in zip(sheets, itertools.product(("gogh", "wave"), (3, 4)), strict=True):
         assert sheet[1:3] == (["a", "b"], ["seed 0", "seed 1", "seed 2"])
-        shown = {(cell.style, cell.steps) for row in sheet.cells for cell in row}
+        shown = {(cell.style, cell.steps) for row in cells_on(sheet) for cell in row}
         assert shown == {(style, steps)}
 
 
-def test_prompts_that_name_their_styles_beside_others_leave_gaps():
-    """They have no part in the axis of styles."""
+def test_prompts_that_name_their_styles_leave_gaps_among_others():
+    """They do not vary along the axis of styles."""
     cells = product_of(prompt=["by {}"], style=("gogh", "wave")) + product_of(prompt=["by {gogh}, {wave}"], style=[""])
     (sheet,) = layout(cells, "title")
     assert sheet.columns == ["style gogh", "style wave", "styles by name"]
@@ -148,13 +156,13 @@ def test_a_sheet_has_at_most_20_rows_and_16_columns(prompts, seeds, sizes):
     cells = cells_of([f"prompt {i}" for i in range(prompts)], range(seeds))
     sheets = layout(cells, "title")
     assert [(len(sheet.rows), len(sheet.columns)) for sheet in sheets] == sizes
-    assert [sheet.cells[0][0].prompt for sheet in sheets] == [sheet.rows[0] for sheet in sheets]
-    assert {cell.id for sheet in sheets for row in sheet.cells for cell in row} == {cell.id for cell in cells}
+    assert [cells_on(sheet)[0][0].prompt for sheet in sheets] == [sheet.rows[0] for sheet in sheets]
+    assert {cell.id for sheet in sheets for row in cells_on(sheet) for cell in row} == {cell.id for cell in cells}
     for sheet in sheets:
-        assert [f"seed {cell.seed}" for cell in sheet.cells[-1]] == sheet.columns
+        assert [f"seed {cell.seed}" for cell in cells_on(sheet)[-1]] == sheet.columns
 
 
-def test_several_sheets_are_numbered_and_those_of_an_earlier_grid_go(tmp_path):
+def test_several_sheets_are_numbered_and_those_of_an_earlier_grid_are_removed(tmp_path):
     cells = product_of(style=("gogh", "wave"), prompt="ab", seed=(0, 1))
     files = saved(tmp_path / "images", cells)
     folder = tmp_path / "out"
@@ -164,9 +172,9 @@ def test_several_sheets_are_numbered_and_those_of_an_earlier_grid_go(tmp_path):
     several = [folder / "grid_001.png", folder / "grid_002.png"]
     assert write_sheets(folder, cells, files, STYLES) == several
     assert sorted(folder.iterdir()) == [mine, *several]
-    for sheet, some in zip(several, (cells[:4], cells[4:]), strict=True):
+    for sheet, shown in zip(several, (cells[:4], cells[4:]), strict=True):
         found = places(sheet, colours_of(files, cells))
-        assert [place is not None for place in found] == [cell in some for cell in cells]
+        assert [place is not None for place in found] == [cell in shown for cell in cells]
     write_sheets(folder, cells[:4], files, STYLES)
     assert sorted(folder.iterdir()) == [mine, folder / "grid.png"]
 
@@ -202,9 +210,9 @@ def test_a_missing_picture_leaves_a_gap(tmp_path):
     assert Image.open(sheet).width > 100
 
 
-def test_the_picture_learned_from_stands_first_where_there_is_one_style(tmp_path):
+def test_the_training_picture_of_a_single_style_comes_first(tmp_path):
     Image.new("RGB", (40, 30), (200, 30, 40)).save(tmp_path / "stars.png")
-    style = Style("gogh", np.ones((1, 1, 4)), {"images": [str(tmp_path / "stars.png")]})
+    style = Style("gogh", {"clip_l": TABLE}, {"images": [str(tmp_path / "stars.png")]})
     styles = {"gogh": style, "wave": style}
     cells = cells_of("ab", (0, 1))
     files = saved(tmp_path, cells)
@@ -218,15 +226,15 @@ def test_the_picture_learned_from_stands_first_where_there_is_one_style(tmp_path
     with_three = [dataclasses.replace(cell, styles={"gogh": "0", "wave": "0", "hokusai": "0"}) for cell in cells]
     files |= saved(tmp_path, with_three)
     assert learned_from(with_three)[0] is None
-    (tmp_path / "stars.png").write_bytes(b"not a picture any more")
+    (tmp_path / "stars.png").write_bytes(b"no longer a picture")
     assert learned_from(cells)[0] is None
 
 
-def test_what_two_styles_were_learned_from_stands_side_by_side(tmp_path):
+def test_the_training_pictures_of_two_styles_are_side_by_side(tmp_path):
     styles = {}
     for number, name in enumerate(("cat", "gogh")):
         Image.new("RGB", (30, 30), (200, 30, number)).save(tmp_path / f"{name}.png")
-        styles[name] = Style(name, np.ones((1, 1, 4)), {"images": [str(tmp_path / f"{name}.png")]})
+        styles[name] = Style(name, {"clip_l": TABLE}, {"images": [str(tmp_path / f"{name}.png")]})
     cells = [dataclasses.replace(cell, styles={"cat": "0", "gogh": "0"}) for cell in cells_of("ab", (0, 1))]
     files = saved(tmp_path, cells)
     (sheet,) = write_sheets(tmp_path, cells, files, styles)
@@ -234,7 +242,7 @@ def test_what_two_styles_were_learned_from_stands_side_by_side(tmp_path):
     assert cat[2] < gogh[0] < gogh[2] < first[0]
 
 
-def test_what_a_row_repaints_stands_before_it(tmp_path):
+def test_the_picture_that_a_row_repaints_comes_first(tmp_path):
     cells = []
     for number, name in enumerate(("one", "two")):
         Image.new("RGB", (40, 30), (200, 30, number)).save(tmp_path / f"{name}.png")

@@ -1,4 +1,4 @@
-"""What must hold of a solver's table, whoever else computes it too."""
+"""Properties of the solvers' tables."""
 
 from functools import cache, partial
 
@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from compilations import compilations
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamstyler_jax.runtime.errors import UserError
@@ -15,9 +16,7 @@ from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES, SPACINGS
 
 MULTISTEP = ("dpmpp_2m", "unipc")
 
-properties = settings(deadline=None, derandomize=True)
-
-names = st.sampled_from(SOLVERS)
+names = st.sampled_from(list(SOLVERS))
 spacings = st.sampled_from(SPACINGS)
 strengths = st.floats(0.3, 1.0)
 schedules = st.builds(NoiseSchedule, prediction_type=st.sampled_from(PREDICTION_TYPES), set_alpha_to_one=st.booleans())
@@ -43,7 +42,6 @@ def trajectory(denoise, table, x_T):
     return jax.lax.scan(body, solver_start(x_T), (table.timesteps, table.coefficients))[1]
 
 
-@properties
 @given(names, spacings, schedules, st.integers(4, 998), strengths)
 def test_table_is_well_formed(name, spacing, schedule, steps, strength):
     table = solver_table(name, schedule, steps, spacing, strength)
@@ -60,13 +58,12 @@ def test_table_is_well_formed(name, spacing, schedule, steps, strength):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 1000])
 @pytest.mark.parametrize("name", SOLVERS)
-def test_fewest_and_most_steps(name, steps):
+def test_the_fewest_and_the_most_steps(name, steps):
     table = solver_table(name, NoiseSchedule(), steps, "trailing")
     assert table.timesteps[0] == 999
     assert np.isfinite(table.coefficients).all()
 
 
-@properties
 @given(names, spacings, schedules, st.integers(4, 100), strengths)
 def test_each_row_moves_signal_and_noise_to_its_next_level(name, spacing, schedule, steps, strength):
     """On x = alpha x_0 + sigma eps with constant x_0 and eps a step is exact: its weights carry (alpha, sigma) over."""
@@ -85,9 +82,8 @@ def test_each_row_moves_signal_and_noise_to_its_next_level(name, spacing, schedu
     np.testing.assert_allclose(c * sigma, next_sigma, atol=1e-5)
 
 
-@properties
 @given(names, spacings, st.integers(4, 100), strengths)
-def test_no_row_reaches_for_a_history_that_is_not_there(name, spacing, steps, strength):
+def test_the_first_rows_use_no_history(name, spacing, steps, strength):
     coefficients = solver_table(name, NoiseSchedule(), steps, spacing, strength).coefficients
     assert (coefficients[0, 4:] == 0).all()
     assert (coefficients[1:2, 5:] == 0).all()
@@ -156,7 +152,7 @@ def wavering_epsilon(x, t):
 
 
 def unipc_as_written(predict_x0, alpha, sigma, x):
-    """UniPC-2 (Zhao et al. 2023, Algorithms 1 and 2, x_0-prediction) in so many words: predict, evaluate, correct.
+    """UniPC-2 (Zhao et al. 2023, Algorithms 1 and 2, x_0-prediction) step by step: predict, evaluate, correct.
 
     predict_x0: (x, i) -> x_0; alpha, sigma: the rates at each timestep, float64[N]. Returns x after every step.
     """
@@ -233,7 +229,13 @@ def test_order_of_accuracy(name, order):
     assert abs(np.log2(coarse / fine) - order) < 0.5
 
 
-def test_customs_and_overrides_of_the_spacing():
+def test_every_solver_has_a_help_and_a_known_spacing():
+    for name, solver in SOLVERS.items():
+        assert solver.name == name and solver.help
+        assert solver.spacing in SPACINGS
+
+
+def test_the_spacing_is_the_solvers_the_schedules_or_the_callers():
     schedule = NoiseSchedule()
     trailing = NoiseSchedule(timestep_spacing="trailing")
     assert solver_table("ddim", schedule, 10).timesteps[0] == 901
@@ -248,17 +250,18 @@ def test_one_step_under_linspace_starts_from_noise():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_state_is_float32_whatever_the_model_returns(dtype):
+def test_the_state_is_float32_for_any_output_of_the_model(dtype):
     row = jnp.asarray(solver_table("unipc", NoiseSchedule(), 5).coefficients)[2]
     state = solver_step(solver_start(jnp.ones((1, 2, 2, 4), dtype)), row, jnp.ones((1, 2, 2, 4), dtype))
     assert {leaf.dtype for leaf in state} == {jnp.dtype(jnp.float32)}
 
 
-def test_another_solver_of_as_many_steps_does_not_compile_anew():
-    run = jax.jit(lambda table, x: trajectory.__wrapped__(gaussian_epsilon, table, x))
-    for name in SOLVERS:
-        run(solver_table(name, NoiseSchedule(), 4), jnp.ones(3))
-    assert run._cache_size() == 1
+def test_all_solvers_with_the_same_number_of_steps_share_a_program():
+    x = jnp.ones(3)
+    with compilations("trajectory") as programs:
+        for name in SOLVERS:
+            trajectory(gaussian_epsilon, solver_table(name, NoiseSchedule(), 4), x)
+    assert len(programs) == 1
 
 
 @pytest.mark.parametrize(
@@ -269,12 +272,12 @@ def test_another_solver_of_as_many_steps_does_not_compile_anew():
         ({"spacing": "trail"}, "did you mean 'trailing'"),
         ({"steps": 0}, "steps must be in 1..1000, not 0"),
         ({"steps": 1001}, "steps must be in 1..1000"),
-        ({"steps": 1000}, "fewer steps, or trailing"),
+        ({"steps": 1000}, "fewer steps, or --spacing trailing"),
         ({"strength": 0.0}, "strength"),
         ({"strength": 1.5}, "strength"),
         ({"steps": 10, "strength": 0.05}, "at least one of 10 steps"),
     ],
 )
-def test_mistakes_are_the_users(arguments, message):
+def test_mistakes_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         solver_table(**{"name": "unipc", "schedule": NoiseSchedule(), "steps": 25} | arguments)

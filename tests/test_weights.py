@@ -1,4 +1,4 @@
-"""Model folders: strict in both directions, bit-identical round trips, conventional file names, hub downloads."""
+"""Model folders: exactly the expected tensors, bit-identical round trips, conventional file names, hub downloads."""
 
 import json
 import re
@@ -14,10 +14,11 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.checkpoint_files import resolve_model
 from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
-from dreamstyler_jax.stable_diffusion.weights import init_model, load_model, resolve_model, save_model
+from dreamstyler_jax.stable_diffusion.weights import init_model, load_model, read_config, read_model, save_model
 
 TEXT_CONFIG = CLIPTextConfig(
     vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -111,7 +112,48 @@ def test_all_differences_are_listed_at_once(tmp_path):
     )
 
 
-def test_names_of_other_times_are_understood(tmp_path):
+def test_long_lists_of_differences_are_cut(tmp_path):
+    saved(UNet2DConditionModel, tmp_path)
+    edit_tensors(tmp_path / "diffusion_pytorch_model.safetensors", rename("^", "other."))
+    with pytest.raises(UserError, match=r"missing: .* and \d+ more; unknown: .* and \d+ more$") as error:
+        load_model(UNet2DConditionModel, tmp_path)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_config_is_not_read_again_if_the_caller_has_it(tmp_path):
+    params = saved(CLIPTextModel, tmp_path)
+    config = read_config(CLIPTextModel, tmp_path)
+    assert config == TEXT_CONFIG
+    (tmp_path / "config.json").unlink()
+    assert_same(params, load_model(CLIPTextModel, tmp_path, config=config)[1])
+
+
+class InMemory:
+    """A source of tensors that is no file."""
+
+    def __init__(self, tensors):
+        self.tensors = tensors
+
+    def names(self):
+        return self.tensors.keys()
+
+    def shape(self, name):
+        return self.tensors[name].shape
+
+    def tensor(self, name):
+        return self.tensors[name]
+
+
+def test_models_are_read_from_any_source_of_tensors(tmp_path):
+    params = saved(CLIPTextModel, tmp_path)
+    source = InMemory(safetensors.numpy.load_file(tmp_path / "model.safetensors"))
+    assert_same(params, read_model(CLIPTextModel, TEXT_CONFIG, source, dtype="float32", origin="memory")[1])
+    source.tensors.popitem()
+    with pytest.raises(UserError, match="the weights in memory do not fit"):
+        read_model(CLIPTextModel, TEXT_CONFIG, source, dtype="float32", origin="memory")
+
+
+def test_names_that_other_versions_write_are_understood(tmp_path):
     params = saved(CLIPTextModel, tmp_path / "text")
     file = tmp_path / "text/model.safetensors"
     edit_tensors(file, lambda tensors: tensors.update({"text_model.embeddings.position_ids": np.arange(6)[None]}))
@@ -147,15 +189,18 @@ def test_variants_and_shards_are_found_by_name(tmp_path):
     single.rename(tmp_path / "model.ema.safetensors")
     assert_same(params, load_model(CLIPTextModel, tmp_path, variant="fp16")[1])
     assert_same(params, load_model(CLIPTextModel, tmp_path, variant="ema")[1])
-    with pytest.raises(UserError, match=r"no weights of variant None, only model\.ema\.safetensors, model\.fp16-0"):
+    with pytest.raises(UserError, match=r"no weights without a variant in their name, only model\.ema"):
         load_model(CLIPTextModel, tmp_path)
     (tmp_path / "model.fp16-00002-of-00002.safetensors").unlink()
     with pytest.raises(UserError, match=r"lacks model\.fp16-00002-of-00002\.safetensors"):
         load_model(CLIPTextModel, tmp_path, variant="fp16")
+    (tmp_path / "model.safetensors.index.fp16.json").write_text('{"weight_map": []}')
+    with pytest.raises(UserError, match="is not an index of weights"):
+        load_model(CLIPTextModel, tmp_path, variant="fp16")
 
 
 def test_unusable_folders_are_explained(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read .*config\.json"):
+    with pytest.raises(UserError, match=r"config\.json is missing; give a model folder"):
         load_model(CLIPTextModel, tmp_path)
     saved(CLIPTextModel, tmp_path)
     weights = tmp_path / "model.safetensors"
@@ -169,7 +214,7 @@ def test_unusable_folders_are_explained(tmp_path):
     with pytest.raises(UserError, match="no weights in safetensors format"):
         load_model(CLIPTextModel, tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
+    with pytest.raises(UserError, match=r"config\.json is damaged, it is not valid JSON"):
         load_model(CLIPTextModel, tmp_path)
 
 
@@ -188,7 +233,7 @@ def test_unsupported_settings_are_refused_by_name(settings, named):
         UNet2DConditionConfig.from_dict(settings)
 
 
-def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     params = saved(CLIPTextModel, tmp_path)
 
     def fail(tensors, file, metadata):

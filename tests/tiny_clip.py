@@ -9,7 +9,7 @@ from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel, CLIPTex
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import init_model, save_model
 
-SIZE = 16  # side of its pictures in pixels
+SIZE = 16  # side of the pictures in pixels
 PREPROCESSING = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}, "resample": 3}
 
 

@@ -7,14 +7,15 @@ import numpy as np
 
 from dreamstyler_jax.stable_diffusion import pipeline
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextModel
+from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
-from dreamstyler_jax.stable_diffusion.weights import init_model
+from dreamstyler_jax.stable_diffusion.weights import init_model, save_model
 
-WIDTH = 16  # of the text encoder
-WINDOW = 24  # tokens
+WIDTH = 16  # width of the text encoder
+WINDOW = 24  # tokens of a prompt
 CAPTIONS = (
     "a painting of a red house by the sea in the style of a master",
     "a drawing of a small dog in the mountains at sunset",
@@ -22,7 +23,7 @@ CAPTIONS = (
 
 
 def write_tiny_model(folder: Path) -> Path:
-    """Writes it: pictures of 16 pixels, latents of 8 x 8 x 4, the pooled text state in the time embedding."""
+    """Writes the model: pictures of 16 pixels, latents of 8 x 8 x 4, the pooled text in the time embedding."""
     tokenizer = Tokenizer.train(CAPTIONS * 20, 560, max_length=WINDOW)
     text = CLIPTextConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=WIDTH, intermediate_size=32, projection_dim=WIDTH,
@@ -41,7 +42,31 @@ def write_tiny_model(folder: Path) -> Path:
     return folder
 
 
+def write_controlnet(folder: Path, **settings) -> Path:
+    """Writes a ControlNet for it, with random weights; ``settings`` replace those of its configuration."""
+    family = dict(
+        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
+        cross_attention_dim=WIDTH, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        addition_embed_type="text", addition_embed_type_num_heads=2, conditioning_embedding_out_channels=(8, 8),
+    )  # fmt: skip
+    config = ControlNetConfig(**{**family, **settings})
+    save_model(folder, config, init_model(ControlNetModel, config)[1])
+    return folder
+
+
 def with_random_vectors(params):
-    """Moves norms and biases off their initial ones and zeros, which would hide much."""
+    """Changes norms and biases from their initial ones and zeros, which would hide mistakes."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: a + 0.1 * rng.standard_normal(a.shape, np.float32) if a.ndim == 1 else a, params)
+
+
+def write_tiny_controlnet(folder: Path, **settings) -> Path:
+    """Writes a ControlNet with random weights for the tiny model; settings as in `ControlNetConfig`."""
+    family = dict(
+        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
+        cross_attention_dim=WIDTH, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        addition_embed_type="text", addition_embed_type_num_heads=2, conditioning_embedding_out_channels=(8, 8),
+    )  # fmt: skip
+    config = ControlNetConfig(**{**family, **settings})
+    save_model(folder, config, init_model(ControlNetModel, config)[1])
+    return folder

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamstyler_jax.runtime.errors import UserError
@@ -21,8 +21,6 @@ from dreamstyler_jax.stable_diffusion.schedule import (
 )
 
 TIMESTEPS = np.arange(TRAIN_TIMESTEPS)
-
-properties = settings(deadline=None, derandomize=True)
 
 schedules = st.builds(
     NoiseSchedule,
@@ -41,7 +39,6 @@ def normal(shape):
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-@properties
 @given(st.integers(1, 50))
 def test_stages_are_in_order_and_of_equal_size(stages):
     found = stage_of(TIMESTEPS, stages)
@@ -51,10 +48,9 @@ def test_stages_are_in_order_and_of_equal_size(stages):
     assert sizes.max() - sizes.min() <= 1
 
 
-@properties
 @given(st.integers(1, 50))
 def test_stage_is_the_exact_floor(stages):
-    """stage s holds t when s <= t T / 1000 < s + 1; floats would miss boundaries such as t = 700 of T = 10."""
+    """Stage s holds t if s <= t T / 1000 < s + 1; floats would miss boundaries such as t = 700 of T = 10."""
     found = stage_of(TIMESTEPS, stages)
     assert (found * TRAIN_TIMESTEPS <= TIMESTEPS * stages).all()
     assert (TIMESTEPS * stages < (found + 1) * TRAIN_TIMESTEPS).all()
@@ -72,7 +68,6 @@ def test_stage_of_one_integer_and_out_of_range():
     assert stage_of(1000, 6) == 5
 
 
-@properties
 @given(schedules)
 def test_noise_only_grows(schedule):
     alpha_bar = schedule.alphas_cumprod
@@ -95,14 +90,13 @@ def test_levels_cannot_be_overwritten():
         NoiseSchedule().alphas_cumprod[0] = 1
 
 
-@properties
 @given(schedules)
 def test_config_round_trip(schedule):
     assert NoiseSchedule.from_config(schedule.to_config()) == schedule
     assert hash(NoiseSchedule.from_config(schedule.to_config())) == hash(schedule)
 
 
-def test_config_that_says_little_reads_as_in_diffusers():
+def test_missing_keys_take_the_defaults_of_diffusers():
     schedule = NoiseSchedule.from_config({"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02})
     assert schedule == NoiseSchedule(
         "linear", 1e-4, 0.02, "epsilon", timestep_spacing=None, steps_offset=0, set_alpha_to_one=True
@@ -137,7 +131,7 @@ def test_a_config_of_another_kind_is_refused():
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_target_gives_the_clean_latents_back(prediction_type):
-    """From x_t and the target one finds x_0 again, for a batch of timesteps, under jit."""
+    """x_t and the target give x_0 back, for a batch of timesteps, under jit."""
     schedule = NoiseSchedule(prediction_type=prediction_type)
     t = jnp.array([0, 500, 999], jnp.int32)
     x0, noise = normal((2, 3, 4, 4, 4))

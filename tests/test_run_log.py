@@ -1,17 +1,15 @@
-"""What a training run leaves behind."""
+"""The log of a training run, and the chart of its loss."""
 
-import io
 import json
 import struct
-import sys
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made when it is imported
 
-from dreamstyler_jax.commands.run_log import Progress, RunLog, draw_loss, read_metrics
+from dreamstyler_jax.commands.run_log import RunLog, draw_loss, read_metrics
 from dreamstyler_jax.runtime.charts import INK, ramp
 from dreamstyler_jax.runtime.errors import UserError
 
@@ -23,12 +21,12 @@ def write_steps(folder, steps, start=0, **more):
 
 
 def events(folder):
-    """The TensorBoard events of the only process that has written to ``folder``, in order."""
+    """The TensorBoard events in ``folder``, to which a single process has written, in order."""
     (path,) = (folder / "tensorboard").iterdir()
     data = path.read_bytes()
     while data:  # a record: its length as uint64, a checksum of 4 bytes, the event, a checksum
         (length,) = struct.unpack("<Q", data[:8])
-        yield event_pb2.Event.FromString(data[12 : 12 + length])
+        yield Event.FromString(data[12 : 12 + length])
         data = data[16 + length :]
 
 
@@ -45,7 +43,7 @@ def test_metrics_are_on_the_disk_as_soon_as_they_are_written(tmp_path):
     assert scalars(tmp_path) == [(10, "loss", pytest.approx(0.1)), (10, "stage_loss/0", 0.5), (10, "grad_norm", 3.0)]
 
 
-def test_a_resumed_run_notes_no_step_twice(tmp_path):
+def test_a_resumed_run_logs_no_step_twice(tmp_path):
     write_steps(tmp_path, [10, 20, 30, 40])
     write_steps(tmp_path, [30, 40], start=20, again=1)
     metrics = read_metrics(tmp_path / "metrics.jsonl")
@@ -53,18 +51,18 @@ def test_a_resumed_run_notes_no_step_twice(tmp_path):
     assert ["again" in line for line in metrics] == [False, False, True, True]
 
 
-def test_tensorboard_is_told_from_which_step_a_resumed_run_goes_on(tmp_path):
+def test_tensorboard_is_told_at_which_step_a_resumed_run_continues(tmp_path):
     write_steps(tmp_path, [10], start=5)
     assert [event.step for event in events(tmp_path) if event.session_log.status] == [6]
 
 
-def test_a_run_that_begins_anew_has_an_empty_log(tmp_path):
+def test_a_run_that_starts_again_has_an_empty_log(tmp_path):
     write_steps(tmp_path, [10, 20])
     write_steps(tmp_path, [])
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-def test_what_a_killed_process_had_half_written_is_dropped(tmp_path):
+def test_a_line_that_a_killed_process_wrote_in_part_is_dropped(tmp_path):
     write_steps(tmp_path, [10, 20])
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 30, "lo')
@@ -85,44 +83,20 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(line, tmp_path):
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_noted(name, value, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_logged(name, value, tmp_path):
     with RunLog(tmp_path) as log:
         log.write(10, {"loss": 1.0, "grad_norm": 1.0})
         before = (tmp_path / "metrics.jsonl").read_text()
-        with pytest.raises(UserError, match=rf"{name} is {value} at step 20.*smaller --learning_rate.*float32"):
+        with pytest.raises(UserError, match=rf"{name} is {value} at step 20.*tenth of the --learning_rate.*float32"):
             log.write(20, {"loss": 1.0, "grad_norm": 1.0, name: value})
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert {step for step, _, _ in scalars(tmp_path)} == {10}
 
 
-def show_steps(steps, start=0):
-    with Progress(100, start) as progress:
-        for step in steps:
-            progress.show(step, 1 / step)
-
-
-def test_without_a_terminal_each_log_point_is_a_line(capsys):
-    show_steps([10, 20])
-    assert [line.split("  ")[:2] for line in capsys.readouterr().err.splitlines()] == [
-        ["step 10/100", "loss 0.1000"],
-        ["step 20/100", "loss 0.0500"],
-    ]
-
-
-def test_a_terminal_shows_a_bar_that_counts_on_from_the_start(monkeypatch):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", terminal)
-    show_steps([60, 100], start=50)
-    assert "50/100" in terminal.getvalue()
-    assert "100/100" in terminal.getvalue() and "loss=0.0100" in terminal.getvalue()
-    assert "step 60/100" not in terminal.getvalue()
-
-
 # The chart
 
 
-def run_of(stage_losses, n=50):
+def metrics_of(stage_losses, n=50):
     return [{"step": 10 * i, "loss": 0.1, "stage_loss": stage_losses} for i in range(1, n + 1)]
 
 
@@ -134,17 +108,17 @@ def rows_of(image, colour, x):
 
 def test_every_stage_has_its_curve_at_its_height(tmp_path):
     losses = [0.4, 0.2, 0.05]
-    draw_loss(run_of(losses), tmp_path / "loss.png")
+    draw_loss(metrics_of(losses), tmp_path / "loss.png")
     image = Image.open(tmp_path / "loss.png")
     assert image.size == (1280, 720) and image.mode == "RGB"
     rows = [rows_of(image, colour, 500).mean() for colour in ramp(3)]
     rows.insert(2, rows_of(image, INK, 500).mean())
     assert rows == sorted(rows)
-    assert np.diff(rows) == pytest.approx([np.diff(rows)[0]] * 3, abs=1.5)  # each half of the one before: a log axis
+    assert np.diff(rows) == pytest.approx([np.diff(rows)[0]] * 3, abs=1.5)  # halves, on a log axis
 
 
 def test_a_stage_without_samples_at_some_steps_still_has_a_whole_curve(tmp_path):
-    metrics = run_of([0.4, 0.2])
+    metrics = metrics_of([0.4, 0.2])
     for line in metrics[::2] + metrics[20:23]:
         line["stage_loss"] = [0.4, None]
     draw_loss(metrics, tmp_path / "loss.png")
@@ -156,7 +130,7 @@ def test_a_stage_without_samples_at_some_steps_still_has_a_whole_curve(tmp_path)
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("stages", [0, 1, 50])
 def test_short_runs_and_any_number_of_stages_can_be_drawn(n, stages, tmp_path):
-    draw_loss(run_of([0.1 + 0.01 * i for i in range(stages)], n), tmp_path / "loss.png")
+    draw_loss(metrics_of([0.1 + 0.01 * i for i in range(stages)], n), tmp_path / "loss.png")
     inside = Image.open(tmp_path / "loss.png").crop((100, 100, 1000, 630))
     assert any(rows_of(inside, INK, x).size for x in range(inside.width))
 

@@ -1,9 +1,11 @@
-"""train.py as its user meets it: what it leaves behind, how it stops and goes on, what it says to mistakes."""
+"""``dreamstyler train``: what it writes, how it stops and resumes, and what it says about mistakes."""
 
+import json
 import re
 import shlex
 import shutil
 import signal
+import sys
 import time
 
 import numpy as np
@@ -11,12 +13,15 @@ import pytest
 from PIL import Image
 from script_tools import compilation_cache, contents, refusal, run, start, without_a_tensor, write_picture
 
-from dreamstyler_jax import prompts
 from dreamstyler_jax.commands import sample, train
 from dreamstyler_jax.commands.cli import INTERRUPTED, parse
-from dreamstyler_jax.commands.config import TrainConfig, write_config
+from dreamstyler_jax.commands.config import TrainConfig
+from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.run_log import read_metrics
-from dreamstyler_jax.commands.runs import is_finished
+from dreamstyler_jax.commands.runs import check_resumable, is_finished
+from dreamstyler_jax.prompts import OBJECT_PROMPTS, sidecar_prompt
+from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
 
@@ -26,14 +31,14 @@ PROMPTS = ["A painting of a red house in the style of {}", "A painting of a smal
 
 @pytest.fixture(scope="module", autouse=True)
 def one_compilation(tmp_path_factory):
-    """Lets the runs below, in this process and in others, share what they compile."""
+    """Lets the runs below, in this process and in others, share compiled programs."""
     with compilation_cache(tmp_path_factory.mktemp("compiled")):
         yield
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Two pictures, each with its prompt in a text file beside it."""
+    """Two pictures, each with a text file that holds its prompt."""
     folder = tmp_path_factory.mktemp("pictures")
     for number, (name, prompt) in enumerate(zip(("stars", "wave"), PROMPTS, strict=True)):
         write_picture(folder / f"{name}.png", number)
@@ -43,25 +48,30 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(tiny_folder, pictures):
-    """The command of the runs below, without what they differ in."""
-    images = [pictures / "stars.png", pictures / "wave.png"]
+    """The options that the runs below share."""
+    paths = [pictures / "stars.png", pictures / "wave.png"]
     sizes = ["--stages", 3, "--vectors", 2, "--batch_size", 2, "--learning_rate", 0.01, "--seed", 5]
-    return ["--model", tiny_folder, "--images", *images, *sizes, "--steps", STEPS]
+    return ["--model", tiny_folder, "--images", *paths, *sizes, "--steps", STEPS]
 
 
 @pytest.fixture(scope="module")
 def finished(words, tmp_path_factory):
-    """The folder of a run that nothing has interrupted."""
+    """The folder of a run that was never interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder)
     return folder
 
 
-# What a run leaves behind
+def table_of(file):
+    """The table of a style's file."""
+    return Style.load(file).tables["clip_l"]
+
+
+# What a run writes
 
 
 def test_the_style_is_learned_stage_by_stage(finished):
-    table = Style.load(finished / FILE_NAME).table
+    table = table_of(finished / FILE_NAME)
     assert table.shape == (3, 2, 16)
     assert all(np.abs(table[a] - table[b]).max() > 0.01 for a, b in ((0, 1), (1, 2), (0, 2)))
 
@@ -92,11 +102,16 @@ def test_the_metrics_of_every_log_point_are_there(finished):
     assert all(len(line["stage_loss"]) == 3 for line in metrics)
 
 
-def test_the_previews_differ_by_the_style_alone(finished):
+def test_images_per_second_do_not_count_compiling(finished):
+    first, *others = (line["images_per_second"] for line in read_metrics(finished / "metrics.jsonl"))
+    assert first > 0.1 * np.median(others), "compiling takes a hundred times as long as the steps"
+
+
+def test_the_previews_show_the_same_pictures_in_the_style_so_far(finished):
     before, after = (np.asarray(Image.open(finished / f"previews/step_{n:06d}.png")) for n in (100, STEPS))
     assert before.shape == after.shape
     tiles = np.abs(before.astype(int) - after).max(-1)
-    assert 0 < (tiles > 8).mean() < 0.95  # the pictures change; the paper and the labels around them do not
+    assert 0 < (tiles > 8).mean() < 0.95  # the pictures change; the background and the labels do not
 
 
 def test_charts_events_and_checkpoints_are_there(finished):
@@ -113,14 +128,24 @@ def test_the_style_is_kept_as_it_was_at_every_checkpoint(finished, words, tmp_pa
         "step_000100.safetensors",
         f"step_{STEPS:06d}.safetensors",
     ]
-    np.testing.assert_array_equal(styles[f"stars@{STEPS}"].table, Style.load(finished / FILE_NAME).table)
+    half, whole = (styles[f"stars@{step}"].tables["clip_l"] for step in (100, STEPS))
+    np.testing.assert_array_equal(whole, table_of(finished / FILE_NAME))
     run(train, *words, "--steps", 100, "--preview_prompts", "--output", tmp_path / "shorter")
-    shorter = Style.load(tmp_path / "shorter" / FILE_NAME).table
-    np.testing.assert_array_equal(styles["stars@100"].table, shorter)
-    assert np.abs(shorter - styles[f"stars@{STEPS}"].table).max() > 0.01
+    np.testing.assert_array_equal(half, table_of(tmp_path / "shorter" / FILE_NAME))
+    assert np.abs(half - whole).max() > 0.01
 
 
-# Stopping and going on
+def test_it_says_what_it_is_about_to_do(words, pictures, tiny_folder, tmp_path, capsys):
+    options = ["--steps", 1, "--preview_prompts", "--output", tmp_path]
+    run(train, *words, "--images", pictures / "stars.png", *options)
+    model, summary, compiling, *progress = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"StableDiffusion\('{tiny_folder}', 16 x 16 pixels, float32\) on \d+ x \w+", model)
+    assert summary == f"Learning the style 'stars' from {pictures / 'stars.png'}: '{PROMPTS[0]}'"
+    assert compiling.startswith("Compiling")
+    assert len(progress) == 1 and progress[0].startswith("step 1/1 ")
+
+
+# Stopping and resuming
 
 
 def checkpoints(folder) -> list[int]:
@@ -135,7 +160,7 @@ def await_checkpoint_after(step, folder, process) -> int:
     return max(checkpoints(folder))
 
 
-def test_a_run_stopped_and_killed_ends_with_the_very_same_table(finished, words, tmp_path):
+def test_a_run_that_was_stopped_and_killed_ends_with_the_same_table(finished, words, tmp_path):
     folder = tmp_path / "run"
     options = ["--log_every", 10, "--save_every", 10, "--preview_prompts", "--output", folder]
     with start(train, *words, *options) as process:
@@ -149,7 +174,8 @@ def test_a_run_stopped_and_killed_ends_with_the_very_same_table(finished, words,
     begun = read_metrics(folder / "metrics.jsonl")[0]
 
     resumed = shlex.split(last.removeprefix("interrupted; to continue: "))
-    with start(train, *resumed[2:]) as process:
+    assert resumed[:4] == [sys.executable, "-m", "dreamstyler_jax", "train"]
+    with start(train, *resumed[4:]) as process:
         step = await_checkpoint_after(max(checkpoints(folder)), folder, process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
@@ -157,9 +183,9 @@ def test_a_run_stopped_and_killed_ends_with_the_very_same_table(finished, words,
 
     run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder, "--resume")
     for file in (FILE_NAME, f"steps/step_{STEPS:06d}.safetensors"):
-        np.testing.assert_array_equal(Style.load(folder / file).table, Style.load(finished / file).table)
+        np.testing.assert_array_equal(table_of(folder / file), table_of(finished / file))
     metrics = read_metrics(folder / "metrics.jsonl")
-    assert metrics[0] == begun  # its images per second tell: this step was never done again
+    assert metrics[0] == begun  # its images per second show that this step was not done again
     assert [line["step"] for line in metrics] == list(range(10, STEPS + 1, 10))
     assert not list(folder.glob("previews/step_000010.png"))
 
@@ -187,20 +213,69 @@ def test_other_settings_are_not_mixed_into_a_run(finished, words, capfd):
     assert contents(finished) == before
 
 
-def test_an_unfinished_run_is_not_begun_anew_by_mistake(words, capfd, tmp_path):
+def test_an_unfinished_run_is_not_started_again_by_mistake(words, capfd, tmp_path):
     (tmp_path / "checkpoints" / "10").mkdir(parents=True)
     assert "--resume" in refusal(capfd, train, *words, "--output", tmp_path)
 
 
 def test_more_steps_may_be_asked_for_unless_the_schedule_depends_on_them(tmp_path):
-    def may_go_on(schedule, steps):
-        common = {"prompts": ["a {}"], "schedule": schedule, "output": str(tmp_path)}
-        write_config(TrainConfig(steps=10, **common), tmp_path / "config.yaml")
-        return not is_finished(TrainConfig(steps=steps, resume=True, **common), tmp_path)
+    def resume(schedule, steps):
+        shared = {"prompts": ["a {}"], "schedule": schedule, "output": str(tmp_path)}
+        write_config(TrainConfig(steps=10, **shared), tmp_path / "config.yaml")
+        check_resumable(TrainConfig(steps=steps, resume=True, **shared), tmp_path)
 
-    assert may_go_on("constant", 20) and may_go_on("linear", 10)
-    with pytest.raises(UserError, match="steps"):
-        may_go_on("linear", 20)
+    resume("constant", 20)
+    resume("linear", 10)
+    with pytest.raises(UserError, match=r"with other settings \(steps\)"):
+        resume("linear", 20)
+
+
+def test_a_run_is_finished_after_all_of_its_steps(finished):
+    assert is_finished(TrainConfig(steps=STEPS, resume=True), finished)
+    assert not is_finished(TrainConfig(steps=STEPS + 1, resume=True), finished)
+    assert not is_finished(TrainConfig(steps=STEPS), finished)
+
+
+@pytest.mark.parametrize("metrics", [b"", None], ids=["empty", "missing"])
+def test_a_run_without_its_metrics_still_ends_with_its_style(finished, words, tmp_path, metrics):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for name in (FILE_NAME, "loss.png", "metrics.jsonl"):
+        (folder / name).unlink()
+    if metrics is not None:
+        (folder / "metrics.jsonl").write_bytes(metrics)
+    run(train, *words, "--log_every", 10, "--output", folder, "--resume")
+    np.testing.assert_array_equal(table_of(folder / FILE_NAME), table_of(finished / FILE_NAME))
+    assert not (folder / "loss.png").exists()
+
+
+def test_the_style_is_written_before_the_chart(finished, words, tmp_path):
+    """A loss of 0, which has no logarithm, ends the drawing of the chart."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / FILE_NAME).unlink()
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 10, "loss": 0.0}) + "\n")
+    with pytest.raises(ValueError):
+        run(train, *words, "--output", folder, "--resume")
+    np.testing.assert_array_equal(table_of(folder / FILE_NAME), table_of(finished / FILE_NAME))
+
+
+def test_the_checkpoints_of_an_older_version_can_be_resumed(finished, words, tmp_path):
+    """They hold the table, the optimizer's count, moments and schedule, and the step, as arrays without names."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / FILE_NAME).unlink()
+    shutil.rmtree(folder / "checkpoints" / "200")
+    table, scalar = np.zeros((3, 2, 16), np.float32), np.int32(0)
+    with open_checkpoints(folder / "checkpoints") as store:
+        state = store.restore([table, scalar, table, table, scalar, scalar])
+    assert state is not None and int(state[-1]) == 100
+    with open_checkpoints(tmp_path / "older") as store:
+        store.save(100, state)
+    shutil.rmtree(folder / "checkpoints")
+    (tmp_path / "older").rename(folder / "checkpoints")
+    run(train, *words, "--log_every", 10, "--output", folder, "--resume")
+    np.testing.assert_array_equal(table_of(folder / FILE_NAME), table_of(finished / FILE_NAME))
 
 
 def test_fewer_steps_than_are_done_are_refused(finished, words, capfd, tmp_path):
@@ -219,30 +294,32 @@ def test_fewer_steps_than_are_done_are_refused(finished, words, capfd, tmp_path)
 
 @pytest.fixture(scope="module")
 def separate(tiny_folder, pictures, tmp_path_factory):
-    """The command that learns a style from each picture, and the folder of its finished runs."""
-    images = ["--images", pictures / "stars.png", pictures / "wave.png"]
+    """The options that learn a style from each picture, and the folder of the finished runs."""
+    paths = ["--images", pictures / "stars.png", pictures / "wave.png"]
     folder = tmp_path_factory.mktemp("separate") / "runs"
     sizes = ["--stages", 3, "--batch_size", 2, "--steps", 20, "--save_every", 5, "--preview_prompts"]
-    command = ["--model", tiny_folder, *sizes, "--separate", *images]
+    command = ["--model", tiny_folder, *sizes, "--separate", *paths]
     run(train, *command, "--output", folder)
     return command, folder
 
 
-def test_styles_learned_at_once_are_those_learned_alone(separate, tmp_path):
+def test_styles_learned_at_once_are_the_same_as_learned_alone(separate, tmp_path):
     _, folder = separate
     for name in ("stars", "wave"):
         run(train, "--config", folder / name / "config.yaml", "--output", tmp_path / name)
         together, alone = (Style.load(place / name / FILE_NAME) for place in (folder, tmp_path))
-        np.testing.assert_allclose(together.table, alone.table, atol=1e-5)
+        np.testing.assert_allclose(together.tables["clip_l"], alone.tables["clip_l"], atol=1e-5)
         assert (together.name, together.metadata) == (alone.name, alone.metadata)
         files, expected = (sorted(path.name for path in (place / name).iterdir()) for place in (folder, tmp_path))
         assert files == expected
     assert sorted(load_styles([str(folder)], [])) == ["stars", "wave"]
     kept = [step_file(folder / "wave", step).name for step in (5, 10, 15, 20)]
-    assert sorted(path.name for path in (folder / "wave" / "steps").iterdir()) == kept, "more often than is logged"
+    assert sorted(path.name for path in (folder / "wave" / "steps").iterdir()) == kept, (
+        "save_every is less than log_every"
+    )
 
 
-def test_styles_interrupted_between_two_checkpoints_go_on_together(separate, tmp_path):
+def test_styles_interrupted_between_their_checkpoints_resume_together(separate, tmp_path):
     command, finished = separate
     folder = tmp_path / "runs"
     shutil.copytree(finished, folder)
@@ -251,7 +328,7 @@ def test_styles_interrupted_between_two_checkpoints_go_on_together(separate, tmp
     shutil.rmtree(folder / "wave" / "checkpoints" / "20")
     run(train, *command, "--output", folder, "--resume")
     for name in ("stars", "wave"):
-        np.testing.assert_array_equal(*(Style.load(place / name / FILE_NAME).table for place in (folder, finished)))
+        np.testing.assert_array_equal(table_of(folder / name / FILE_NAME), table_of(finished / name / FILE_NAME))
         assert [line["step"] for line in read_metrics(folder / name / "metrics.jsonl")] == [5, 10, 15, 20]
 
 
@@ -271,16 +348,16 @@ def test_several_devices_learn_what_one_does_with_one_program(tiny_folder, pictu
     runs = [sorted((tmp_path / name).rglob(FILE_NAME)) for name in ("one", "several")]
     assert len(runs[0]) == len(runs[1]) == (2 if "--separate" in shared else 1)
     for files in zip(*runs, strict=True):
-        one, several = map(Style.load, files)
-        np.testing.assert_allclose(several.table, one.table, atol=1e-5)
+        one, several = map(table_of, files)
+        np.testing.assert_allclose(several, one, atol=1e-5)
         losses = [[line["stage_loss"] for line in read_metrics(file.parent / "metrics.jsonl")] for file in files]
-        np.testing.assert_allclose(*map(np.float64, losses), rtol=1e-4)
+        np.testing.assert_allclose(*(np.array(loss, float) for loss in losses), rtol=1e-4)
 
 
 # Prompts
 
 
-def test_prompts_come_from_the_option_or_the_file_beside_or_describe_nothing(pictures, tmp_path):
+def test_prompts_come_from_the_option_or_a_text_file_or_describe_nothing(pictures, tmp_path):
     paths = [str(pictures / "stars.png"), str(write_picture(tmp_path / "bare.png", 0))]
     nothing = "A painting in the style of {}"
     assert train.training_prompts(TrainConfig(images=paths), paths) == [PROMPTS[0], nothing]
@@ -288,18 +365,21 @@ def test_prompts_come_from_the_option_or_the_file_beside_or_describe_nothing(pic
     assert train.training_prompts(TrainConfig(images=paths, prompts=["a {}", "b {}"]), paths) == ["a {}", "b {}"]
 
 
-def test_an_object_that_nobody_describes_is_named_in_several_wordings(pictures, tmp_path):
+@pytest.mark.parametrize(("property", "wordings"), [("object", len(OBJECT_PROMPTS)), ("style", 1)])
+def test_an_object_without_a_description_has_several_wordings(property, wordings, tiny, pictures, tmp_path):
     paths = [str(pictures / "stars.png"), str(write_picture(tmp_path / "bare.png", 0))]
-    config = TrainConfig(images=paths, property="object", init_word="cat")
+    config = TrainConfig(images=paths, property=property, init_word="cat")
     texts = train.training_prompts(config, paths)
-    assert texts == [PROMPTS[0], "A photo of {}"] and config.preview_prompts == ["A photo of {}"]
-    assert list(train.wordings(config, texts[0])) == [PROMPTS[0]]
-    assert len(set(train.wordings(config, texts[1]))) == 8
-    assert list(train.wordings(TrainConfig(images=paths), texts[1])) == [texts[1]]
+    bare = {"object": "A photo of {}", "style": "A painting in the style of {}"}[property]
+    assert texts == [PROMPTS[0], bare] and (config.preview_prompts == ["A photo of {}"]) == (property == "object")
+    config = TrainConfig(images=paths, property=property, init_word="cat", prompts=texts)
+    prepared = train.prepare_run(tiny, config, {path: images.load(path) for path in paths})
+    described, other = np.asarray(prepared.lesson.dataset.tokens.ids)
+    assert [len(np.unique(ids, axis=0)) for ids in (described, other)] == [1, wordings]
 
 
 def test_an_object_is_learned_and_painted_in_a_style(finished, words, pictures, tmp_path):
-    """My object in my style: two styles in one prompt, one of them learned as an object."""
+    """Two styles in one prompt, one of which was learned as an object."""
     cat = write_picture(tmp_path / "cat.png", 3)
     more = ["--images", cat, "--property", "object", "--init_word", "dog", "--steps", 10]
     run(train, *words, *more, "--output", tmp_path / "cat")
@@ -313,14 +393,14 @@ def test_an_object_is_learned_and_painted_in_a_style(finished, words, pictures, 
 
 def test_a_prompt_file_may_have_a_byte_order_mark_and_line_breaks(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfA house\r\nin the style of {}\r\n")
-    assert prompts.beside(tmp_path / "a.png") == "A house in the style of {}"
+    assert sidecar_prompt(tmp_path / "a.png") == "A house in the style of {}"
 
 
-# Mistakes: one line that says what to do, and nothing written
+# Mistakes: one line that says what to do, and no files
 
 
 def mistaken_words(kind, folder, model) -> list:
-    """A command, complete but for its output, with one mistake."""
+    """Options with one mistake, complete except for the output."""
     picture = write_picture(folder / "picture.png", 0)
     command = ["--model", model, "--images", picture, "--steps", 1]
     if kind == "missing picture":
@@ -358,7 +438,11 @@ MISTAKES = [
     ("no multiple", ["--resolution", "18"], "resolution: must be a multiple of 4 .* such as 16, not 18"),
     ("tensor missing", [], "unet.*missing: conv_in.bias"),
     ("an object of no kind", ["--property", "object"], "init_word: say in a word what kind of thing the object is"),
-    ("separate styles with one name", ["--separate", "--name", "gogh"], "name: with separate every style is called"),
+    (
+        "separate styles with one name",
+        ["--separate", "--name", "gogh"],
+        "name: with separate each style is named after its picture's file",
+    ),
     ("no model", [], "no model folder .*nowhere.*give an existing folder"),
 ]
 
@@ -378,11 +462,3 @@ def test_an_output_that_is_a_file_is_named(tiny_folder, tmp_path, capfd):
     assert str(tmp_path / "run") in refusal(capfd, train, *words, "--output", tmp_path / "run")
     assert (tmp_path / "run").read_text() == "mine"
     assert "output: File name too long" in refusal(capfd, train, *words, "--output", tmp_path / ("x" * 300))
-
-
-def test_the_process_itself_ends_with_status_2_and_one_line(tmp_path):
-    with start(train, "--imges", "a.png", cwd=tmp_path) as process:
-        out, err = process.communicate()
-    assert (process.returncode, out) == (2, "")
-    assert err == "error: unknown option --imges; did you mean --images?\n"
-    assert not contents(tmp_path)

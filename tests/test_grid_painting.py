@@ -1,0 +1,164 @@
+"""How the cells of a grid are painted: the batches, the programs, and what each picture is painted from."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from compilations import compilations
+from test_cells import STYLES
+from tiny_model import WIDTH
+
+from dreamstyler_jax.encoding import encode
+from dreamstyler_jax.grids.cells import Axes, Cell, make_cells
+from dreamstyler_jax.grids.painting import Shape, paint_cells, shape_of
+from dreamstyler_jax.guidance import cfg_guidance, paper_guidance
+from dreamstyler_jax.painting import Request, paint_requests, prepare_batches
+from dreamstyler_jax.sampling import StepPlan, plan_steps
+from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.style import Style
+from dreamstyler_jax.transfer import ContentEncoder
+
+TEXTS = [f"a painting of a {thing} in the style of {{}}" for thing in ("red house", "small dog", "sea", "sunset")]
+TEXTS += [f"a drawing of a {thing} by {{}}" for thing in ("red house", "small dog", "sea", "sunset")]
+SCALES = [paper_guidance(5, style, context) for style in range(5) for context in range(5)]
+BATCH = 20  # no other test paints batches of this size
+
+
+def cells_for(model, texts=("{}",), names=tuple(STYLES), **axes) -> list[Cell]:
+    return make_cells(Axes(prompts={"": texts}, styles=names, **axes), model, STYLES, (16, 16))
+
+
+def paint(model, cells, shape) -> dict[str, np.ndarray]:
+    """The pictures by the ids of their cells."""
+    painted = list(paint_cells(model, cells, STYLES, shape))
+    assert sorted(cell.id for cell, _ in painted) == sorted(cell.id for cell in cells)
+    return {cell.id: picture for cell, picture in painted}
+
+
+@pytest.fixture(scope="module")
+def sweep(tiny):
+    """5 x 5 scales, 8 prompts, 2 styles: the cells, their pictures by id, and the programs that this took."""
+    cells = cells_for(tiny, TEXTS, guidance=SCALES, steps=[2])
+    with compilations("sample_batch") as programs:
+        pictures = paint(tiny, cells, shape_of(cells, BATCH))
+    return cells, pictures, programs
+
+
+def test_a_sweep_is_one_program_and_each_other_number_of_steps_one_more(tiny, sweep):
+    cells, _, programs = sweep
+    assert (len(cells), len(programs)) == (400, 1)
+    others = [dataclasses.replace(cell, solver="ddim", seed=5) for cell in cells[:30]]
+    more = [dataclasses.replace(cell, steps=3) for cell in cells[:BATCH]]
+    with compilations("sample_batch") as programs:
+        paint(tiny, cells[:3] + others + more + cells[-2:], shape_of(cells, BATCH))
+    assert len(programs) == 1
+
+
+def test_a_cell_painted_in_any_batch_equals_itself_alone(tiny, sweep):
+    """To the last bit, so that a grid painted in parts, or after an interruption, is the same."""
+    cells, pictures, _ = sweep
+    shape = shape_of(cells, BATCH)
+    for part in ([cells[333]], [cells[0]], [cells[6]], cells[7:240:11], cells[::-9]):
+        for id, picture in paint(tiny, part, shape).items():
+            np.testing.assert_array_equal(picture, pictures[id])
+
+
+def test_all_cells_differ_where_their_weights_do(sweep):
+    cells, pictures, _ = sweep
+    groups: dict[tuple, list[np.ndarray]] = {}
+    for cell in cells:
+        weights = tuple(cell.weights.tolist())
+        groups.setdefault((cell.prompt, cell.style, weights), []).append(pictures[cell.id])
+    assert len(groups) == len(cells)
+    flat = np.stack([same[0].ravel() for same in groups.values()])
+    distances = np.abs(flat[:, None, ::7] - flat[None, :, ::7]).max(-1) + 10 * np.eye(len(flat))
+    assert distances.min() > 1e-4
+
+
+def expected_picture(model, cell: Cell, plan: StepPlan) -> np.ndarray:
+    """A cell's picture, requested on its own."""
+    options: dict[str, Any] = dict(size=(16, 16), batch_size=BATCH, rows=range(4))
+    (picture,) = paint_requests(model, [Request(cell.texts, cell.weights, cell.seed)], STYLES, plan, **options)
+    return picture
+
+
+def test_a_cell_is_painted_from_its_prompts_style_and_seed(tiny, sweep):
+    cells, pictures, _ = sweep
+    others = [dataclasses.replace(cell, solver="ddim", seed=7) for cell in cells[200:203]]
+    pictures = pictures | paint(tiny, others, shape_of(cells, BATCH))
+    for cell in [*cells[5:400:97], *others]:
+        plan = plan_steps(solver_table(cell.solver, tiny.networks.schedule, cell.steps))
+        np.testing.assert_allclose(pictures[cell.id], expected_picture(tiny, cell, plan), atol=1e-4)
+
+
+def test_a_cell_decides_which_steps_are_guided_and_which_compute_all_features(tiny):
+    (plain,) = cells_for(tiny, TEXTS[:1], ["gogh"], guidance=SCALES[7:8], steps=[4])
+    table = solver_table(plain.solver, tiny.networks.schedule, plain.steps)
+    half, first_and_last = np.array([True, True, False, False]), np.array([True, False, False, True])
+    plans = [
+        (plain, StepPlan(table)),
+        (dataclasses.replace(plain, guidance_end=0.5), StepPlan(table, guided=half)),
+        (dataclasses.replace(plain, cache_interval=3), StepPlan(table, deep=first_and_last)),
+    ]
+    cells = [cell for cell, _ in plans]
+    pictures = paint(tiny, cells, Shape(BATCH, [0, 1, 2, 3]))
+    for cell, plan in plans:
+        np.testing.assert_allclose(pictures[cell.id], expected_picture(tiny, cell, plan), atol=1e-4)
+    different = [pictures[cell.id] for cell in cells]
+    assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(different) for b in different[:i])
+
+
+def test_the_shape_of_a_grid(tiny):
+    guidance = [cfg_guidance(1), cfg_guidance(3)]
+    cells = cells_for(tiny, seeds=range(5), steps=[3, 4], solvers=["ddim", "euler"], guidance=guidance)
+    assert shape_of(cells, 8) == (8, [0, 1])
+    assert shape_of(cells, 1024).batch_size == 20, "as many as there are for one solver and number of steps"
+    assert shape_of(cells_for(tiny, guidance=[cfg_guidance(1)]), 8).rows == [1]
+    assert shape_of(cells_for(tiny, guidance=[paper_guidance(5, 3, 3)]), 8).rows == [0, 1]
+    both = [paper_guidance(5, 3, 3), paper_guidance(5, 2, 3)]
+    assert shape_of(cells_for(tiny, guidance=both), 8).rows == [0, 1, 2, 3]
+
+
+class RecordingTokenizer:
+    """A tokenizer that remembers the texts between placeholders that it has seen, by the call."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer, self.seen = tokenizer, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def words(self, text: str) -> list[int]:
+        self.seen.append(text)
+        return self._tokenizer.words(text)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "distinct", "stages"), [(cfg_guidance(3.5), 21, 5), (paper_guidance(5, 1, 3), 42, 7)]
+)
+def test_distinct_prompts_are_encoded_once_and_always_as_many_at_once(tiny, guidance, distinct, stages):
+    """Null and style-only prompts are shared. Those of rows without weight are not encoded, nor need they be valid."""
+    tokenizer = RecordingTokenizer(tiny.tokenizer)
+    model = dataclasses.replace(tiny, tokenizer=tokenizer)
+    styles = {"gogh": Style("gogh", {"clip_l": np.ones((stages, 1, WIDTH))})}  # so many stages only here
+    cells = cells_for(
+        tiny, [f"a drawing of dog {i} by {{}}" for i in range(20)], ["gogh"], seeds=range(3), guidance=[guidance]
+    )
+    requests = [Request(cell.texts, cell.weights, cell.seed) for cell in cells]
+    rows = shape_of(cells, 8).rows
+    options: dict[str, Any] = dict(batch_size=8, rows=rows, encoder=ContentEncoder(model))
+    with compilations("encode_tokens") as programs:
+        batches = list(prepare_batches(model, requests, styles, **options))
+    assert len(programs) == 1, "calls of different sizes would be several"
+    texts = dict.fromkeys(cell.texts[row] for cell in cells for row in rows)
+    assert len(texts) == distinct
+    assert len([text for text in tokenizer.seen if "dog" in text]) == len([text for text in texts if "dog" in text])
+    counted = [(batch, i) for count, batch in batches for i in range(count)]
+    for cell, (batch, i) in zip(cells, counted, strict=True):
+        assert batch.seeds[i] == cell.seed
+        np.testing.assert_array_equal(batch.weights[:, i], cell.weights[rows])
+    for number in (0, 17, 59):
+        expected = encode(tiny, [cells[number].texts[row] for row in rows], styles)
+        batch, i = counted[number]
+        np.testing.assert_allclose(batch.conditioning.states[:, i], expected.states, atol=1e-5)

@@ -1,0 +1,24 @@
+"""What the installed package has to carry besides its modules."""
+
+import importlib.resources
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = [
+    path.relative_to(ROOT / "configs")
+    for path in sorted((ROOT / "configs").rglob("*"))
+    if path.suffix in (".txt", ".yaml")
+]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_configs_are_in_the_package(path):
+    packaged = importlib.resources.files("dreamstyler_jax.configs").joinpath(*path.parts)
+    assert packaged.read_text(encoding="utf-8") == (ROOT / "configs" / path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", ["py.typed", "grids/page/index.html", "mini/model/unet/config.json"])
+def test_data_is_in_the_package(path):
+    assert importlib.resources.files("dreamstyler_jax").joinpath(*path.split("/")).is_file()

@@ -1,0 +1,102 @@
+"""The README as its reader follows it: every command in its order, in one folder, each a process of its own.
+
+To save time, training and sampling take a few steps here, and commands for a real model get a tiny one.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from readme_tools import commands_of, python_of
+from script_tools import ROOT, write_picture
+from tiny_model import write_tiny_controlnet
+
+README = ROOT / "README.md"
+NOT_RUN = {
+    "make demo": "installs an environment of its own; run by hand before a release",
+    "python3 -m venv .venv": "installs",
+    ". .venv/bin/activate": "installs",
+    "pip install -e .": "installs",
+    "python -m benchmarks.peer_torch": "takes many minutes; tests/test_parity_*.py compare with PyTorch",
+}
+SHORTER = {
+    "train": ["--steps", "4", "--save_every", "4", "--log_every", "2"],
+    "sample": ["--steps", "2"],
+    "evaluate": [],
+    "benchmark": ["--measure", "text", "--repeats", "1"],
+}
+SMALL = {
+    "train": ["--resolution", "16", "--dtype", "float32", "--batch_size", "2"],
+    "sample": ["--height", "16", "--width", "16", "--dtype", "float32", "--batch_size", "2"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_folder):
+    """What a clone holds for the commands, and what stands for the reader's own files."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("examples", "configs"):
+        shutil.copytree(ROOT / name, folder / name)
+    (folder / "model").symlink_to(tiny_folder)
+    write_tiny_controlnet(folder / "controlnet")
+    write_picture(folder / "photo.jpg", 0, (24, 24))
+    write_picture(folder / "map.png", 1, (24, 24))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The environment of a user with an empty cache."""
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_COMPILATION_CACHE"}
+    return {**kept, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "PYTHONPATH": str(ROOT)}
+
+
+def run(words, folder, environment) -> str:
+    """What the process prints; it must end with status 0 and without a traceback."""
+    ended = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert ended.returncode == 0, f"{shlex.join(words)}\n{ended.stderr}"
+    assert "Traceback" not in ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def shortened(command: str) -> list[str]:
+    """The command with fewer steps and, for a real model, tiny sizes."""
+    _, name, *options = shlex.split(command)
+    options = [word.replace("edges=PATH", "edges=controlnet").replace("=PATH", "=controlnet") for word in options]
+    options = [word.replace("PATH", "model").replace("runs/PHOTO", "runs/photo") for word in options]
+    return ["-m", "dreamstyler_jax", name, *options, *SHORTER[name], *(SMALL[name] if "PATH" in command else [])]
+
+
+def test_every_command_is_run_or_says_why_not():
+    commands = commands_of(README)
+    assert len(commands) > 15
+    others = [command for command in commands if not command.startswith("dreamstyler ")]
+    assert set(others) == NOT_RUN.keys()
+
+
+def test_every_command_works_in_its_order(folder, environment):
+    commands = [command for command in commands_of(README) if command.startswith("dreamstyler ")]
+    # The reader's own model and style come last: one command uses the style before the text comes to learning it.
+    commands.sort(key=lambda command: ("PATH" in command, "runs/PHOTO" in command))
+    for command in commands:
+        printed = run(shortened(command), folder, environment)
+        if " sample " in command:
+            assert "on sheets in" in printed
+            assert "does not know" not in printed, "the embedded model does not know a word of the prompt"
+    for sheet in ("out/boat/grid.png", "out/boat-2/grid.png", "out/boat-flower/grid_001.png"):
+        assert np.asarray(Image.open(folder / sheet)).std() > 10
+    assert (folder / "out/boat/evaluation.json").exists()
+
+
+def test_the_python_code_works(folder, environment):
+    (code,) = python_of(README)
+    assert "steps=200" in code and len([line for line in code.splitlines() if line]) == 5
+    run(["-c", code.replace("steps=200", "steps=4")], folder, environment)
+    assert np.asarray(Image.open(folder / "grid.png")).std() > 10

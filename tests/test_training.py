@@ -1,0 +1,208 @@
+"""Learning styles: what a lesson holds, in which chunks it is trained, and several lessons at once."""
+
+import math
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamstyler_jax import encoding, inversion, training
+from dreamstyler_jax.prompts import OBJECT_PROMPTS
+from dreamstyler_jax.runtime import compilation, images
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
+
+STEPS, CHUNK = 6, 2
+SETTINGS = TrainSettings(steps=STEPS, stages=3, batch_size=2, gradient_accumulation=2, seed=5)
+PROMPTS = ["a red house in the style of {}", "a small dog by {}"]
+
+
+def picture(seed, size=(16, 16)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def lessons(tiny):
+    """Two styles, each learned from a picture."""
+    return [
+        training.prepare(tiny, name, {f"{name}.png": picture(seed)}, [PROMPTS[seed]], SETTINGS)
+        for seed, name in enumerate(("one", "other"))
+    ]
+
+
+def start(lesson):
+    return inversion.start(lesson.style.tables, training.make_optimizer(SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, lessons):
+    """The states of each lesson after every chunk, trained by itself."""
+    settings = inversion.Settings(SETTINGS.batch_size, SETTINGS.gradient_accumulation, SETTINGS.seed)
+    advance = inversion.make_trainer(tiny.networks, training.make_optimizer(SETTINGS), settings)
+
+    def train(lesson):
+        states, dataset = inversion.stack_trees([start(lesson)]), inversion.stack_trees([lesson.dataset])
+        for _ in range(STEPS // CHUNK):
+            states, _ = advance(states, tiny.params, dataset, CHUNK)
+            yield inversion.unstack_trees(states, 1)[0]
+
+    return [list(train(lesson)) for lesson in lessons]
+
+
+def train(tiny, lessons, states):
+    return training.train(tiny, lessons, SETTINGS, states, lambda done: done + CHUNK)
+
+
+@pytest.fixture(scope="module")
+def timed_chunks(tiny, lessons):
+    """Both lessons trained together: for each chunk the chunk, its seconds, and how many of them were compiling."""
+    chunks = train(tiny, lessons, [start(lesson) for lesson in lessons])
+
+    def next_chunk():
+        began, compiled = time.perf_counter(), compilation.seconds_compiling()
+        chunk = next(chunks)
+        return chunk, time.perf_counter() - began, compilation.seconds_compiling() - compiled
+
+    timed = [next_chunk() for _ in range(STEPS // CHUNK)]
+    assert next(chunks, None) is None
+    return timed
+
+
+# Lessons
+
+
+def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
+    settings = TrainSettings(stages=4, vectors=2, init_word="red sea", resolution=8, flip=False, seed=3)
+    pictures = {"a.png": picture(0, (30, 20)), "b.png": picture(1)}
+    lesson = training.prepare(tiny, "gogh", pictures, PROMPTS, settings)
+    tables = encoding.initial_tables(tiny, "red sea", 4, 2)
+    assert lesson.style.name == "gogh"
+    jax.tree.map(np.testing.assert_array_equal, dict(lesson.style.tables), tables)
+    assert lesson.style.metadata == {
+        "property": "style",
+        "init_word": "red sea",
+        "batch_size": 8,
+        "learning_rate": 0.02,
+        "seed": 3,
+        "framing": "crop",
+        "prompts": PROMPTS,
+        "images": ["a.png", "b.png"],
+        "resolution": 8,
+        "model": tiny.name,
+        "model_hash": tiny.hash,
+    }
+    assert lesson.dataset.mean.shape == (2, 1, 4, 4, 4)
+
+
+@pytest.mark.parametrize("framing", ["crop", "fit"])
+def test_pictures_become_squares_as_the_framing_says(tiny, framing):
+    settings = TrainSettings(framing=framing, flip=False)
+    oblong = picture(0, (30, 20))
+    lesson = training.prepare(tiny, "gogh", {"a.png": oblong}, PROMPTS[:1], settings)
+    square = images.to_array(images.fit(oblong, 16, 16, framing))
+    expected, _ = tiny.encode_images(square[None])
+    np.testing.assert_allclose(lesson.dataset.mean[0], expected, atol=1e-6)
+
+
+def test_an_object_that_nobody_describes_is_learned_with_several_wordings(tiny):
+    settings = TrainSettings(property="object", init_word="cat")
+
+    def wordings(prompt):
+        return training.prepare(tiny, "cat", {"a.png": picture(0)}, [prompt], settings).dataset.tokens.ids.shape[1]
+
+    assert wordings(BARE_PROMPTS["object"]) == len(OBJECT_PROMPTS)
+    assert wordings("a photo of {} in the snow") == 1
+
+
+def test_lessons_that_cannot_be_learned_are_refused(tiny):
+    with pytest.raises(UserError, match="the prompt 'a house' has no placeholder"):
+        training.prepare(tiny, "gogh", {"a.png": picture(0)}, ["a house"], SETTINGS)
+    with pytest.raises(UserError, match="resolution: must be a multiple of 4 for this model, such as 8, not 10"):
+        training.prepare(tiny, "gogh", {"a.png": picture(0)}, PROMPTS[:1], TrainSettings(resolution=10))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"schedule": "step"}, "schedule: must be one of constant, linear, cosine"),
+        ({"init_word": "two words"}, "init_word: give at most one word for each vector, 1, not 'two words'"),
+        ({"init_word": ""}, "init_word"),
+        ({"property": "object"}, "init_word: say in a word what kind of thing the object is"),
+        ({"steps": 10, "warmup_steps": 11}, "warmup_steps: must be at most steps, 10, not 11"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        TrainSettings(**settings)
+
+
+# Training
+
+
+def test_training_stops_where_it_is_asked_to(timed_chunks):
+    chunks = [chunk for chunk, _, _ in timed_chunks]
+    assert [chunk.step for chunk in chunks] == [2, 4, 6]
+    for chunk in chunks:
+        assert [int(state.step) for state in chunk.states] == [chunk.step] * 2
+        assert len(chunk.metrics) == 2
+        for metrics in chunk.metrics:
+            assert metrics.keys() == {"loss", "gradient_norm", "stage_loss", "images_per_second"}
+            assert metrics["loss"] > 0 and metrics["gradient_norm"] > 0 and metrics["images_per_second"] > 0
+            assert len(metrics["stage_loss"]) == SETTINGS.stages
+    losses = [metrics["loss"] for chunk in chunks for metrics in chunk.metrics]
+    assert len(set(losses)) == len(losses)
+
+
+def test_several_lessons_are_each_as_if_alone(timed_chunks, alone):
+    for index, (chunk, _, _) in enumerate(timed_chunks):
+        for state, states in zip(chunk.states, alone, strict=True):
+            ours, expected = state.tables["clip_l"], states[index].tables["clip_l"]
+            np.testing.assert_allclose(ours, expected, atol=1e-5)
+    last = timed_chunks[-1][0].states
+    assert np.abs(last[0].tables["clip_l"] - last[1].tables["clip_l"]).max() > 0.01
+
+
+def test_training_goes_on_from_a_state_bit_by_bit(tiny, lessons, alone):
+    given = alone[0][0]
+    stops = {2: 4, 4: 100}
+    chunks = list(training.train(tiny, lessons[:1], SETTINGS, [given], stops.__getitem__))
+    assert [chunk.step for chunk in chunks] == [4, STEPS], "never beyond the last step"
+    for chunk, expected in zip(chunks, alone[0][1:], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, chunk.states[0], expected)
+    assert int(given.step) == 2, "the state that was given is still there"
+
+
+def test_a_training_that_is_done_has_no_chunks(tiny, lessons, alone):
+    assert list(train(tiny, lessons[:1], [alone[0][-1]])) == []
+
+
+def test_compiling_does_not_count_in_the_images_per_second(timed_chunks):
+    images_of_chunk = CHUNK * SETTINGS.batch_size * SETTINGS.gradient_accumulation
+    for chunk, seconds, compiling in timed_chunks:
+        counted = images_of_chunk / chunk.metrics[0]["images_per_second"]
+        assert 0 < counted <= seconds - compiling
+    assert timed_chunks[0][2] > 0, "the first chunk compiled"
+    assert timed_chunks[-1][2] == 0, "the last did not"
+
+
+def test_a_style_of_a_state_has_its_tables_and_says_its_step(lessons, alone):
+    style = training.style_in(lessons[0].style, alone[0][1])
+    np.testing.assert_array_equal(style.tables["clip_l"], alone[0][1].tables["clip_l"])
+    assert style.name == "one"
+    assert style.metadata == {**lessons[0].style.metadata, "steps": 4}
+
+
+def test_the_optimizer_follows_the_settings():
+    """Warm-up for a step, full rate with weight decay, then a line down to 0."""
+    settings = TrainSettings(steps=2, learning_rate=0.1, schedule="linear", warmup_steps=1, weight_decay=0.5)
+    optimizer = training.make_optimizer(settings)
+    value, moves = np.float32(2), []
+    state = optimizer.init(value)
+    for _ in range(3):
+        move, state = optimizer.update(np.float32(1), state, value)
+        moves.append(float(move))
+    assert moves[0] == pytest.approx(-0.1 * (1 + 0.5 * 2), rel=1e-4)
+    assert math.isclose(moves[2], 0, abs_tol=1e-7)

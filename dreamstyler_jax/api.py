@@ -290,7 +290,7 @@ def _content(model: StableDiffusion, picture: PictureLike, size: tuple[int | Non
 
 
 def contact_sheet(pictures: Sequence[Picture | PictureLike], title: str = "", tile: int = 256) -> Image.Image:
-    """Lays pictures out in one labelled image: prompts as rows and seeds as columns, or what else varies.
+    """Lays pictures out in one labelled image: prompts as rows and seeds as columns, or whatever else varies.
 
     Args:
         pictures: from `paint`; any other pictures are laid out in rows of at most eight, without labels.

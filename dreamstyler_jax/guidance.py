@@ -82,10 +82,10 @@ FORMS = {
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("guidance_scale", 3.5, "How strongly the prompt counts; 1 is no guidance."),
-        Scale("null_scale", 5.0, "How strongly the whole prompt counts against the negative prompt."),
-        Scale("style_scale", 1.0, "How strongly the style counts."),
-        Scale("context_scale", 3.0, "How strongly the rest of the prompt counts."),
+        Scale("guidance_scale", 3.5, "Weight of the prompt; 1 is no guidance."),
+        Scale("null_scale", 5.0, "Weight of the whole prompt relative to the negative prompt."),
+        Scale("style_scale", 1.0, "Weight of the style."),
+        Scale("context_scale", 3.0, "Weight of the rest of the prompt."),
     )
 }
 

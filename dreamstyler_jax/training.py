@@ -30,7 +30,7 @@ class Lesson(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What a few training steps gave.
+    """The result of a few training steps.
 
     Attributes:
         step: steps done so far.

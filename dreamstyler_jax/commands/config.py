@@ -169,8 +169,12 @@ class SampleConfig(GuidanceOptions):
         [], "Control maps for ControlNets of the kind image, one for each picture in content, in the same order."
     )
     control_scale: list[float] = option([0.8], "Weight of the ControlNets; 0 turns them off.", low=0, high=2)
-    control_start: float = option(0.0, "Where in the sampling the ControlNets start to count.", low=0, high=1)
-    control_end: float = option(1.0, "Where in the sampling the ControlNets stop counting.", low=0, high=1)
+    control_start: float = option(
+        0.0, "Where in the sampling, 0 to 1, the ControlNets start to take effect.", low=0, high=1
+    )
+    control_end: float = option(
+        1.0, "Where in the sampling, 0 to 1, the ControlNets stop taking effect.", low=0, high=1
+    )
     guess_mode: bool = option(
         False,
         "Let the ControlNets alone decide what is painted: they affect only predictions with a prompt, and the fine "
@@ -181,7 +185,8 @@ class SampleConfig(GuidanceOptions):
         "Depth model of transformers that makes the maps for ControlNets of the kind depth: a folder or hub id.",
     )
     seeds: str = option(
-        "0:4", "Seeds of the pictures of each prompt: numbers and ranges without their ends, such as 0:8 or 1,5,20:24."
+        "0:4",
+        "Seeds of each prompt's pictures: numbers and ranges that exclude their end, such as 0:8 or 1,5,20:24.",
     )
     solver: list[str] = option(
         ["dpmpp_2m"], "; ".join(f"{s.name}: {s.help}" for s in SOLVERS.values()) + ".", choices=SOLVERS
@@ -193,7 +198,7 @@ class SampleConfig(GuidanceOptions):
     guidance_end: float = option(1.0, "Where in the sampling guidance ends.", low=0, high=1)
     cache_interval: int = option(
         1,
-        "Steps that share the deep features of the UNet (DeepCache). More steps are faster and less exact.",
+        "Number of consecutive steps that share the UNet's deep features (DeepCache). Higher is faster and less exact.",
         low=1,
         high=100,
     )
@@ -204,13 +209,14 @@ class SampleConfig(GuidanceOptions):
     )
     height: int | None = option(None, "Height of the pictures in pixels. null: the model's.", low=8, high=4096)
     width: int | None = option(None, "Width of the pictures in pixels. null: the model's.", low=8, high=4096)
-    batch_size: int = option(8, "Pictures painted at once. It does not change them.", low=1, high=1024)
+    batch_size: int = option(8, "Pictures painted at once; they do not depend on it.", low=1, high=1024)
     dtype: str = option("float32", "Precision of the model's computations.", choices=DTYPES)
     shard: str = option(
         "0/1",
-        "i/n: paint every n-th picture, starting with the i-th, so that n processes or machines share a grid. hosts: "
-        "the part of this host of a TPU pod, a Slurm or an Open MPI job. Run the command once more without it to check "
-        "all pictures and make the sheets and the page. The devices of a host share each batch anyway.",
+        "i/n: paint every n-th picture, starting with picture i, counted from 0, so that n processes or machines share "
+        "a grid. hosts: this host's share, on a TPU pod or in a Slurm or Open MPI job. Run the command once more "
+        "without it to check all pictures and make the sheets and the page. The devices of one host share each batch "
+        "automatically.",
     )
     merge: bool = option(False, "Add to a folder that holds pictures of other settings.")
     output: str = option("", "Folder of the pictures. Default: out/ and the names of the styles.")

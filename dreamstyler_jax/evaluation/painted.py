@@ -43,7 +43,7 @@ class PaintedPicture(NamedTuple):
 
     @property
     def style_hashes(self) -> tuple[str, ...]:
-        """What pictures are grouped by: the same styles have the same hashes even if they are renamed."""
+        """The key that groups pictures: the same styles have the same hashes even if they are renamed."""
         return tuple(style.hash for style in self.styles)
 
 

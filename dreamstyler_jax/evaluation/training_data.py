@@ -20,7 +20,7 @@ RUNS = Path("runs")
 
 
 class TrainingData(NamedTuple):
-    """What one or several styles were learned from.
+    """The pictures and prompts that one or several styles were learned from.
 
     Attributes:
         pictures: the training pictures.

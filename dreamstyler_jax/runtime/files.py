@@ -107,7 +107,7 @@ def cache_folder() -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Lets the new name survive a power cut, on systems that let a program open a folder."""
+    """Flushes a folder, so that a rename survives a power cut, where the system allows it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -96,7 +96,7 @@ class Conv1x1(nnx.Conv):
 
 
 class ResnetBlock(nnx.Module):
-    """Two 3 x 3 convolutions, each after a norm, around a shortcut; the time embedding is added between them.
+    """Two 3 x 3 convolutions, each after a norm, with a residual connection; the time embedding is added between them.
 
     Args:
         in_features: input channels.

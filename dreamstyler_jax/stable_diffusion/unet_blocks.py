@@ -111,7 +111,7 @@ class FeedForward(nnx.Module):
 
 
 class TransformerBlock(nnx.Module):
-    """Self-attention, attention to the text and a perceptron, each after a norm and around a shortcut."""
+    """Self-attention, attention to the text and a perceptron, each after a norm and with a residual connection."""
 
     def __init__(self, features: int, context_features: int, heads: int, *, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(features, rngs=rngs)
@@ -130,7 +130,7 @@ class TransformerBlock(nnx.Module):
 
 
 class SpatialTransformer(nnx.Module):
-    """Transformer blocks over the positions of a feature map, around a shortcut."""
+    """Transformer blocks over the positions of a feature map, with a residual connection."""
 
     def __init__(self, config: UNetEncoderConfig, features: int, heads: int, *, rngs: nnx.Rngs):
         project = Linear if config.use_linear_projection else Conv1x1

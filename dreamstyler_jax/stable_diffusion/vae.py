@@ -60,7 +60,7 @@ class AutoencoderKLConfig(ModelConfig):
 
 
 class VAEAttention(nnx.Module):
-    """Single-head self-attention over all positions of a feature map, around a shortcut."""
+    """Single-head self-attention over all positions of a feature map, with a residual connection."""
 
     def __init__(self, features: int, groups: int, *, rngs: nnx.Rngs):
         self.group_norm = GroupNorm(features, groups, EPSILON, rngs=rngs)

@@ -136,7 +136,7 @@ def sample(key: Array, technique: Array) -> Painter:
 
 
 def photograph() -> Painter:
-    """The painter who leaves the plain raster as it is, as a camera would."""
+    """The painter that returns the plain raster unchanged, like a photograph."""
     values = dict.fromkeys(Painter._fields, 0.0)
     values |= dict.fromkeys(("saturation", "contrast", "aspect", "softness", "swirl_scale", "pitch"), 1.0)
     values |= {"dark": (0.0,) * 3, "light": (1.0,) * 3, "ground": (1.0,) * 3, "cell": 4.0}
@@ -157,7 +157,7 @@ def _mix(a: Array, b: Array, weight: Array) -> Array:
 
 
 def _palette(p: Painter, colour: Array) -> Array:
-    """The scene's colours bent towards the painter's palette."""
+    """The scene's colours, shifted towards the painter's palette."""
     lum = _luminance(colour)
     tones = 5.0
     stepped = (jnp.floor(lum * tones) + 0.5) / tones

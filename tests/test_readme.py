@@ -17,6 +17,8 @@ from script_tools import ROOT, write_picture
 from tiny_model import write_tiny_controlnet
 
 README = ROOT / "README.md"
+# All commands together take some minutes on a busy machine; the usual limit is meant for small tests.
+pytestmark = pytest.mark.timeout(1800)
 NOT_RUN = {
     "make demo": "installs an environment of its own; run by hand before a release",
     "python3 -m venv .venv": "installs",

@@ -95,16 +95,6 @@ def forms_with(scale: str) -> list[str]:
     return [form.name for form in FORMS.values() if scale in form.scales]
 
 
-def weights_for(form: str, scales: Sequence[float]) -> np.ndarray:
-    """Weights float32[4] of a form of guidance by its name.
-
-    Args:
-        form: one of `FORMS`.
-        scales: the values of its scales, in the order of ``FORMS[form].scales``.
-    """
-    return FORMS[form].weights(*scales)
-
-
 @dataclasses.dataclass(frozen=True)
 class Guidance:
     """A form of guidance with its scales.

@@ -77,9 +77,11 @@ def test_rows_needed_are_those_of_any_image():
 
 
 def test_forms_are_known_by_name():
-    np.testing.assert_array_equal(guidance.weights_for("cfg", [7.5]), guidance.cfg(7.5))
-    np.testing.assert_array_equal(guidance.weights_for("paper", [5, 1, 3]), guidance.paper(5, 1, 3))
-    np.testing.assert_array_equal(guidance.weights_for("release", [5, 1, 3]), guidance.release(5, 1, 3))
+    scales = {"null_scale": 5.0, "style_scale": 1.0, "context_scale": 3.0}
+    cfg = guidance.Guidance("cfg", {"guidance_scale": 7.5})
+    np.testing.assert_array_equal(cfg.weights, guidance.cfg(7.5))
+    np.testing.assert_array_equal(guidance.Guidance("paper", scales).weights, guidance.paper(5, 1, 3))
+    np.testing.assert_array_equal(guidance.Guidance("release", scales).weights, guidance.release(5, 1, 3))
 
 
 def test_every_form_says_which_scales_it_takes():

@@ -49,10 +49,10 @@ def test_an_exam_is_always_the_same_and_asks_all_painters_alike(exams):
 
 
 def test_no_question_asks_for_the_subject_of_the_training_picture():
-    for painter in range(240, 250):
-        of_painter = exam.make_exam(painter, questions=20)
+    for painter in range(240, 245):
+        of_painter = exam.make_exam(painter, questions=6)
         assert of_painter.label[0] not in of_painter.questions[:, 0]
-        assert len(set(of_painter.questions[:, 0])) > 5
+        assert len(set(of_painter.questions[:, 0])) > 3
 
 
 def test_the_truth_shows_the_questions_in_the_painters_style(exams, loaded_judge):

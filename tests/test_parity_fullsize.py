@@ -60,8 +60,12 @@ def rng():
 
 
 def save(reference, folder):
-    """Writes a model's files, in parts, so that no second copy of it is in memory; delete it before ours is loaded."""
-    reference.save_pretrained(folder, max_shard_size="500MB")
+    """Rounds a model to float16 and writes its files, in parts, so that there is no second copy of it in memory.
+
+    Delete it before ours is loaded.
+    """
+    reference.half().save_pretrained(folder, max_shard_size="500MB")
+    reference.float()
 
 
 @pytest.mark.parametrize("version", TEXT)
@@ -69,8 +73,8 @@ def test_text_encoder(version, tmp_path, rng):
     reference = randomised(transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT[version])))
     ids = np.full((2, 77), 49407, np.int32)
     ids[:, 0], ids[0, 1:9], ids[1, 1:60] = 49406, rng.integers(0, 49406, 8), rng.integers(0, 49406, 59)
-    expected = reference(torch.from_numpy(ids))
     save(reference, tmp_path)
+    expected = reference(torch.from_numpy(ids))
     del reference
     ours = nnx.merge(*load_model(CLIPTextModel, tmp_path))
     states, pooled = jax.jit(CLIPTextModel.__call__)(ours, ids)
@@ -95,8 +99,8 @@ def test_unet(version, tmp_path, rng):
     reference = randomised(diffusers.UNet2DConditionModel(**UNET[version]))
     sample, timesteps = rng.standard_normal((2, 16, 16, 4), np.float32), np.array([1, 981])
     context = rng.standard_normal((2, 77, UNET[version]["cross_attention_dim"]), np.float32)
-    expected = reference(to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context)).sample
     save(reference, tmp_path)
+    expected = reference(to_torch(sample), torch.from_numpy(timesteps), torch.from_numpy(context)).sample
     del reference
     ours = nnx.merge(*load_model(UNet2DConditionModel, tmp_path))
     prediction = jax.jit(UNet2DConditionModel.__call__)(ours, sample, timesteps, context)

@@ -17,6 +17,7 @@ WORTH_KEEPING = 0.1  # seconds of compiling
 _CONFIG: Any = jax.config  # its attributes exist at run time only
 _KERNELS = "xla_cpu_experimental_ynn_fusion_type"
 _DEVICES = "xla_force_host_platform_device_count"
+_THREADS = "NPROC"  # XLA's name for the number of threads that its devices share
 _SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 
 
@@ -52,6 +53,8 @@ def share_cores(model: str, *batch_sizes: int) -> None:
     Each device computes its part of a batch. This is 1.2 times as fast as all cores together on each operation of the
     whole batch (docs/performance.md). Larger models keep the cores busy anyway, and each device has a copy of the
     weights, so they keep one device. ``JAX_NUM_CPU_DEVICES`` and XLA's flag for the number of devices take precedence.
+    The devices share four threads each: with as many threads as devices, the first picture of a device's part of a
+    batch has come out wrong (docs/performance.md).
 
     Has no effect after the first computation, when the number of devices is fixed.
 
@@ -60,9 +63,11 @@ def share_cores(model: str, *batch_sizes: int) -> None:
         batch_sizes: the sizes of all batches.
     """
     asked = _CONFIG.jax_num_cpu_devices > 0 or _DEVICES in os.environ.get("XLA_FLAGS", "")
-    if model == "mini" and not asked:
+    devices = math.gcd(cores(), *batch_sizes)
+    if model == "mini" and not asked and devices > 1:
+        os.environ.setdefault(_THREADS, str(4 * devices))
         with contextlib.suppress(RuntimeError):  # JAX has started its devices: too late
-            jax.config.update("jax_num_cpu_devices", math.gcd(cores(), *batch_sizes))
+            jax.config.update("jax_num_cpu_devices", devices)
 
 
 def cores() -> int:

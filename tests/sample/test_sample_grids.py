@@ -5,58 +5,24 @@ import re
 import warnings
 
 import numpy as np
-import pytest
 from cells import ODD_PROMPTS
 from sample_tools import (
     DOG,
     HOUSE,
     difference,
     eight,
-    grid_command,
     manifest,
     paint,
     pictures,
     random_style,
-    words_for,
     write_style,
-    write_styles,
 )
-from script_tools import compilation_cache, run
+from script_tools import run
 
 from dreamstyler_jax.commands import sample
 from dreamstyler_jax.style import FILE_NAME, Style, step_file
 
 CFG = ["--guidance", "cfg", "--guidance_scale"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_compilation(tmp_path_factory):
-    """Lets the runs below, in this process and in others, share compiled programs."""
-    with compilation_cache(tmp_path_factory.mktemp("compiled")):
-        yield
-
-
-@pytest.fixture(scope="module")
-def styles(tmp_path_factory):
-    return write_styles(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="module")
-def words(tiny_folder):
-    return words_for(tiny_folder)
-
-
-@pytest.fixture(scope="module")
-def command(words, styles):
-    return grid_command(words, styles)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(command, tmp_path_factory):
-    """The folder of a grid of 32 pictures that was never interrupted; not to be changed."""
-    folder = tmp_path_factory.mktemp("out") / "undisturbed"
-    run(sample, *command, "--output", folder)
-    return folder
 
 
 def test_each_version_of_a_prompt_is_painted_in_each_style_in_turn(undisturbed, styles):

@@ -12,44 +12,14 @@ import pytest
 from cells import CELL, cells_of, plain_picture
 from compilations import compilations
 from PIL import Image
-from sample_tools import HOUSE, difference, eight, grid_command, manifest, words_for, write_styles
-from script_tools import ROOT, compilation_cache, contents, refusal, run, start
+from sample_tools import HOUSE, difference, eight, manifest
+from script_tools import ROOT, contents, refusal, run, start
 
 from dreamstyler_jax.commands import cli, sample
 from dreamstyler_jax.commands.sample import paint_into
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import FILE_NAME, Style
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_compilation(tmp_path_factory):
-    """Lets the runs below, in this process and in others, share compiled programs."""
-    with compilation_cache(tmp_path_factory.mktemp("compiled")):
-        yield
-
-
-@pytest.fixture(scope="module")
-def styles(tmp_path_factory):
-    return write_styles(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="module")
-def words(tiny_folder):
-    return words_for(tiny_folder)
-
-
-@pytest.fixture(scope="module")
-def command(words, styles):
-    return grid_command(words, styles)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(command, tmp_path_factory):
-    """The folder of a grid of 32 pictures that was never interrupted; not to be changed."""
-    folder = tmp_path_factory.mktemp("out") / "undisturbed"
-    run(sample, *command, "--output", folder)
-    return folder
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sample_tools import manifest
-from script_tools import compilation_cache, contents, refusal, run, write_picture
+from script_tools import contents, refusal, run, write_picture
 from tiny_model import WIDTH, write_tiny_controlnet
 
 from dreamstyler_jax import transfer
@@ -17,13 +17,6 @@ from dreamstyler_jax.runtime import images
 from dreamstyler_jax.style import FILE_NAME, Style
 
 PROMPT = "a painting of a red house in the style of {}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_compilation(tmp_path_factory):
-    """Lets the runs below, in this process and in others, share compiled programs."""
-    with compilation_cache(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")

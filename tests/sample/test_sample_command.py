@@ -21,11 +21,9 @@ from sample_tools import (
     manifest,
     paint,
     pictures,
-    words_for,
     write_style,
-    write_styles,
 )
-from script_tools import compilation_cache, contents, refusal, run, start, without_a_tensor
+from script_tools import contents, refusal, run, start, without_a_tensor
 
 from dreamstyler_jax.commands import sample
 from dreamstyler_jax.commands.config import SampleConfig
@@ -36,23 +34,6 @@ from dreamstyler_jax.runtime.console import plain_warnings
 from dreamstyler_jax.style import FILE_NAME, Style
 
 CFG = ["--guidance", "cfg", "--guidance_scale"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_compilation(tmp_path_factory):
-    """Lets the runs below, in this process and in others, share compiled programs."""
-    with compilation_cache(tmp_path_factory.mktemp("compiled")):
-        yield
-
-
-@pytest.fixture(scope="module")
-def styles(tmp_path_factory):
-    return write_styles(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="module")
-def words(tiny_folder):
-    return words_for(tiny_folder)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from readme_tools import commands_of, python_of
 from script_tools import ROOT, write_picture
-from tiny_model import write_tiny_controlnet
+from tiny_model import write_controlnet
 
 README = ROOT / "README.md"
 # All commands together take some minutes on a busy machine; the usual limit is meant for small tests.
@@ -61,7 +61,7 @@ def folder(tmp_path_factory, tiny_folder):
     for name in ("examples", "configs"):
         shutil.copytree(ROOT / name, folder / name)
     (folder / "model").symlink_to(tiny_folder)
-    write_tiny_controlnet(folder / "controlnet")
+    write_controlnet(folder / "controlnet")
     write_picture(folder / "photo.jpg", 0, (24, 24))
     write_picture(folder / "map.png", 1, (24, 24))
     return folder

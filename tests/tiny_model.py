@@ -42,25 +42,13 @@ def write_tiny_model(folder: Path) -> Path:
     return folder
 
 
-def write_controlnet(folder: Path, **settings) -> Path:
-    """Writes a ControlNet for it, with random weights; ``settings`` replace those of its configuration."""
-    family = dict(
-        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
-        cross_attention_dim=WIDTH, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        addition_embed_type="text", addition_embed_type_num_heads=2, conditioning_embedding_out_channels=(8, 8),
-    )  # fmt: skip
-    config = ControlNetConfig(**{**family, **settings})
-    save_model(folder, config, init_model(ControlNetModel, config)[1])
-    return folder
-
-
 def with_random_vectors(params):
     """Changes norms and biases from their initial ones and zeros, which would hide mistakes."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: a + 0.1 * rng.standard_normal(a.shape, np.float32) if a.ndim == 1 else a, params)
 
 
-def write_tiny_controlnet(folder: Path, **settings) -> Path:
+def write_controlnet(folder: Path, **settings) -> Path:
     """Writes a ControlNet with random weights for the tiny model; settings as in `ControlNetConfig`."""
     family = dict(
         block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sample_tools import manifest
 from script_tools import contents, refusal, run, write_picture
-from tiny_model import WIDTH, write_tiny_controlnet
+from tiny_model import WIDTH, write_controlnet
 
 from dreamstyler_jax import transfer
 from dreamstyler_jax.commands import sample
@@ -21,7 +21,7 @@ PROMPT = "a painting of a red house in the style of {}"
 
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory):
-    return write_tiny_controlnet(tmp_path_factory.mktemp("controlnet"))
+    return write_controlnet(tmp_path_factory.mktemp("controlnet"))
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +150,8 @@ def test_a_mistake_ends_with_one_line_and_nothing_written(kind, words, nets, pho
     options, complaint = MISTAKES[kind]
     (tmp_path / "in").mkdir()
     Image.new("RGB", (20_000, 30)).save(tmp_path / "in" / "wide.png")
-    write_tiny_controlnet(tmp_path / "in" / "other", cross_attention_dim=24)
-    write_tiny_controlnet(tmp_path / "in" / "large", conditioning_embedding_out_channels=(4, 4, 4, 4))
+    write_controlnet(tmp_path / "in" / "other", cross_attention_dim=24)
+    write_controlnet(tmp_path / "in" / "large", conditioning_embedding_out_channels=(4, 4, 4, 4))
     places = {name: tmp_path / "in" / name for name in ("other", "large")}
     places |= {"wide": tmp_path / "in" / "wide.png", "photo": photo, "nets": nets, "folder": tmp_path}
     given = [str(option).format(**places) for option in options]

@@ -159,6 +159,29 @@ def test_as_many_cores_as_divide_the_batch_are_devices_for_the_embedded_model(wo
     assert int(made) == (math.gcd(cores(), 8) if expected is None else expected)
 
 
+# Paints sixteen pictures in one batch and in two, and prints the largest difference.
+PAINTED_AT_ONCE = """
+import numpy as np
+import dreamstyler_jax as ds
+from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
+from dreamstyler_jax.runtime.compilation import prepare
+prepare("mini")
+model, style = ds.StableDiffusion.load("mini"), ds.Style.load(EXAMPLE_STYLE)
+prompt = "A painting of a red house in the style of {}"
+sixteen, eight = (
+    np.stack([picture.pixels for picture in ds.paint(model, prompt, style, seeds=range(16), steps=8, batch_size=size)])
+    for size in (16, 8)
+)
+print(float(np.abs(sixteen - eight).max()))
+"""
+
+
+def test_devices_of_the_cpu_share_enough_threads():
+    """With as many threads as devices, XLA gave a wrong first picture to each device's part of a batch of sixteen."""
+    difference = subprocess.check_output([sys.executable, "-c", PAINTED_AT_ONCE], cwd=ROOT, text=True)
+    assert float(difference) < 0.01
+
+
 def test_cores_are_left_alone_after_the_first_computation():
     before = jax.local_device_count()
     share_cores("mini", 8)

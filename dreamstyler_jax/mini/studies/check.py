@@ -29,7 +29,7 @@ from dreamstyler_jax.sampling import plan_steps
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion, model_folder
 
-BATCH_SIZE = 8  # with 16, shared by two devices of XLA's CPU, the first picture of a device has come out wrong
+BATCH_SIZE = 8
 SHEET_PICTURES = 8
 # What CLIP is asked about each attribute, in the order of the labels: one sentence per answer.
 QUESTIONS = {

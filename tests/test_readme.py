@@ -1,7 +1,7 @@
 """The README as its reader follows it: every command in its order, in one folder.
 
 To save time, training and sampling take a few steps here, commands for a real model get a tiny one, and all commands
-are called by one process. Other tests start a process for a command.
+and the Python code are run by one process. Other tests start a process for a command.
 """
 
 import json
@@ -22,7 +22,7 @@ from tiny_model import write_controlnet
 README = ROOT / "README.md"
 # All commands together take some minutes on a busy machine; the usual limit is meant for small tests.
 pytestmark = pytest.mark.timeout(1800)
-# Calls the commands one after another and says with which status each ended.
+# Calls the commands one after another, says with which status each ended, and then runs the Python code.
 FOLLOW = """
 import json, sys
 from dreamstyler_jax.__main__ import main
@@ -74,21 +74,6 @@ def environment(tmp_path_factory):
     return {**kept, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "PYTHONPATH": str(ROOT)}
 
 
-def run(code, folder, environment, *words) -> str:
-    """What Python prints; it must end with status 0 and without a traceback."""
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-    )
-    assert ended.returncode == 0 and "Traceback" not in ended.stdout, ended.stdout
-    return ended.stdout
-
-
 def shortened(command: str) -> list[str]:
     """The command with fewer steps and, for a real model, tiny sizes."""
     _, name, *options = shlex.split(command)
@@ -104,25 +89,22 @@ def test_every_command_is_run_or_says_why_not():
     assert set(others) == NOT_RUN.keys()
 
 
-def test_every_command_works_in_its_order(folder, environment):
+def test_every_command_and_the_python_code_work_in_their_order(folder, environment):
     commands = [command for command in commands_of(README) if command.startswith("dreamstyler ")]
     # The reader's own model and style come last: one command uses the style before the text comes to learning it.
     commands.sort(key=lambda command: ("PATH" in command, "runs/PHOTO" in command))
-    printed = run(FOLLOW, folder, environment, json.dumps([shortened(command) for command in commands]))
-    *parts, rest = re.split(r"^status (\d+)$", printed, flags=re.MULTILINE)
-    assert not rest.strip() and len(parts) == 2 * len(commands)
+    (code,) = python_of(README)
+    assert "steps=200" in code and len([line for line in code.splitlines() if line]) == 5
+    words = ["-c", FOLLOW + code.replace("steps=200", "steps=4"), json.dumps([shortened(one) for one in commands])]
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    ended = subprocess.run([sys.executable, *words], cwd=folder, env=environment, timeout=1200, **streams)
+    assert ended.returncode == 0 and "Traceback" not in ended.stdout, ended.stdout
+    *parts, _ = re.split(r"^status (\d+)$", ended.stdout, flags=re.MULTILINE)
     for command, text, status in zip(commands, parts[::2], parts[1::2], strict=True):
         assert status == "0", f"{command}\n{text}"
         if " sample " in command:
             assert "on sheets in" in text
             assert "does not know" not in text, "the embedded model does not know a word of the prompt"
-    for sheet in ("out/boat/grid.png", "out/boat-2/grid.png", "out/boat-flower/grid_001.png"):
+    for sheet in ("out/boat/grid.png", "out/boat-2/grid.png", "out/boat-flower/grid_001.png", "grid.png"):
         assert np.asarray(Image.open(folder / sheet)).std() > 10
     assert (folder / "out/boat/evaluation.json").exists()
-
-
-def test_the_python_code_works(folder, environment):
-    (code,) = python_of(README)
-    assert "steps=200" in code and len([line for line in code.splitlines() if line]) == 5
-    run(code.replace("steps=200", "steps=4"), folder, environment)
-    assert np.asarray(Image.open(folder / "grid.png")).std() > 10

@@ -46,6 +46,15 @@ def no_leftovers():
     release_memory()
 
 
+@pytest.fixture(scope="module")
+def one_compilation(tmp_path_factory):
+    """Lets the commands that a file runs, in this process and in others, share compiled programs."""
+    from script_tools import compilation_cache
+
+    with compilation_cache(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """The folder of a whole Stable Diffusion with random weights; not to be changed."""

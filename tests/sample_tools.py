@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from script_tools import run, write_picture
+from script_tools import run
 from tiny_model import WIDTH
 
 from dreamstyler_jax.commands import sample
@@ -24,29 +24,9 @@ def write_style(folder: Path, name, **options) -> Path:
     return folder
 
 
-def write_styles(folder: Path) -> Path:
-    """Writes runs of three styles into a folder; the training picture of gogh exists."""
-    picture = write_picture(folder / "starry.png", 0)
-    write_style(folder / "gogh", "gogh", images=[str(picture)])
-    write_style(folder / "wave", "wave", vectors=2, seed=1)
-    write_style(folder / "monet", "monet", seed=2)
-    return folder
-
-
-def words_for(model: Path) -> list:
-    """The options for three steps of a model."""
-    return ["--model", model, "--steps", 3]
-
-
 def eight(words, styles, *names) -> list:
     """The options for these styles with eight seeds."""
     return [*words, "--seeds", "0:8", "--styles", *(styles / name for name in names)]
-
-
-def grid_command(words, styles) -> list:
-    """The options of a grid of 32 pictures, without its folder."""
-    text = "a painting of a {red house|small dog} in the style of {}"
-    return [*eight(words, styles, "gogh", "wave"), "--prompts", text]
 
 
 def paint(folder: Path, *words) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from script_tools import ROOT, compilation_cache, write_picture
+from script_tools import ROOT, write_picture
 from tiny_model import WIDTH, write_controlnet
 
 import dreamstyler_jax as ds
@@ -20,13 +20,7 @@ from dreamstyler_jax.style import FILE_NAME
 HOUSE = "a painting of a red house in the style of {}"
 LEARN = dict(steps=2, batch_size=1, stages=2, learning_rate=0.001, progress=False)
 PAINT = dict(seeds=range(2), steps=2, progress=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_compilation(tmp_path_factory):
-    """Lets calls that build a program again share what they compile."""
-    with compilation_cache(tmp_path_factory.mktemp("compiled")):
-        yield
+pytestmark = pytest.mark.usefixtures("one_compilation")
 
 
 def random_style(name, seed=0):

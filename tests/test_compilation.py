@@ -136,10 +136,10 @@ def test_eigens_kernels_and_their_scheduler_are_chosen(monkeypatch, given):
 
 
 DEVICES = """
-import sys, jax
+import os, sys, jax
 from dreamstyler_jax.runtime.compilation import share_cores
 share_cores(sys.argv[1], *map(int, sys.argv[2:]))
-print(jax.local_device_count())
+print(jax.local_device_count(), os.environ.get("NPROC", 0))
 """
 
 
@@ -151,12 +151,15 @@ print(jax.local_device_count())
         (["folder", "8"], {}, 1),
         (["mini", "8"], {"JAX_NUM_CPU_DEVICES": "3"}, 3),
         (["mini", "8"], {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
+        (["folder", "8"], {"JAX_NUM_CPU_DEVICES": "2", "NPROC": "2"}, 2),
     ],
 )
 def test_as_many_cores_as_divide_the_batch_are_devices_for_the_embedded_model(words, env, expected):
-    environment = {**os.environ, **env}
-    made = subprocess.check_output([sys.executable, "-c", DEVICES, *words], cwd=ROOT, env=environment, text=True)
-    assert int(made) == (math.gcd(cores(), 8) if expected is None else expected)
+    environment = {name: value for name, value in os.environ.items() if name != "NPROC"} | env
+    printed = subprocess.check_output([sys.executable, "-c", DEVICES, *words], cwd=ROOT, env=environment, text=True)
+    devices, threads = map(int, printed.split())
+    assert devices == (math.gcd(cores(), 8) if expected is None else expected)
+    assert threads == (4 * devices if devices > 1 else 0)
 
 
 # Paints sixteen pictures in one batch and in two, and prints the largest difference.
@@ -178,7 +181,9 @@ print(float(np.abs(sixteen - eight).max()))
 
 def test_devices_of_the_cpu_share_enough_threads():
     """With as many threads as devices, XLA gave a wrong first picture to each device's part of a batch of sixteen."""
-    difference = subprocess.check_output([sys.executable, "-c", PAINTED_AT_ONCE], cwd=ROOT, text=True)
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "NPROC": "2"}
+    words = [sys.executable, "-c", PAINTED_AT_ONCE]
+    difference = subprocess.check_output(words, cwd=ROOT, env=environment, text=True)
     assert float(difference) < 0.01
 
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from script_tools import compilation_cache, contents, refusal, run, start, without_a_tensor, write_picture
+from script_tools import contents, refusal, run, start, without_a_tensor, write_picture
 
 from dreamstyler_jax.commands import sample, train
 from dreamstyler_jax.commands.cli import INTERRUPTED, parse
@@ -25,15 +25,9 @@ from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
 
+pytestmark = pytest.mark.usefixtures("one_compilation")
 STEPS = 200
 PROMPTS = ["A painting of a red house in the style of {}", "A painting of a small dog in the style of {}"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_compilation(tmp_path_factory):
-    """Lets the runs below, in this process and in others, share compiled programs."""
-    with compilation_cache(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def share_cores(model: str, *batch_sizes: int) -> None:
     Each device computes its part of a batch. This is 1.2 times as fast as all cores together on each operation of the
     whole batch (docs/performance.md). Larger models keep the cores busy anyway, and each device has a copy of the
     weights, so they keep one device. ``JAX_NUM_CPU_DEVICES`` and XLA's flag for the number of devices take precedence.
-    The devices share four threads each: with as many threads as devices, the first picture of a device's part of a
-    batch has come out wrong (docs/performance.md).
+
+    Several devices get at least four threads each, whoever asked for them and whatever the environment says: with as
+    many threads as devices, the first picture of a device's part of a batch has come out wrong (docs/performance.md).
 
     Has no effect after the first computation, when the number of devices is fixed.
 
@@ -62,12 +64,22 @@ def share_cores(model: str, *batch_sizes: int) -> None:
         model: the model, as in the settings.
         batch_sizes: the sizes of all batches.
     """
-    asked = _CONFIG.jax_num_cpu_devices > 0 or _DEVICES in os.environ.get("XLA_FLAGS", "")
-    devices = math.gcd(cores(), *batch_sizes)
-    if model == "mini" and not asked and devices > 1:
-        os.environ.setdefault(_THREADS, str(4 * devices))
+    devices = _devices_asked_for()
+    if model == "mini" and not devices:
         with contextlib.suppress(RuntimeError):  # JAX has started its devices: too late
+            devices = math.gcd(cores(), *batch_sizes)
             jax.config.update("jax_num_cpu_devices", devices)
+    if devices > 1:
+        threads = os.environ.get(_THREADS, "")
+        os.environ[_THREADS] = str(max(4 * devices, int(threads) if threads.isdecimal() else 0))
+
+
+def _devices_asked_for() -> int:
+    """The number of the CPU's devices that JAX's setting or XLA's flag asks for; 0 if neither does."""
+    if _CONFIG.jax_num_cpu_devices > 0:
+        return _CONFIG.jax_num_cpu_devices
+    flag = re.search(rf"--{_DEVICES}=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return int(flag[1]) if flag else 0
 
 
 def cores() -> int:

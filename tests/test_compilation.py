@@ -118,8 +118,8 @@ def test_the_commands_keep_their_programs_and_paint_the_same(tiny_folder, tmp_pa
         with start(sample, *paint, "--output", tmp_path / name, env=environment) as process:
             _, printed = process.communicate()
         assert process.returncode == 0 and "warning" not in printed, printed
-        kept.append(programs(tmp_path / "cache"))
-    assert kept[0] == kept[1] != []
+        kept.append([file for file in programs(tmp_path / "cache") if file.name.startswith("jit_sample_batch")])
+    assert kept[0] == kept[1] and len(kept[0]) == 1  # smaller programs are kept if compiling happens to take long
     pictures = [next((tmp_path / name / "images").iterdir()).read_bytes() for name in ("cold", "first", "second")]
     assert pictures[0] == pictures[1] == pictures[2]
 

@@ -31,12 +31,13 @@ def initial_tables(model: StableDiffusion, init_word: str, stages: int, vectors:
     words = init_word.split()
     word_of_vector = np.minimum(np.arange(vectors), len(words) - 1)
 
-    def table(vocabulary: Array) -> np.ndarray:
-        vocabulary_vectors = np.asarray(vocabulary)
-        start = np.stack([vocabulary_vectors[model.tokenizer.words(word)].mean(0) for word in words])[word_of_vector]
+    def table(encoder: str) -> np.ndarray:
+        vocabulary = np.asarray(model.vocabulary_vectors[encoder])
+        ids = [model.tokenizers[encoder].words(word) for word in words]
+        start = np.stack([vocabulary[of_word].mean(0) for of_word in ids])[word_of_vector]
         return np.broadcast_to(start, (stages, *start.shape)).astype(np.float32)
 
-    return {encoder: table(vocabulary) for encoder, vocabulary in model.vocabulary_vectors.items()}
+    return {encoder: table(encoder) for encoder in model.tokenizers}
 
 
 def join_tables(styles: Mapping[str, Style]) -> dict[str, np.ndarray]:
@@ -54,7 +55,7 @@ def join_tables(styles: Mapping[str, Style]) -> dict[str, np.ndarray]:
 
 
 class Tokens(NamedTuple):
-    """Tokenised prompts, a pytree.
+    """Prompts as a text encoder's tokenizer reads them, a pytree.
 
     Attributes:
         ids: token ids, int32[..., L].
@@ -66,12 +67,12 @@ class Tokens(NamedTuple):
 
 
 def tokenize(
-    tokenizer: Tokenizer, prompts: Sequence[str], vectors: Mapping[str, int], *, required: bool = False
-) -> Tokens:
-    """Tokens [P, L] of prompts.
+    tokenizers: Mapping[str, Tokenizer], prompts: Sequence[str], vectors: Mapping[str, int], *, required: bool = False
+) -> dict[str, Tokens]:
+    """Tokens [P, L] of prompts, for each text encoder.
 
     Args:
-        tokenizer: the model's.
+        tokenizers: the model's.
         prompts: texts with placeholders.
         vectors: how many vectors each style has per stage, by the name in its placeholder.
         required: refuse prompts without a placeholder, as training does.
@@ -79,8 +80,12 @@ def tokenize(
     Raises:
         UserError: an unknown placeholder, one beyond the tokenizer's window, or one that is required and missing.
     """
-    pairs = [tokenize_with_placeholders(tokenizer, prompt, vectors, required=required) for prompt in prompts]
-    return Tokens(np.stack([ids for ids, _ in pairs]), np.stack([slots for _, slots in pairs]))
+
+    def by(tokenizer: Tokenizer) -> Tokens:
+        pairs = [tokenize_with_placeholders(tokenizer, prompt, vectors, required=required) for prompt in prompts]
+        return Tokens(np.stack([ids for ids, _ in pairs]), np.stack([slots for _, slots in pairs]))
+
+    return {encoder: by(tokenizer) for encoder, tokenizer in tokenizers.items()}
 
 
 def splice(token_vectors: Array, slots: Array | np.ndarray, vectors: Array) -> Array:
@@ -98,17 +103,22 @@ def splice(token_vectors: Array, slots: Array | np.ndarray, vectors: Array) -> A
     return jnp.where(slots[..., None] >= 0, taken.astype(token_vectors.dtype), token_vectors)
 
 
-def encode_spliced(networks: Networks, params: Any, tokens: Tokens, vectors: Mapping[str, Array]) -> Conditioning:
-    """Encodes tokens [B, L] with learned vectors [B, N, D] of each text encoder in their slots."""
-    token_vectors = networks.embed_tokens(params, tokens.ids)
-    spliced = {name: splice(token_vectors[name], tokens.slots, vectors[name]) for name in token_vectors}
-    return networks.encode_text(params, spliced, tokens.ids)
+def encode_spliced(
+    networks: Networks, params: Any, tokens: Mapping[str, Tokens], vectors: Mapping[str, Array]
+) -> Conditioning:
+    """Encodes each text encoder's tokens [B, L] with learned vectors [B, N, D] in their slots."""
+    ids = {name: of_encoder.ids for name, of_encoder in tokens.items()}
+    token_vectors = networks.embed_tokens(params, ids)
+    spliced = {name: splice(token_vectors[name], tokens[name].slots, vectors[name]) for name in tokens}
+    return networks.encode_text(params, spliced, ids)
 
 
 @functools.partial(jax.jit, static_argnames="networks")
-def encode_tokens(networks: Networks, params: Any, tokens: Tokens, tables: Mapping[str, Array]) -> Conditioning:
+def encode_tokens(
+    networks: Networks, params: Any, tokens: Mapping[str, Tokens], tables: Mapping[str, Array]
+) -> Conditioning:
     """Encodes tokens [P, L] once per stage, with the vectors of tables [T, V, D]: a conditioning [P, T, L, D]."""
-    count = len(tokens.ids)
+    count = len(tokens["clip_l"].ids)
 
     def one_stage(vectors: Mapping[str, Array]) -> Conditioning:
         of_each_prompt = {name: jnp.broadcast_to(rows, (count, *rows.shape)) for name, rows in vectors.items()}
@@ -130,6 +140,6 @@ def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, 
         UserError: a style of another model, an unknown placeholder, or one beyond the window.
     """
     check_widths(styles, model.networks.text_widths)
-    tokens = tokenize(model.tokenizer, prompts, {name: style.vectors for name, style in styles.items()})
+    tokens = tokenize(model.tokenizers, prompts, {name: style.vectors for name, style in styles.items()})
     empty = {name: np.zeros((1, 1, width), np.float32) for name, width in model.networks.text_widths.items()}
     return encode_tokens(model.networks, model.params, tokens, join_tables(styles) if styles else empty)

@@ -31,12 +31,12 @@ class Dataset(NamedTuple):
 
     Attributes:
         mean, deviation: of the scaled latents, float32[N, M, h, w, c].
-        tokens: each image's prompt in P wordings, [N, P, L].
+        tokens: each image's prompt in P wordings, [N, P, L], for each text encoder.
     """
 
     mean: Array
     deviation: Array
-    tokens: Tokens
+    tokens: Mapping[str, Tokens]
 
 
 class Batch(NamedTuple):
@@ -45,13 +45,13 @@ class Batch(NamedTuple):
     Attributes:
         latents, noise: float32[B, h, w, c].
         timesteps: int32[B].
-        tokens: [B, L].
+        tokens: [B, L], for each text encoder.
     """
 
     latents: Array
     noise: Array
     timesteps: Array
-    tokens: Tokens
+    tokens: Mapping[str, Tokens]
 
 
 class TrainState(NamedTuple):
@@ -116,7 +116,7 @@ def make_dataset(
     """
     count = math.lcm(*map(len, prompts))
     texts = [wordings[i % len(wordings)] for wordings in prompts for i in range(count)]
-    tokens = tokenize(model.tokenizer, texts, {name: vectors}, required=True)
+    tokens = tokenize(model.tokenizers, texts, {name: vectors}, required=True)
     moments = []
     for image in images:
         views = np.stack([image, image[:, ::-1]] if flip else [image])
@@ -140,7 +140,8 @@ def draw_batch(dataset: Dataset, key: Array, size: int) -> Batch:
     position = (jnp.arange(size) + jax.random.uniform(k_time, (size,))) / size
     timesteps = jnp.minimum((position * schedule.TRAIN_TIMESTEPS).astype(jnp.int32), schedule.TRAIN_TIMESTEPS - 1)
     noise = jax.random.normal(k_noise, mean.shape)
-    wording = jax.random.randint(jax.random.fold_in(key, 5), (size,), 0, dataset.tokens.ids.shape[1])
+    wordings = dataset.tokens["clip_l"].ids.shape[1]
+    wording = jax.random.randint(jax.random.fold_in(key, 5), (size,), 0, wordings)
     tokens = jax.tree.map(lambda rows: rows[image, wording], dataset.tokens)
     return Batch(latents, noise, timesteps, tokens)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dreamstyler_jax.runtime.errors import UserError, shortened
-from dreamstyler_jax.style_files import SUFFIXES, StyleContent, export_style, read_style, write_style
+from dreamstyler_jax.style_files import SUFFIXES, StyleContent, export_style, is_second_file, read_style, write_style
 
 FILE_NAME = "style.safetensors"
 
@@ -132,8 +132,11 @@ class Style:
         * a textual inversion of diffusers, ``{"<name>": [V, D] or [D]}``, or of A1111, ``{"emb_params": [V, D]}`` or
           ``{"string_to_param": {"*": [V, D]}, ...}``: one stage.
 
-        The last two as safetensors, or as written by ``torch.save``, for which torch must be installed. Their style
-        has the name in the file, or else the file's.
+        * for SDXL: ``{"clip_l": [V, D], "clip_g": [V, D']}``, or diffusers' pair of files ``NAME`` and ``NAME_2``, of
+          which the first is given.
+
+        Other tools' as safetensors, or as written by ``torch.save``, for which torch must be installed. Their style has
+        the name in the file, or else the file's.
 
         Raises:
             UserError: no such file, a damaged one, one of another kind, NaN or Inf in it, torch needed and missing.
@@ -158,17 +161,18 @@ class Style:
                 vectors. ``"diffusers"`` (``load_textual_inversion``) and ``"a1111"``: one stage per file; with T > 1
                 there are T files, ``path`` with ``-T0``, ``-T1``, ... before the suffix, so that the stages can be
                 switched while sampling (A1111: ``[name-T1:name-T0:0.5]``). The tokens in diffusers' files are
-                ``<name>`` or ``<name-t0>``, in lower case: diffusers uses only one vector of a token with capitals.
+                ``<name>`` or ``<name-t0>``, in lower case: diffusers uses only one vector of a token with capitals. Of
+                an SDXL style, diffusers' files come in pairs, the second text encoder's with ``_2`` before the suffix,
+                and A1111's hold both as ``clip_l`` and ``clip_g``.
 
         Returns:
             The files written, in the order of the stages.
 
         Raises:
-            UserError: an unknown format or suffix, several text encoders, or torch is needed and missing.
+            UserError: an unknown format or suffix, one that has no room for two text encoders, or torch is needed and
+                missing.
         """
-        if set(self.tables) != {"clip_l"}:
-            raise UserError(f"the style {self.name!r} has tables of several text encoders, which no format here holds")
-        return export_style(Path(path), self.name, self.tables["clip_l"], format)
+        return export_style(Path(path), self.name, self.tables, format)
 
 
 def load_styles(
@@ -258,7 +262,7 @@ def _files_in(path: Path) -> list[Path]:
     if (path / FILE_NAME).is_file():
         return [path / FILE_NAME]
     found = sorted(path.glob(f"*/{FILE_NAME}"))
-    found += sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    found += sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not is_second_file(file))
     if not found:
         raise UserError(f"there is no style in {path}: it should hold {FILE_NAME}, or folders that do")
     return found

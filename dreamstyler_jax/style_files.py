@@ -24,6 +24,8 @@ _KIND = "dreamstyler_jax.style/2"
 _KIND_OF_ONE_TABLE = "dreamstyler_jax.style/1"  # one tensor, "table", of the only text encoder
 _STAGE = re.compile(r"(?P<token>.+)-T(?P<stage>\d+)")
 
+ENCODERS = ("clip_l", "clip_g")  # the text encoders of a style's tables: the first, and SDXL's second
+
 Tables = dict[str, np.ndarray]
 
 
@@ -90,39 +92,74 @@ def write_style(path: Path, content: StyleContent) -> None:
     write_atomic(path, safetensors.numpy.save(content.tables, header))
 
 
-def export_style(path: Path, name: str, table: np.ndarray, format: str) -> list[Path]:
-    """Writes a table float32[T, V, D] for another tool; see `Style.export`."""
+def export_style(path: Path, name: str, tables: Mapping[str, np.ndarray], format: str) -> list[Path]:
+    """Writes tables float32[T, V, D] for another tool; see `Style.export`."""
     if format not in FORMATS:
         raise UserError(f"styles can be exported as {', '.join(FORMATS)}, not as {format!r}")
     if path.suffix not in SUFFIXES:
         raise UserError(f"cannot export to {path}: the file name should end in {', '.join(SUFFIXES)}")
-    stages, vectors = table.shape[:2]
-    if format == "dreamstyler":
-        rows = table[:, 0] if vectors == 1 else table
-        contents = {path: {f"<{name}>-T{stage}": row for stage, row in enumerate(rows)}}
-    else:
-        marks = [""] if stages == 1 else [f"-T{stage}" for stage in range(stages)]
-        contents = {
-            path.with_name(path.stem + mark + path.suffix): {
-                "emb_params" if format == "a1111" else f"<{name}{mark}>".lower(): rows
-            }
-            for mark, rows in zip(marks, table, strict=True)
-        }
+    contents = _one_file(path, name, tables) if format == "dreamstyler" else _file_per_stage(path, name, tables, format)
     for file, tensors in contents.items():
         to_bytes = safetensors.numpy.save if path.suffix == ".safetensors" else _torch_bytes
         write_atomic(file, to_bytes({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
     return list(contents)
 
 
+def _one_file(path: Path, name: str, tables: Mapping[str, np.ndarray]) -> dict[Path, Tables]:
+    """The contents of DreamStyler's one file, which has room for one text encoder."""
+    if set(tables) != {"clip_l"}:
+        raise UserError(f"the style {name!r} has tables of two text encoders: export it as diffusers or a1111")
+    table = tables["clip_l"]
+    rows = table[:, 0] if table.shape[1] == 1 else table
+    return {path: {f"<{name}>-T{stage}": row for stage, row in enumerate(rows)}}
+
+
+def _file_per_stage(path: Path, name: str, tables: Mapping[str, np.ndarray], format: str) -> dict[Path, Tables]:
+    """The contents of the files of each stage: of diffusers one for each text encoder, of A1111 one."""
+    stages = len(tables["clip_l"])
+    contents: dict[Path, Tables] = {}
+    for stage, mark in enumerate([""] if stages == 1 else [f"-T{stage}" for stage in range(stages)]):
+        file = path.with_name(path.stem + mark + path.suffix)
+        rows = {encoder: table[stage] for encoder, table in tables.items()}
+        if format == "diffusers":
+            token = f"<{name}{mark}>".lower()
+            contents |= {_file_of(encoder, file): {token: of_encoder} for encoder, of_encoder in rows.items()}
+        else:
+            contents[file] = rows if len(rows) > 1 else {"emb_params": rows["clip_l"]}
+    return contents
+
+
+def _file_of(encoder: str, path: Path) -> Path:
+    """Where diffusers' training scripts keep the vectors of a text encoder: the second's in ``learned_embeds_2``."""
+    return path if encoder == "clip_l" else path.with_name(f"{path.stem}_2{path.suffix}")
+
+
+def is_second_file(path: Path) -> bool:
+    """Whether a file holds the vectors of SDXL's second text encoder, which come with those of the first."""
+    return path.stem.endswith("_2") and path.with_name(path.stem[:-2] + path.suffix).is_file()
+
+
 def _foreign(path: Path, keys: Sequence[str], read: Callable[[str], np.ndarray]) -> StyleContent:
     """Another tool's style, given the keys of its file and a reader of their tensors."""
+    if set(keys) == set(ENCODERS):
+        return StyleContent(path.stem, {encoder: _table([read(encoder)]) for encoder in ENCODERS}, {}, "")
+    if list(keys) == ["clip_g"]:
+        raise UserError("no style, it holds the vectors of SDXL's second text encoder alone")
     token, keys = _token_and_stages(path, keys)
-    rows = [np.atleast_2d(read(key)) for key in keys]
+    name = re.sub(r"[{}|\s]+", " ", token.removeprefix("<").removesuffix(">")).strip()
+    tables = {"clip_l": _table([read(key) for key in keys])}
+    second = _file_of("clip_g", path)
+    if second.is_file():
+        tables["clip_g"] = read_style(second).tables["clip_l"]
+    return StyleContent(name or path.stem, tables, {}, "")
+
+
+def _table(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """A table float32[T, V, D] of the vectors [V, D], or [D] for one, of each stage."""
+    rows = [np.atleast_2d(row) for row in rows]
     if rows[0].ndim != 2 or any(row.shape != rows[0].shape for row in rows):
         raise UserError(f"no style, its tensors have the shapes {', '.join(str(row.shape) for row in rows[:4])}, ...")
-    name = re.sub(r"[{}|\s]+", " ", token.removeprefix("<").removesuffix(">")).strip()
-    table = np.stack([row.astype(np.float32) for row in rows])
-    return StyleContent(name or path.stem, {"clip_l": table}, {}, "")
+    return np.stack([row.astype(np.float32) for row in rows])
 
 
 def _token_and_stages(path: Path, keys: Sequence[str]) -> tuple[str, list[str]]:
@@ -134,7 +171,7 @@ def _token_and_stages(path: Path, keys: Sequence[str]) -> tuple[str, list[str]]:
             raise UserError(f"stages are missing, there are only {', '.join(match[0] for match in matches)}")
         return matches[0]["token"], [match[0] for match in matches]
     if len(keys) == 1:
-        return path.stem if keys[0] in ("emb_params", "*") else keys[0], list(keys)
+        return path.stem if keys[0] in ("emb_params", "*", "clip_l") else keys[0], list(keys)
     raise UserError(f"no style, its contents are {', '.join(sorted(keys)[:4]) or 'nothing'}, ...")
 
 

@@ -69,3 +69,19 @@ def tiny(tiny_folder):
     from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
     return StableDiffusion.load(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory):
+    """The folder of a whole SDXL with random weights; not to be changed."""
+    from tiny_sdxl import write_tiny_sdxl
+
+    return write_tiny_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def sdxl(sdxl_folder):
+    """The same, loaded."""
+    from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+
+    return StableDiffusion.load(str(sdxl_folder))

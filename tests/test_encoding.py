@@ -78,14 +78,15 @@ def test_vectors_start_as_words(tiny, width):
 
 def test_tokens_are_those_of_each_prompt(tiny):
     texts, vectors = ["a house by {gogh}", "{sea}, {gogh}"], {"gogh": 2, "sea": 1}
-    tokens = encoding.tokenize(tiny.tokenizer, texts, vectors)
+    tokens = encoding.tokenize(tiny.tokenizers, texts, vectors)["clip_l"]
     for text, ids, slots in zip(texts, tokens.ids, tokens.slots, strict=True):
         expected_ids, expected_slots = tokenize_with_placeholders(tiny.tokenizer, text, vectors)
         np.testing.assert_array_equal(ids, expected_ids)
         np.testing.assert_array_equal(slots, expected_slots)
-    assert encoding.tokenize(tiny.tokenizer, ["a house"], vectors).ids.shape == (1, tiny.tokenizer.max_length)
+    tokens = encoding.tokenize(tiny.tokenizers, ["a house"], vectors)["clip_l"]
+    assert tokens.ids.shape == (1, tiny.tokenizer.max_length)
     with pytest.raises(UserError, match="has no placeholder"):
-        encoding.tokenize(tiny.tokenizer, ["a house"], vectors, required=True)
+        encoding.tokenize(tiny.tokenizers, ["a house"], vectors, required=True)
 
 
 def states_by_hand(model, prompt, styles, stage_of_style):
@@ -98,7 +99,7 @@ def states_by_hand(model, prompt, styles, stage_of_style):
     for position, slot in enumerate(slots):
         if slot >= 0:
             embeddings[position] = tables[slot]
-    return encoder.encode(jnp.asarray(embeddings)[None], jnp.asarray(ids)[None])[0][0]
+    return encoder.encode(jnp.asarray(embeddings)[None], jnp.asarray(ids)[None]).states[0]
 
 
 def test_each_stage_encodes_its_vectors(tiny, width):
@@ -119,7 +120,7 @@ def test_prompts_without_a_style_have_one_stage_or_equal_stages_if_styles_are_gi
     plain = encoding.encode(tiny, ["a house", ""], {}).states
     assert plain.shape == (2, 1, tiny.tokenizer.max_length, width)
     encoder = nnx.merge(tiny.networks.text_encoder, tiny.params["text_encoder"])
-    np.testing.assert_allclose(plain[:, 0], encoder(jnp.asarray(tiny.tokenizer(["a house", ""])))[0], atol=2e-5)
+    np.testing.assert_allclose(plain[:, 0], encoder(jnp.asarray(tiny.tokenizer(["a house", ""]))).states, atol=2e-5)
     with_style = encoding.encode(tiny, ["a house", ""], {"gogh": random_style("gogh", 6, 1, width)}).states
     assert with_style.shape[:2] == (2, 6), "so that all prompts of a grid can share one array"
     np.testing.assert_allclose(with_style, np.broadcast_to(plain, with_style.shape), atol=2e-5)

@@ -140,7 +140,7 @@ class RecordingTokenizer:
 def test_distinct_prompts_are_encoded_once_and_always_as_many_at_once(tiny, guidance, distinct, stages):
     """Null and style-only prompts are shared. Those of rows without weight are not encoded, nor need they be valid."""
     tokenizer = RecordingTokenizer(tiny.tokenizer)
-    model = dataclasses.replace(tiny, tokenizer=tokenizer)
+    model = dataclasses.replace(tiny, tokenizers={"clip_l": tokenizer})
     styles = {"gogh": Style("gogh", {"clip_l": np.ones((stages, 1, WIDTH))})}  # so many stages only here
     cells = cells_for(
         tiny, [f"a drawing of dog {i} by {{}}" for i in range(20)], ["gogh"], seeds=range(3), guidance=[guidance]

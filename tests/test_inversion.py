@@ -116,12 +116,12 @@ def test_each_picture_has_its_own_prompt(tiny, pictures):
     dataset = inversion.make_dataset(tiny, pictures, PROMPTS, 3, flip=True)
     for i, (prompt,) in enumerate(PROMPTS):
         ids, slots = tokenize_with_placeholders(tiny.tokenizer, prompt, {"style": 3})
-        np.testing.assert_array_equal(dataset.tokens.ids[i, 0], ids)
-        np.testing.assert_array_equal(dataset.tokens.slots[i, 0], slots)
-    assert (np.asarray(dataset.tokens.slots) >= 0).sum(-1).tolist() == [[3], [3]]
+        np.testing.assert_array_equal(dataset.tokens["clip_l"].ids[i, 0], ids)
+        np.testing.assert_array_equal(dataset.tokens["clip_l"].slots[i, 0], slots)
+    assert (np.asarray(dataset.tokens["clip_l"].slots) >= 0).sum(-1).tolist() == [[3], [3]]
     named = [[prompt.replace("{}", "{gogh}")] for (prompt,) in PROMPTS]
     again = inversion.make_dataset(tiny, pictures, named, 3, flip=True, name="gogh")
-    np.testing.assert_array_equal(again.tokens.slots, dataset.tokens.slots)
+    np.testing.assert_array_equal(again.tokens["clip_l"].slots, dataset.tokens["clip_l"].slots)
 
 
 def test_prompts_that_teach_no_style_are_refused(tiny, pictures):
@@ -136,7 +136,7 @@ def labelled_dataset(pictures=3, mirrors=2, deviation=0.0):
     mean = np.zeros((pictures, mirrors, 4, 4, 2), np.float32)
     mean += number[:, None, None, None, None] + np.arange(mirrors)[:, None, None, None] / 2
     ids = np.broadcast_to(number[:, None, None], (pictures, 1, 5)).astype(np.int32)
-    return jax.tree.map(jnp.asarray, Dataset(mean, np.full_like(mean, deviation), Tokens(ids, ids + 10)))
+    return jax.tree.map(jnp.asarray, Dataset(mean, np.full_like(mean, deviation), {"clip_l": Tokens(ids, ids + 10)}))
 
 
 def draw(dataset, size, count):
@@ -149,8 +149,8 @@ def test_a_sample_is_one_picture_with_its_prompt():
     batches = draw(labelled_dataset(), 4, 300)
     value = np.asarray(batches.latents)[..., 0, 0, 0]
     assert (np.ptp(batches.latents, axis=(2, 3, 4)) == 0).all()
-    np.testing.assert_array_equal(np.asarray(batches.tokens.ids)[..., 0], np.floor(value))
-    np.testing.assert_array_equal(batches.tokens.slots, np.asarray(batches.tokens.ids) + 10)
+    np.testing.assert_array_equal(np.asarray(batches.tokens["clip_l"].ids)[..., 0], np.floor(value))
+    np.testing.assert_array_equal(batches.tokens["clip_l"].slots, np.asarray(batches.tokens["clip_l"].ids) + 10)
     values, counts = np.unique(value, return_counts=True)
     assert values.tolist() == [0, 0.5, 1, 1.5, 2, 2.5], "every picture and every mirror image"
     assert counts.min() > 0.7 * counts.mean()
@@ -161,9 +161,9 @@ def test_a_sample_is_one_picture_with_its_prompt():
 def test_wordings_are_drawn_equally_often_and_with_their_slots():
     dataset = labelled_dataset(pictures=2)
     ids = jnp.arange(2 * 4 * 5).reshape(2, 4, 5)
-    batches = draw(dataset._replace(tokens=Tokens(ids, ids + 10)), 4, 300)
-    np.testing.assert_array_equal(batches.tokens.slots, batches.tokens.ids + 10)
-    image, wording = np.divmod(np.asarray(batches.tokens.ids)[..., 0] // 5, 4)
+    batches = draw(dataset._replace(tokens={"clip_l": Tokens(ids, ids + 10)}), 4, 300)
+    np.testing.assert_array_equal(batches.tokens["clip_l"].slots, batches.tokens["clip_l"].ids + 10)
+    image, wording = np.divmod(np.asarray(batches.tokens["clip_l"].ids)[..., 0] // 5, 4)
     np.testing.assert_array_equal(image, np.floor(np.asarray(batches.latents)[..., 0, 0, 0]))
     _, counts = np.unique(image * 4 + wording, return_counts=True)
     assert len(counts) == 8 and counts.min() > 0.7 * counts.mean()
@@ -172,9 +172,9 @@ def test_wordings_are_drawn_equally_often_and_with_their_slots():
 def test_pictures_may_have_different_numbers_of_wordings(tiny, pictures):
     prompts = [["a {}", "one {}", "the {}"], ["a house by {}", "a dog by {}"]]
     dataset = inversion.make_dataset(tiny, pictures, prompts, 1, flip=True)
-    assert dataset.tokens.ids.shape[:2] == (2, 6)
+    assert dataset.tokens["clip_l"].ids.shape[:2] == (2, 6)
     for i, wordings in enumerate(prompts):
-        found, counts = np.unique(dataset.tokens.ids[i], axis=0, return_counts=True)
+        found, counts = np.unique(dataset.tokens["clip_l"].ids[i], axis=0, return_counts=True)
         assert len(found) == len(wordings) and len(set(counts)) == 1
 
 

@@ -46,7 +46,7 @@ def test_what_a_model_is_in_a_line(tiny):
 def test_saving_what_was_loaded_gives_the_same_model(tiny, tmp_path):
     modules = {name: nnx.merge(getattr(tiny.networks, name), tiny.params[name]) for name in PARTS}
     parts = {name: (module.config, tiny.params[name]) for name, module in modules.items()}
-    pipeline.save(tmp_path, tokenizer=tiny.tokenizer, schedule=tiny.networks.schedule, parts=parts)
+    pipeline.save(tmp_path, tokenizers=tiny.tokenizers, schedule=tiny.networks.schedule, parts=parts)
     again = StableDiffusion.load(str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, again.params, tiny.params)
     assert again.hash == tiny.hash

@@ -145,8 +145,26 @@ def test_layout_of_exported_files(tmp_path):
         one.export(tmp_path / "f.safetensors", "onnx")
     with pytest.raises(UserError, match="should end in"):
         one.export(tmp_path / "f.txt")
-    with pytest.raises(UserError, match="'gogh' has tables of several text encoders"):
+    with pytest.raises(UserError, match="'gogh' has tables of two text encoders: export it as diffusers or a1111"):
         two_tables().export(tmp_path / "f.safetensors")
+
+
+@pytest.mark.parametrize("format", ["diffusers", "a1111"])
+def test_files_of_both_text_encoders_come_back(tmp_path, format):
+    style = two_tables()
+    paths = style.export(tmp_path / "gogh.safetensors", format)
+    assert len(paths) == style.stages * (2 if format == "diffusers" else 1)
+    loaded = load_styles([tmp_path])
+    assert len(loaded) == style.stages
+    for stage, one in enumerate(loaded.values()):
+        for encoder, table in style.tables.items():
+            np.testing.assert_array_equal(one.tables[encoder], table[stage][None])
+
+
+def test_a_file_of_the_second_text_encoder_alone_says_so(tmp_path):
+    save_file({"clip_g": np.ones((1, 8), np.float32)}, tmp_path / "g.safetensors")
+    with pytest.raises(UserError, match="the vectors of SDXL's second text encoder alone"):
+        Style.load(tmp_path / "g.safetensors")
 
 
 def test_files_of_other_tools(tmp_path):

@@ -110,7 +110,11 @@ def test_an_object_that_nobody_describes_is_learned_with_several_wordings(tiny):
     settings = TrainSettings(property="object", init_word="cat")
 
     def wordings(prompt):
-        return training.prepare(tiny, "cat", {"a.png": picture(0)}, [prompt], settings).dataset.tokens.ids.shape[1]
+        return (
+            training.prepare(tiny, "cat", {"a.png": picture(0)}, [prompt], settings)
+            .dataset.tokens["clip_l"]
+            .ids.shape[1]
+        )
 
     assert wordings(BARE_PROMPTS["object"]) == len(OBJECT_PROMPTS)
     assert wordings("a photo of {} in the snow") == 1

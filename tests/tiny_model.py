@@ -38,7 +38,7 @@ def write_tiny_model(folder: Path) -> Path:
     )  # fmt: skip
     models = {"text_encoder": (CLIPTextModel, text), "vae": (AutoencoderKL, vae), "unet": (UNet2DConditionModel, unet)}
     parts = {name: (config, with_random_vectors(init_model(cls, config)[1])) for name, (cls, config) in models.items()}
-    pipeline.save(folder, tokenizer=tokenizer, schedule=NoiseSchedule(), parts=parts)
+    pipeline.save(folder, tokenizers={"clip_l": tokenizer}, schedule=NoiseSchedule(), parts=parts)
     return folder
 
 

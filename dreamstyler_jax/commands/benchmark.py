@@ -45,7 +45,7 @@ class BenchmarkConfig:
         UserError: a value is out of range, or the sweep cannot be read.
     """
 
-    model: str = option("mini", "mini, a folder or a hub id; or sd15, sd21: random weights of that size.")
+    model: str = option("mini", "mini, a folder or a hub id; or sd15, sd21, sdxl: random weights of that size.")
     measure: list[str] = option(
         list(MEASURES),
         "train: training steps. cfg, paper: painting, with two rows of guidance and with four. grid: painting four "

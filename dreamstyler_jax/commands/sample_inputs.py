@@ -152,7 +152,7 @@ def check_prompts(
     check_widths(styles, model.networks.text_widths)
     distinct = {(cell.prompt, cell.style): cell for cell in cells}.values()
     texts = list(dict.fromkeys(cell.texts[row] for cell in distinct for row in rows))
-    tokenize(model.tokenizer, texts, {name: style.vectors for name, style in styles.items()})
+    tokenize(model.tokenizers, texts, {name: style.vectors for name, style in styles.items()})
 
 
 def warn_of_settings_without_effect(config: SampleConfig) -> None:

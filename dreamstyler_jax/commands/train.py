@@ -85,14 +85,14 @@ def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str,
     lesson = prepare(model, config.name, pictures, config.prompts, config)
     if config.preview_prompts:
         prompts.require_placeholders(config.preview_prompts, {config.name: lesson.style})
-        tokenize(model.tokenizer, config.preview_prompts, {config.name: config.vectors})
+        tokenize(model.tokenizers, config.preview_prompts, {config.name: config.vectors})
     return Run(config, Path(config.output), lesson)
 
 
 def _of_one_shape(runs: Sequence[Run]) -> list[list[Run]]:
     groups: dict[Hashable, list[Run]] = {}
     for item in runs:
-        groups.setdefault(item.lesson.dataset.tokens.ids.shape, []).append(item)
+        groups.setdefault(item.lesson.dataset.tokens["clip_l"].ids.shape, []).append(item)
     return list(groups.values())
 
 

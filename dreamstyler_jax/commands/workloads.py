@@ -1,5 +1,6 @@
 """What ``dreamstyler benchmark`` runs: training, painting and each network, with random inputs."""
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +21,14 @@ from dreamstyler_jax.prompts import guidance_prompts
 from dreamstyler_jax.runtime.devices import shared, split_batch
 from dreamstyler_jax.sampling import plan_steps, sample_batch
 from dreamstyler_jax.solvers import solver_table
-from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextModel
+from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextConfigWithProjection
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
-from dreamstyler_jax.stable_diffusion.networks import Networks
-from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
+from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
+from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, SDXL_PARTS, StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
-from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig
+from dreamstyler_jax.stable_diffusion.vae import AutoencoderKLConfig
 from dreamstyler_jax.stable_diffusion.weights import init_model
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import ContentEncoder
@@ -47,7 +48,18 @@ _UNET_21 = UNet2DConditionConfig(
     cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True, upcast_attention=True,
     sample_size=96,
 )  # fmt: skip
+_UNET_XL = UNet2DConditionConfig(
+    cross_attention_dim=2048, attention_head_dim=(5, 10, 20), use_linear_projection=True, sample_size=128,
+    block_out_channels=(320, 640, 1280), down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * 2),
+    up_block_types=(*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"), transformer_layers_per_block=(1, 2, 10),
+    addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+)  # fmt: skip
+_TEXT_XL = CLIPTextConfigWithProjection(
+    hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32, hidden_act="gelu",
+    projection_dim=1280,
+)  # fmt: skip
 _VAE = AutoencoderKLConfig(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512)
+_VAE_XL = dataclasses.replace(_VAE, sample_size=1024, scaling_factor=0.13025)
 
 
 class ModelConfigs(NamedTuple):
@@ -56,9 +68,14 @@ class ModelConfigs(NamedTuple):
     text_encoder: CLIPTextConfig
     vae: AutoencoderKLConfig
     unet: UNet2DConditionConfig
+    text_encoder_2: CLIPTextConfigWithProjection | None = None
 
 
-SIZES = {"sd15": ModelConfigs(_TEXT_15, _VAE, _UNET_15), "sd21": ModelConfigs(_TEXT_21, _VAE, _UNET_21)}
+SIZES = {
+    "sd15": ModelConfigs(_TEXT_15, _VAE, _UNET_15),
+    "sd21": ModelConfigs(_TEXT_21, _VAE, _UNET_21),
+    "sdxl": ModelConfigs(_TEXT_15, _VAE_XL, _UNET_XL, _TEXT_XL),
+}
 
 
 class ProblemSize(NamedTuple):
@@ -114,11 +131,13 @@ def random_model(name: str, configs: ModelConfigs, dtype: str) -> StableDiffusio
         configs: its networks, as in `SIZES`.
         dtype: of the weights.
     """
-    parts = {
-        "text_encoder": init_model(CLIPTextModel, configs.text_encoder, dtype=jnp.dtype(dtype)),
-        "vae": init_model(AutoencoderKL, configs.vae, dtype=jnp.dtype(dtype)),
-        "unet": init_model(UNet2DConditionModel, configs.unet, dtype=jnp.dtype(dtype)),
-    }
+    tokenizer = Tokenizer.from_folder(EMBEDDED_MODEL / "tokenizer")
+    by_part = {part: config for part, config in configs._asdict().items() if config}
+    parts = {part: init_model(SDXL_PARTS[part], config, dtype=jnp.dtype(dtype)) for part, config in by_part.items()}
+    second, encoders = None, ["clip_l"]
+    if configs.text_encoder_2:
+        second = SecondTextEncoder(parts["text_encoder_2"][0], configs.text_encoder_2, tokenizer.eos_id)
+        encoders.append("clip_g")
     networks = Networks(
         text_encoder=parts["text_encoder"][0],
         vae=parts["vae"][0],
@@ -127,13 +146,14 @@ def random_model(name: str, configs: ModelConfigs, dtype: str) -> StableDiffusio
         vae_config=configs.vae,
         unet_config=configs.unet,
         schedule=NoiseSchedule(),
+        second_text_encoder=second,
     )
     latent_side, downsampling = configs.unet.sample_size, configs.vae.downsampling
     assert isinstance(latent_side, int)
     return StableDiffusion(
         networks=networks,
         params={part: params for part, (_, params) in parts.items()},
-        tokenizer=Tokenizer.from_folder(EMBEDDED_MODEL / "tokenizer"),
+        tokenizers=dict.fromkeys(encoders, tokenizer),
         resolution=latent_side * downsampling,
         multiple=downsampling * 2 ** (len(configs.unet.block_out_channels) - 1),
         name=name,
@@ -153,7 +173,7 @@ def make_workload(name: str, model: StableDiffusion, problem: ProblemSize) -> Wo
     if name in WEIGHTS:
         return painting_workload(model, problem, WEIGHTS[name])
     if name == "text":
-        tokens = tokenize(model.tokenizer, [PROMPT] * problem.batch, {"style": 1})
+        tokens = tokenize(model.tokenizers, [PROMPT] * problem.batch, {"style": 1})
         inputs = (model.params, tokens, untrained_style(model).tables)
         return Workload(encode_tokens, (model.networks,), inputs, {}, problem.batch, 1)
     return network_workload(name, model, problem)
@@ -207,8 +227,11 @@ def network_workload(name: str, model: StableDiffusion, problem: ProblemSize) ->
     pictures = rng.uniform(-1, 1, (batch, *problem.image_size, 3)).astype(np.float32)
     latents = rng.standard_normal((batch, *networks.latent_shape(*problem.image_size)), np.float32)
     width = networks.unet_config.cross_attention_dim
-    states = rng.standard_normal((batch, TOKENS, width), np.float32)
-    conditioning = Conditioning(jnp.asarray(states, model.dtype))
+    states = jnp.asarray(rng.standard_normal((batch, TOKENS, width)), model.dtype)
+    conditioning = Conditioning(states)
+    if networks.second_text_encoder:
+        pooled = rng.standard_normal((batch, networks.second_text_encoder.config.projection_dim or 0))
+        conditioning = Conditioning(states, jnp.asarray(pooled, model.dtype))
     function, inputs = {
         "unet": (networks.denoise, (latents, np.full(batch, 500, np.int32), conditioning)),
         "encode": (networks.encode_images, (pictures,)),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +138,11 @@ class CLIPEncoder(nnx.Module):
 
     def __call__(self, x: jax.Array, *, causal: bool) -> jax.Array:
         """Maps ``[B, L, D]`` to ``[B, L, D]``; ``causal`` hides later positions from earlier ones."""
-        for layer in self.layers:
+        return self.layers[-1](self.all_but_last(x, causal=causal), causal=causal)
+
+    def all_but_last(self, x: jax.Array, *, causal: bool) -> jax.Array:
+        """What enters the last layer, ``[B, L, D]``."""
+        for layer in self.layers[:-1]:
             x = layer(x, causal=causal)
         return x
 
@@ -149,6 +153,20 @@ class CLIPTextEmbeddings(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
         self.token_embedding = Embed(config.vocab_size, config.hidden_size, rngs=rngs)
         self.position_embedding = Embed(config.max_position_embeddings, config.hidden_size, rngs=rngs)
+
+
+class EncodedText(NamedTuple):
+    """What the text encoder makes of a text.
+
+    Attributes:
+        states: the states ``[B, L, D]`` after the final layer norm.
+        pooled: of these, the state ``[B, D]`` at the end token.
+        penultimate: the states ``[B, L, D]`` that enter the last layer, as SDXL uses them: without a layer norm.
+    """
+
+    states: jax.Array
+    pooled: jax.Array
+    penultimate: jax.Array
 
 
 class CLIPTextTransformer(nnx.Module):
@@ -164,22 +182,19 @@ class CLIPTextTransformer(nnx.Module):
         """Looks up the token vectors ``[B, L, D]``, without positions, of ``input_ids`` int32 ``[B, L]``."""
         return self.embeddings.token_embedding(input_ids)
 
-    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array) -> EncodedText:
         """Runs the transformer over token vectors.
 
         Args:
             token_embeddings: ``[B, L, D]`` from :meth:`embed_tokens`, where learned vectors may have replaced rows;
                 L <= max_position_embeddings.
             input_ids: int32 ``[B, L]``; only the position of the end token matters.
-
-        Returns:
-            The states ``[B, L, D]`` after the final layer norm, and the state ``[B, D]`` at the end token.
         """
         positions = self.embeddings.position_embedding.embedding[: token_embeddings.shape[1]]
-        x = self.encoder(token_embeddings.astype(positions.dtype) + positions, causal=True)
-        x = self.final_layer_norm(x)
-        pooled = jnp.take_along_axis(x, self._end_of_text(input_ids)[:, None, None], axis=1)
-        return x, pooled[:, 0]
+        penultimate = self.encoder.all_but_last(token_embeddings.astype(positions.dtype) + positions, causal=True)
+        states = self.final_layer_norm(self.encoder.layers[-1](penultimate, causal=True))
+        pooled = jnp.take_along_axis(states, self._end_of_text(input_ids)[:, None, None], axis=1)
+        return EncodedText(states, pooled[:, 0], penultimate)
 
     def _end_of_text(self, input_ids: jax.Array) -> jax.Array:
         """Index ``[B]`` of each row's first end token."""
@@ -201,13 +216,36 @@ class CLIPTextModel(nnx.Module):
         """The token vectors ``[B, L, D]`` of ``input_ids`` int32 ``[B, L]``, without positions."""
         return self.text_model.embed_tokens(input_ids)
 
-    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array) -> EncodedText:
         """Encodes token vectors ``[B, L, D]``; see :meth:`CLIPTextTransformer.encode`."""
         return self.text_model.encode(token_embeddings, input_ids)
 
-    def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Encodes ``input_ids`` int32 ``[B, L]``: states ``[B, L, D]`` and pooled states ``[B, D]``."""
+    def __call__(self, input_ids: jax.Array) -> EncodedText:
+        """Encodes ``input_ids`` int32 ``[B, L]``."""
         return self.encode(self.embed_tokens(input_ids), input_ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPTextConfigWithProjection(CLIPTextConfig):
+    """Settings of SDXL's second text encoder, named as in its ``config.json``, with the defaults of that format."""
+
+    identity: ClassVar = {"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"}
+
+
+class CLIPTextModelWithProjection(CLIPTextModel):
+    """SDXL's second text encoder, in the folder ``text_encoder_2``: its pooled state is projected."""
+
+    config_class: ClassVar = CLIPTextConfigWithProjection
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        width = config.projection_dim or config.hidden_size
+        self.text_projection = Linear(config.hidden_size, width, use_bias=False, rngs=rngs)
+
+    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array) -> EncodedText:
+        """Encodes token vectors ``[B, L, D]``; the pooled states are ``[B, projection_dim]``."""
+        text = super().encode(token_embeddings, input_ids)
+        return text._replace(pooled=self.text_projection(text.pooled))
 
 
 class CLIPVisionEmbeddings(nnx.Module):
@@ -272,7 +310,7 @@ class CLIPModel(nnx.Module):
     def get_text_features(self, input_ids: jax.Array) -> jax.Array:
         """Maps ``input_ids`` int32 ``[B, L]`` to features ``[B, projection_dim]``, not normalised."""
         embeddings = self.text_model.embed_tokens(input_ids)
-        return self.text_projection(self.text_model.encode(embeddings, input_ids)[1])
+        return self.text_projection(self.text_model.encode(embeddings, input_ids).pooled)
 
     def get_image_features(self, pixel_values: jax.Array) -> jax.Array:
         """Maps pictures to features ``[B, projection_dim]``, not normalised.

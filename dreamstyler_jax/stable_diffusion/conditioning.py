@@ -13,14 +13,15 @@ class Conditioning(NamedTuple):
     """Encoded prompts, with any leading axes ``...`` (prompts, guidance rows, pictures).
 
     With a stage axis T it holds a prompt as every stage sees it; `at` picks one stage. A pytree, so ``jax.vmap``,
-    batch splitting and ``lax.scan`` take it as it is. What a larger model gets besides the states (a pooled state,
-    time ids) is another field, and another line in the methods below.
+    batch splitting and ``lax.scan`` take it as it is.
 
     Attributes:
         states: text states, ``[..., T, L, D]``, or ``[..., L, D]`` after `at`.
+        pooled: the pooled text, ``[..., T, P]``, or ``[..., P]`` after `at`; None unless the denoiser takes it (SDXL).
     """
 
     states: Array
+    pooled: Array | None = None
 
     @property
     def stages(self) -> int:
@@ -29,12 +30,12 @@ class Conditioning(NamedTuple):
 
     def at(self, stage: Array | np.ndarray | int) -> Self:
         """The prompts as one stage (traced or not, 0 to T - 1) sees them, without the stage axis."""
-        axis = self.states.ndim - 3
-        return type(self)(jax.lax.dynamic_index_in_dim(self.states, stage, axis, keepdims=False))
+        axis = self.states.ndim - 3  # the same for both: all that comes before it is common to them
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, stage, axis, keepdims=False), self)
 
     def take(self, indices: Array | np.ndarray) -> Self:
         """The prompts at ``indices`` of the first axis, in a shape like that of ``indices``."""
-        return type(self)(jnp.take(self.states, indices, axis=0, mode="clip"))
+        return jax.tree.map(lambda leaf: jnp.take(leaf, indices, axis=0, mode="clip"), self)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:

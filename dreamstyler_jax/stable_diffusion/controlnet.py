@@ -12,6 +12,7 @@ from flax import nnx
 from dreamstyler_jax.stable_diffusion.layers import Conv1x1
 from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
 from dreamstyler_jax.stable_diffusion.unet import UNetEncoder, UNetEncoderConfig
+from dreamstyler_jax.stable_diffusion.unet_blocks import AddedConditions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,7 @@ class ControlNetModel(UNetEncoder):
         encoder_hidden_states: jax.Array,
         hint: jax.Array,
         scale: jax.Array | float = 1.0,
+        added: AddedConditions | None = None,
         *,
         guess_mode: bool = False,
     ) -> tuple[jax.Array, ...]:
@@ -93,6 +95,7 @@ class ControlNetModel(UNetEncoder):
             encoder_hidden_states: as for the UNet.
             hint: the encoded control maps ``[B, H, W, C]`` from :meth:`hint`.
             scale: conditioning scale, a scalar or ``[B]``.
+            added: as for the UNet.
             guess_mode: multiply the residuals by factors from 0.1 at the largest feature map to 1 at the smallest, as
                 for images without a prompt (diffusers' ``ControlNetModel.forward``).
 
@@ -101,7 +104,7 @@ class ControlNetModel(UNetEncoder):
         """
         config, dtype = self.config, self.conv_in.kernel.dtype
         sample, context = sample.astype(dtype), encoder_hidden_states.astype(dtype)
-        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context)
+        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context, added)
         maps = self.contract(self.conv_in(sample) + hint, time, context)
         layers = (*self.controlnet_down_blocks, self.controlnet_mid_block)
         graded = guess_mode and not config.global_pool_conditions

@@ -14,11 +14,12 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig
+from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextModel
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetModel
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.unet import DeepFeatures, UNet2DConditionConfig
+from dreamstyler_jax.stable_diffusion.unet_blocks import AddedConditions
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKLConfig
 
 
@@ -34,6 +35,21 @@ class Control(NamedTuple):
     scales: Array
 
 
+class SecondTextEncoder(NamedTuple):
+    """SDXL's second text encoder, without its weights.
+
+    Attributes:
+        graphdef, config: as of the first.
+        end_id: the token that ends a text.
+        zeros_if_empty: whether an empty prompt is encoded as zeros (``force_zeros_for_empty_prompt``).
+    """
+
+    graphdef: nnx.GraphDef
+    config: CLIPTextConfig
+    end_id: int
+    zeros_if_empty: bool = True
+
+
 @dataclasses.dataclass(frozen=True)
 class Networks:
     """The networks without their weights; ``params`` in every method is `StableDiffusion.params`.
@@ -42,6 +58,7 @@ class Networks:
         text_encoder, vae, unet: graph definitions of the modules.
         text_config, vae_config, unet_config: their settings.
         schedule: noise schedule and prediction type.
+        second_text_encoder: SDXL's.
         controlnets: graph definitions of ControlNets, whose residuals add up.
         guess_mode: whether the ControlNets work without the prompt, see `controlnet.ControlNetModel`.
     """
@@ -53,22 +70,45 @@ class Networks:
     vae_config: AutoencoderKLConfig
     unet_config: UNet2DConditionConfig
     schedule: NoiseSchedule
+    second_text_encoder: SecondTextEncoder | None = None
     controlnets: tuple[nnx.GraphDef, ...] = ()
     guess_mode: bool = False
 
     @property
     def text_widths(self) -> dict[str, int]:
         """The width D of each text encoder's token vectors, by the name under which a style keeps its table."""
-        return {"clip_l": self.text_config.hidden_size}
+        second = self.second_text_encoder
+        return {"clip_l": self.text_config.hidden_size} | ({"clip_g": second.config.hidden_size} if second else {})
 
-    def embed_tokens(self, params: Any, ids: Array | np.ndarray) -> dict[str, Array]:
+    def token_tables(self, params: Any) -> dict[str, Array]:
+        """The vectors of all tokens, [vocabulary, D], for each text encoder."""
+        encoders = self._encoders(params).items()
+        return {name: encoder.text_model.embeddings.token_embedding.embedding[...] for name, encoder in encoders}
+
+    def embed_tokens(self, params: Any, ids: Mapping[str, Array | np.ndarray]) -> dict[str, Array]:
         """Token vectors [B, L, D] of ids int32[B, L], for each text encoder."""
-        return {"clip_l": nnx.merge(self.text_encoder, params["text_encoder"]).embed_tokens(ids)}
+        return {name: encoder.embed_tokens(jnp.asarray(ids[name])) for name, encoder in self._encoders(params).items()}
 
-    def encode_text(self, params: Any, token_vectors: Mapping[str, Array], ids: Array | np.ndarray) -> Conditioning:
-        """Encodes token vectors [B, L, D] of each text encoder; ids int32[B, L] mark the end of the text."""
-        text_encoder = nnx.merge(self.text_encoder, params["text_encoder"])
-        return Conditioning(text_encoder.encode(token_vectors["clip_l"], ids)[0])
+    def encode_text(
+        self, params: Any, token_vectors: Mapping[str, Array], ids: Mapping[str, Array | np.ndarray]
+    ) -> Conditioning:
+        """Encodes token vectors [B, L, D] of each text encoder; ids int32[B, L] mark the end of the text.
+
+        With two encoders (SDXL) the states are both encoders' penultimate ones side by side, and the pooled state is
+        the second's.
+        """
+        texts = {
+            name: encoder.encode(token_vectors[name], jnp.asarray(ids[name]))
+            for name, encoder in self._encoders(params).items()
+        }
+        if not self.second_text_encoder:
+            return Conditioning(texts["clip_l"].states)
+        states = jnp.concatenate([text.penultimate for text in texts.values()], axis=-1)
+        pooled = texts["clip_g"].pooled
+        if not self.second_text_encoder.zeros_if_empty:
+            return Conditioning(states, pooled)
+        has_words = (jnp.asarray(ids["clip_l"])[:, 1] != self.second_text_encoder.end_id)[:, None]
+        return Conditioning(jnp.where(has_words[:, None], states, 0), jnp.where(has_words, pooled, 0))
 
     def encode_images(self, params: Any, images: Array) -> tuple[Array, Array]:
         """Mean and deviation, float32[B, h, w, c], of the scaled latents of images [B, H, W, 3] in [-1, 1]."""
@@ -98,7 +138,8 @@ class Networks:
         """The UNet's output float32[B, h, w, c] for latents, timesteps int32[] or [B], and one stage's conditioning."""
         unet = nnx.merge(self.unet, params["unet"])
         residuals = self._residuals(params, latents, timesteps, conditioning, control)
-        return unet(latents, timesteps, conditioning.states, residuals).astype(jnp.float32)
+        added = self._added(latents, conditioning)
+        return unet(latents, timesteps, conditioning.states, residuals, added).astype(jnp.float32)
 
     def denoise_deep(
         self,
@@ -111,14 +152,15 @@ class Networks:
         """The deep features of `denoise`, which the following timesteps may share; same arguments."""
         unet = nnx.merge(self.unet, params["unet"])
         residuals = self._residuals(params, latents, timesteps, conditioning, control)
-        return unet.deep(latents, timesteps, conditioning.states, residuals)
+        return unet.deep(latents, timesteps, conditioning.states, residuals, self._added(latents, conditioning))
 
     def denoise_surface(
         self, params: Any, latents: Array, timesteps: Array, conditioning: Conditioning, deep: DeepFeatures
     ) -> Array:
         """The rest of `denoise`: the UNet's output float32[B, h, w, c] from given deep features."""
         unet = nnx.merge(self.unet, params["unet"])
-        return unet.surface(latents, timesteps, conditioning.states, deep).astype(jnp.float32)
+        added = self._added(latents, conditioning)
+        return unet.surface(latents, timesteps, conditioning.states, deep, added).astype(jnp.float32)
 
     def _residuals(
         self, params: Any, latents: Array, timesteps: Array, conditioning: Conditioning, control: Control | None
@@ -126,11 +168,28 @@ class Networks:
         """The sum of all ControlNets' additions to the UNet's feature maps."""
         if control is None:
             return []
+        added = self._added(latents, conditioning)
         residuals = [
-            net(latents, timesteps, conditioning.states, hint, control.scales[:, k], guess_mode=self.guess_mode)
+            net(latents, timesteps, conditioning.states, hint, control.scales[:, k], added, guess_mode=self.guess_mode)
             for k, (net, hint) in enumerate(zip(self._controlnets(params), control.hints, strict=True))
         ]
         return [functools.reduce(jnp.add, parts) for parts in zip(*residuals, strict=True)]
+
+    def _added(self, latents: Array, conditioning: Conditioning) -> AddedConditions | None:
+        """SDXL's added conditions for uncropped pictures of the size that the latents have."""
+        if conditioning.pooled is None:
+            return None
+        batch, rows, columns, _ = latents.shape
+        size = [side * self.vae_config.downsampling for side in (rows, columns)]
+        time_ids = jnp.array([*size, 0, 0, *size], jnp.float32)
+        return AddedConditions(conditioning.pooled, jnp.broadcast_to(time_ids, (batch, 6)))
+
+    def _encoders(self, params: Any) -> dict[str, CLIPTextModel]:
+        """The text encoders, the first one first."""
+        encoders = {"clip_l": nnx.merge(self.text_encoder, params["text_encoder"])}
+        if self.second_text_encoder:
+            encoders["clip_g"] = nnx.merge(self.second_text_encoder.graphdef, params["text_encoder_2"])
+        return encoders
 
     def _controlnets(self, params: Any) -> list[ControlNetModel]:
         pairs = zip(self.controlnets, params.get("controlnets", ()), strict=True)

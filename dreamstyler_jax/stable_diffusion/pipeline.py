@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
 from dreamstyler_jax.runtime import compilation
@@ -17,17 +18,18 @@ from dreamstyler_jax.runtime.devices import replicate
 from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.runtime.files import read_json, write_json
 from dreamstyler_jax.stable_diffusion.checkpoint_files import resolve_model
-from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextModel
+from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel
-from dreamstyler_jax.stable_diffusion.networks import Networks
+from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
-from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
+from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
 from dreamstyler_jax.stable_diffusion.weights import load_model, read_config, save_model
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "mini" / "model"
 PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
+SDXL_PARTS = {**PARTS, "text_encoder_2": CLIPTextModelWithProjection}
 _SAMPLE_BYTES = 4096  # per sample of a weights file's hash
 _SAMPLES = 256
 
@@ -38,9 +40,9 @@ class StableDiffusion:
 
     Attributes:
         networks: the architecture, static under jit.
-        params: the weights, ``{"text_encoder": ..., "vae": ..., "unet": ...}``, and with ControlNets a list
-            ``"controlnets"``; all of one dtype.
-        tokenizer: the model's tokenizer.
+        params: the weights, ``{"text_encoder": ..., "vae": ..., "unet": ...}``, of SDXL also ``"text_encoder_2"``, and
+            with ControlNets a list ``"controlnets"``; all of one dtype.
+        tokenizers: the tokenizer of each text encoder, ``clip_l`` and, of SDXL, ``clip_g``.
         resolution: side in pixels of the images that the model was trained on.
         multiple: image sides are multiples of this many pixels.
         name: folder or hub id as the user gave it.
@@ -50,7 +52,7 @@ class StableDiffusion:
 
     networks: Networks
     params: dict[str, Any]
-    tokenizer: Tokenizer
+    tokenizers: Mapping[str, Tokenizer]
     resolution: int
     multiple: int
     name: str
@@ -76,13 +78,16 @@ class StableDiffusion:
         folder = model_folder(model, variant=variant, revision=revision)
         advice = "give a model folder in diffusers' layout"
         scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json", advice=advice)
-        tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-        configs = {name: read_config(module, folder / name) for name, module in PARTS.items()}
+        modules = parts_of(folder)
+        tokenizers = {"clip_l": Tokenizer.from_folder(folder / "tokenizer")}
+        if "text_encoder_2" in modules:
+            tokenizers["clip_g"] = Tokenizer.from_folder(folder / "tokenizer_2")
+        configs = {name: read_config(module, folder / name) for name, module in modules.items()}
+        _check_fit(folder, configs, tokenizers)
         text, vae, unet = configs["text_encoder"], configs["vae"], configs["unet"]
-        _check_fit(folder, text, vae, unet, tokenizer)
         options = {"dtype": jnp.dtype(dtype), "variant": variant or None}
         parts = {
-            name: load_model(module, folder / name, config=configs[name], **options) for name, module in PARTS.items()
+            name: load_model(module, folder / name, config=configs[name], **options) for name, module in modules.items()
         }
         networks = Networks(
             text_encoder=parts["text_encoder"][0],
@@ -92,17 +97,23 @@ class StableDiffusion:
             vae_config=vae,
             unet_config=unet,
             schedule=NoiseSchedule.from_config(scheduler_config),
+            second_text_encoder=_second_text_encoder(folder, configs, parts, tokenizers["clip_l"].eos_id),
         )
         return cls(
             networks=networks,
             params={name: params for name, (_, params) in parts.items()},
-            tokenizer=tokenizer,
+            tokenizers=tokenizers,
             resolution=unet.sample_size * vae.downsampling,
             multiple=vae.downsampling * 2 ** (len(unet.block_out_channels) - 1),
             name=str(model),
-            hash=hash_files(sorted(file for name in PARTS for file in (folder / name).glob("*.safetensors"))),
+            hash=hash_files(sorted(file for name in modules for file in (folder / name).glob("*.safetensors"))),
             folder=folder,
         )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The first text encoder's tokenizer, which says what a prompt's words are."""
+        return self.tokenizers["clip_l"]
 
     @property
     def bundled_controlnet(self) -> Path | None:
@@ -181,9 +192,8 @@ class StableDiffusion:
     @functools.cached_property
     def vocabulary_vectors(self) -> dict[str, Array]:
         """The vectors of all tokens, float32[vocabulary, D], for each text encoder."""
-        ids = jnp.arange(self.tokenizer.vocab_size)[None]
-        vectors = self.networks.embed_tokens(self.params, ids)
-        return {name: table[0].astype(jnp.float32) for name, table in vectors.items()}
+        tables = self.networks.token_tables(self.params)
+        return {name: table[: self.tokenizers[name].vocab_size].astype(jnp.float32) for name, table in tables.items()}
 
 
 @functools.partial(jax.jit, static_argnames="networks")
@@ -198,19 +208,50 @@ def model_folder(model: str | Path, *, variant: str = "", revision: str = "") ->
     return resolve_model(model, variant=variant or None, revision=revision or None)
 
 
-def save(folder: Path, *, tokenizer: Tokenizer, schedule: NoiseSchedule, parts: dict[str, tuple[Any, Any]]) -> None:
+def parts_of(folder: Path) -> dict[str, Any]:
+    """The class of each part that the model in this folder has.
+
+    Raises:
+        UserError: it is SDXL's refiner, which has no first text encoder.
+    """
+    if not (folder / "text_encoder_2").is_dir():
+        return PARTS
+    if not (folder / "text_encoder").is_dir():
+        raise UserError(f"{folder} is SDXL's refiner, which only finishes pictures; give a base model")
+    return SDXL_PARTS
+
+
+def _second_text_encoder(
+    folder: Path, configs: Mapping[str, Any], parts: Mapping[str, tuple[nnx.GraphDef, Any]], end_id: int
+) -> SecondTextEncoder | None:
+    if "text_encoder_2" not in parts:
+        return None
+    index = read_json(folder / "model_index.json", advice="give a model folder in diffusers' layout")
+    zeros = index.get("force_zeros_for_empty_prompt", True) is True
+    return SecondTextEncoder(parts["text_encoder_2"][0], configs["text_encoder_2"], end_id, zeros)
+
+
+def save(
+    folder: Path,
+    *,
+    tokenizers: Mapping[str, Tokenizer],
+    schedule: NoiseSchedule,
+    parts: Mapping[str, tuple[Any, Any]],
+) -> None:
     """Writes a model folder in diffusers' layout.
 
     Args:
         folder: is created where it does not exist.
-        tokenizer, schedule: of the model.
-        parts: config and params of each part, ``{"text_encoder": (config, params), "vae": ..., "unet": ...}``.
+        tokenizers, schedule: of the model.
+        parts: config and params of each part, ``{"text_encoder": (config, params), "vae": ..., "unet": ...}``; with
+            ``text_encoder_2`` it is an SDXL.
     """
     for name, (config, params) in parts.items():
         save_model(folder / name, config, params)
-    tokenizer.save(folder / "tokenizer")
+    for name, tokenizer in zip(("tokenizer", "tokenizer_2"), tokenizers.values(), strict=False):
+        tokenizer.save(folder / name)
     write_json(folder / "scheduler" / "scheduler_config.json", schedule.to_config())
-    index = {
+    index: dict[str, Any] = {
         "_class_name": "StableDiffusionPipeline",
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
@@ -220,26 +261,40 @@ def save(folder: Path, *, tokenizer: Tokenizer, schedule: NoiseSchedule, parts: 
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
     }
+    if "text_encoder_2" in parts:
+        del index["safety_checker"]
+        index |= {
+            "_class_name": "StableDiffusionXLPipeline",
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            "force_zeros_for_empty_prompt": True,
+        }
     write_json(folder / "model_index.json", index)
 
 
-def _check_fit(
-    folder: Path, text: CLIPTextConfig, vae: AutoencoderKLConfig, unet: UNet2DConditionConfig, tokenizer: Tokenizer
-) -> None:
+def _check_fit(folder: Path, configs: Mapping[str, Any], tokenizers: Mapping[str, Tokenizer]) -> None:
+    """Raises a UserError if the parts are not those of one model."""
+    vae, unet = configs["vae"], configs["unet"]
     if not isinstance(unet.sample_size, int):
         raise UserError(f"{folder}/unet/config.json: sample_size must be the side of square latents")
-    if tokenizer.vocab_size > text.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the text_encoder {text.vocab_size}"
-        )
-    length, window = tokenizer.max_length, text.max_position_embeddings
-    for left, a, right, b in (
-        ("text_encoder hidden_size", text.hidden_size, "unet cross_attention_dim", unet.cross_attention_dim),
-        ("vae latent_channels", vae.latent_channels, "unet in_channels", unet.in_channels),
-        ("text_encoder max_position_embeddings", window, "tokenizer length", length),
-    ):
+    encoders = {name: configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs}
+    pairs = [("vae latent_channels", vae.latent_channels, "unet in_channels", unet.in_channels)]
+    for (name, text), tokenizer in zip(encoders.items(), tokenizers.values(), strict=True):
+        if tokenizer.vocab_size > text.vocab_size:
+            raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the {name} {text.vocab_size}")
+        window = (f"{name} max_position_embeddings", text.max_position_embeddings)
+        pairs.append((*window, "tokenizer length", tokenizer.max_length))
+    widths = [text.hidden_size for text in encoders.values()]
+    label = " + ".join(f"{name} hidden_size" for name in encoders)
+    pairs.insert(0, (label, sum(widths), "unet cross_attention_dim", unet.cross_attention_dim))
+    for left, a, right, b in pairs:
         if a != b:
             raise UserError(f"{folder} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
+    if ("text_encoder_2" in encoders) != (unet.addition_embed_type == "text_time"):
+        raise UserError(
+            f"{folder} is neither Stable Diffusion 1.x or 2.x nor SDXL: its unet's addition_embed_type is "
+            f"{unet.addition_embed_type!r}, and it has {len(encoders)} text encoder(s)"
+        )
 
 
 def _check_controlnet(folder: Path, config: ControlNetConfig, model: StableDiffusion) -> None:
@@ -251,6 +306,7 @@ def _check_controlnet(folder: Path, config: ControlNetConfig, model: StableDiffu
         "block_out_channels": (config.block_out_channels, unet.block_out_channels),
         "layers_per_block": (config.layers_per_block, unet.layers_per_block),
         "down_block_types": (config.down_block_types, unet.down_block_types),
+        "addition_embed_type": (config.addition_embed_type, unet.addition_embed_type),
     }
     for name, (given, needed) in pairs.items():
         if given != needed:

@@ -1,7 +1,7 @@
 """The conditional UNet of Stable Diffusion (Rombach et al. 2022), laid out as in ``diffusers``' checkpoints."""
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from flax import nnx
 from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
 from dreamstyler_jax.stable_diffusion.ops.norms import GroupNorm
 from dreamstyler_jax.stable_diffusion.unet_blocks import (
+    AddedConditions,
     TextTimeEmbedding,
     TimestepEmbedding,
     UNetMidBlock,
@@ -35,18 +36,33 @@ class UNetEncoder(nnx.Module):
                 config.cross_attention_dim, config.time_embedding_features, config.addition_embed_type_num_heads,
                 rngs=rngs,
             )  # fmt: skip
+        elif config.addition_embed_type == "text_time":
+            width = cast(int, config.projection_class_embeddings_input_dim)
+            self.add_embedding = TimestepEmbedding(width, config.time_embedding_features, rngs=rngs)
         self.down_blocks = nnx.List([down_block(config, level, rngs=rngs) for level in levels])
         self.mid_block = UNetMidBlock(config, rngs=rngs)
 
-    def embed(self, timesteps: jax.Array, context: jax.Array) -> jax.Array:
-        """The time embedding ``[B, 4 * block_out_channels[0]]``, plus a summary of the text if the config says so."""
+    def embed(self, timesteps: jax.Array, context: jax.Array, added: AddedConditions | None) -> jax.Array:
+        """The time embedding ``[B, 4 * block_out_channels[0]]``, plus what the config says to add to it."""
+        time = self.time_embedding(self._sinusoids(timesteps, self.config.block_out_channels[0]).astype(context.dtype))
+        match self.config.addition_embed_type:
+            case "text":
+                return time + self.add_embedding(context)
+            case "text_time":
+                return time + self.add_embedding(self._text_and_sizes(added).astype(context.dtype))
+        return time
+
+    def _text_and_sizes(self, added: AddedConditions | None) -> jax.Array:
+        """The pooled text and the sinusoids of the sizes, float32 ``[B, projection_class_embeddings_input_dim]``."""
+        assert added is not None, "a denoiser with text_time takes added conditions"
+        sinusoids = self._sinusoids(added.time_ids.reshape(-1), cast(int, self.config.addition_time_embed_dim))
+        return jnp.concatenate([added.pooled, sinusoids.reshape(len(added.pooled), -1)], axis=-1)
+
+    def _sinusoids(self, values: jax.Array, features: int) -> jax.Array:
         config = self.config
-        sinusoids = timestep_embedding(
-            timesteps, config.block_out_channels[0],
-            flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift,
-        )  # fmt: skip
-        time = self.time_embedding(sinusoids.astype(context.dtype))
-        return time + self.add_embedding(context) if config.addition_embed_type == "text" else time
+        return timestep_embedding(
+            values, features, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
+        )
 
     def contract(self, x: jax.Array, time: jax.Array, context: jax.Array) -> tuple[jax.Array, ...]:
         """Runs the down and middle blocks on the output of ``conv_in``.
@@ -91,6 +107,7 @@ class UNet2DConditionModel(UNetEncoder):
         timesteps: jax.Array,
         encoder_hidden_states: jax.Array,
         residuals: Sequence[jax.Array] = (),
+        added: AddedConditions | None = None,
     ) -> jax.Array:
         """Evaluates the denoiser.
 
@@ -99,11 +116,12 @@ class UNet2DConditionModel(UNetEncoder):
             timesteps: ``[B]`` or a scalar for the whole batch, in [0, 1000).
             encoder_hidden_states: text states ``[B, L, cross_attention_dim]``.
             residuals: one array for each result of :meth:`contract`, added to it (ControlNets), or none.
+            added: the pooled text and the sizes, for a config with ``addition_embed_type = "text_time"``.
 
         Returns:
             ``[B, H, W, out_channels]`` in the parameters' dtype.
         """
-        entry = self._enter(sample, timesteps, encoder_hidden_states)
+        entry = self._enter(sample, timesteps, encoder_hidden_states, added)
         return self._surface(*entry, self._deep(*entry, residuals))
 
     def deep(
@@ -112,12 +130,18 @@ class UNet2DConditionModel(UNetEncoder):
         timesteps: jax.Array,
         encoder_hidden_states: jax.Array,
         residuals: Sequence[jax.Array] = (),
+        added: AddedConditions | None = None,
     ) -> DeepFeatures:
         """Evaluates all but the last layer on the way up; arguments as for a call."""
-        return self._deep(*self._enter(sample, timesteps, encoder_hidden_states), residuals)
+        return self._deep(*self._enter(sample, timesteps, encoder_hidden_states, added), residuals)
 
     def surface(
-        self, sample: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array, deep: DeepFeatures
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        deep: DeepFeatures,
+        added: AddedConditions | None = None,
     ) -> jax.Array:
         """Evaluates the last layer on the way up and the output layers.
 
@@ -126,19 +150,24 @@ class UNet2DConditionModel(UNetEncoder):
             timesteps: as for a call.
             encoder_hidden_states: as for a call.
             deep: the result of :meth:`deep` for the same arguments, or for a neighbouring timestep.
+            added: as for a call.
 
         Returns:
             The prediction, as from a call.
         """
-        return self._surface(*self._enter(sample, timesteps, encoder_hidden_states), deep)
+        return self._surface(*self._enter(sample, timesteps, encoder_hidden_states, added), deep)
 
     def _enter(
-        self, sample: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        added: AddedConditions | None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The first feature map, the time embedding, the text states."""
         dtype = self.conv_in.kernel.dtype
         context = encoder_hidden_states.astype(dtype)
-        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context)
+        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context, added)
         return self.conv_in(sample.astype(dtype)), time, context
 
     def _deep(

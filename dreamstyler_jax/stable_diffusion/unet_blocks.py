@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,19 @@ class TextTimeEmbedding(nnx.Module):
         return self.norm2(self.proj(self.pool(self.norm1(context))))
 
 
+class AddedConditions(NamedTuple):
+    """What the denoiser of SDXL gets besides the text states (Podell et al. 2023, section 2.2).
+
+    Attributes:
+        pooled: the pooled text, ``[B, P]``.
+        time_ids: ``[B, 6]``: the original height and width of the picture, the top and left of its crop, and its height
+            and width, in pixels.
+    """
+
+    pooled: jax.Array
+    time_ids: jax.Array
+
+
 class Attention(nnx.Module):
     """Multi-head attention of a feature map to itself or to the text states."""
 
@@ -130,15 +144,16 @@ class TransformerBlock(nnx.Module):
 
 
 class SpatialTransformer(nnx.Module):
-    """Transformer blocks over the positions of a feature map, with a residual connection."""
+    """Transformer blocks over the positions of a feature map of one level, with a residual connection."""
 
-    def __init__(self, config: UNetEncoderConfig, features: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: UNetEncoderConfig, level: int, *, rngs: nnx.Rngs):
+        features, heads = config.block_out_channels[level], config.heads[level]
         project = Linear if config.use_linear_projection else Conv1x1
         self.norm = GroupNorm(features, config.norm_num_groups, TRANSFORMER_NORM_EPSILON, rngs=rngs)
         self.proj_in = project(features, features, rngs=rngs)
         blocks = [
             TransformerBlock(features, config.cross_attention_dim, heads, rngs=rngs)
-            for _ in range(config.transformer_layers_per_block)
+            for _ in range(config.transformer_layers[level])
         ]
         self.transformer_blocks = nnx.List(blocks)
         self.proj_out = project(features, features, rngs=rngs)
@@ -156,19 +171,20 @@ class UNetBlock(nnx.Module):
 
     Args:
         config: the settings that all levels share.
+        level: its number (0 is the highest resolution).
         widths: input channels of each ResNet block, skip connection included.
-        features: output channels of all ResNet blocks.
-        heads: number of attention heads; ``None`` for a level without attention.
+        attention: whether a transformer follows each ResNet block.
         resample: ``"down"`` or ``"up"`` for a change of resolution at the end, ``None`` for none.
         rngs: as of every ``nnx`` module.
     """
 
     def __init__(
-        self, config: UNetEncoderConfig, widths: Sequence[int], features: int, *, heads: int | None,
+        self, config: UNetEncoderConfig, level: int, widths: Sequence[int], *, attention: bool,
         resample: str | None, rngs: nnx.Rngs,
     ):  # fmt: skip
+        features = config.block_out_channels[level]
         self.resnets = nnx.List([unet_resnet(config, width, features, rngs=rngs) for width in widths])
-        layers = [] if heads is None else [SpatialTransformer(config, features, heads, rngs=rngs) for _ in widths]
+        layers = [SpatialTransformer(config, level, rngs=rngs) for _ in widths] if attention else []
         self.attentions = nnx.List(layers)
         self.downsamplers = nnx.List([Downsample(features, (1, 1), rngs=rngs)] if resample == "down" else [])
         self.upsamplers = nnx.List([Upsample(features, rngs=rngs)] if resample == "up" else [])
@@ -230,7 +246,8 @@ class UNetMidBlock(nnx.Module):
     def __init__(self, config: UNetEncoderConfig, *, rngs: nnx.Rngs):
         features = config.block_out_channels[-1]
         self.resnets = nnx.List([unet_resnet(config, features, features, rngs=rngs) for _ in range(2)])
-        self.attentions = nnx.List([SpatialTransformer(config, features, config.heads[-1], rngs=rngs)])
+        lowest = len(config.block_out_channels) - 1
+        self.attentions = nnx.List([SpatialTransformer(config, lowest, rngs=rngs)])
 
     def __call__(self, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H, W, C]``."""
@@ -251,9 +268,9 @@ def down_block(config: UNetEncoderConfig, level: int, *, rngs: nnx.Rngs) -> UNet
     channels = config.block_out_channels
     features = channels[level]
     widths = [channels[max(level - 1, 0)]] + [features] * (config.layers_per_block - 1)
-    heads = config.heads[level] if config.down_block_types[level].startswith("CrossAttn") else None
+    attention = config.down_block_types[level].startswith("CrossAttn")
     resample = "down" if level < len(channels) - 1 else None
-    return UNetBlock(config, widths, features, heads=heads, resample=resample, rngs=rngs)
+    return UNetBlock(config, level, widths, attention=attention, resample=resample, rngs=rngs)
 
 
 def up_block(config: UNet2DConditionConfig, index: int, *, rngs: nnx.Rngs) -> UNetBlock:
@@ -264,6 +281,7 @@ def up_block(config: UNet2DConditionConfig, index: int, *, rngs: nnx.Rngs) -> UN
     before = [channels[max(index - 1, 0)]] + [features] * (layers - 1)
     skips = [features] * (layers - 1) + [channels[min(index + 1, len(channels) - 1)]]
     widths = [width + skip for width, skip in zip(before, skips, strict=True)]
-    heads = config.heads[::-1][index] if config.up_block_types[index].startswith("CrossAttn") else None
+    attention = config.up_block_types[index].startswith("CrossAttn")
     resample = "up" if index < len(channels) - 1 else None
-    return UNetBlock(config, widths, features, heads=heads, resample=resample, rngs=rngs)
+    level = len(channels) - 1 - index
+    return UNetBlock(config, level, widths, attention=attention, resample=resample, rngs=rngs)

@@ -13,7 +13,8 @@ class UNetEncoderConfig(ModelConfig):
 
     ``attention_head_dim`` is, by a historic mistake of that format, the *number* of heads (one for all levels, or one
     per level). ``upcast_attention`` is kept but has no influence: attention logits are always float32 in this package.
-    ``addition_embed_type = "text"`` adds a pooled summary of the text states to the time embedding.
+    ``addition_embed_type = "text"`` adds a pooled summary of the text states to the time embedding, ``"text_time"``
+    (SDXL) the pooled text and sizes, see `unet_blocks.AddedConditions`.
 
     Raises:
         UserError: a setting per level has the wrong number of entries, or the channels cannot be divided into groups
@@ -31,17 +32,19 @@ class UNetEncoderConfig(ModelConfig):
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
-    transformer_layers_per_block: int = 1
+    transformer_layers_per_block: int | tuple[int, ...] = 1
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
     upcast_attention: bool = False
     addition_embed_type: str | None = None
     addition_embed_type_num_heads: int = 64
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
 
     supported: ClassVar = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-        "addition_embed_type": (None, "text"),
+        "addition_embed_type": (None, "text", "text_time"),
         "act_fn": ("silu", "swish"),
         "only_cross_attention": (False,),
         "num_attention_heads": (None,),
@@ -56,7 +59,7 @@ class UNetEncoderConfig(ModelConfig):
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
-        for name in ("down_block_types", "up_block_types", "attention_head_dim"):
+        for name in ("down_block_types", "up_block_types", "attention_head_dim", "transformer_layers_per_block"):
             value = getattr(self, name, None)
             if isinstance(value, tuple) and len(value) != levels:
                 raise UserError(f"config.json: {name} has {len(value)} entries for the {levels} of block_out_channels")
@@ -66,6 +69,12 @@ class UNetEncoderConfig(ModelConfig):
                     f"config.json: {features} channels are not divisible by norm_num_groups = {self.norm_num_groups} "
                     f"and attention_head_dim = {heads}"
                 )
+        widths = (self.addition_time_embed_dim, self.projection_class_embeddings_input_dim)
+        if self.addition_embed_type == "text_time" and None in widths:
+            raise UserError(
+                "config.json: addition_embed_type = 'text_time' needs addition_time_embed_dim and "
+                "projection_class_embeddings_input_dim"
+            )
 
     @property
     def time_embedding_features(self) -> int:
@@ -75,8 +84,15 @@ class UNetEncoderConfig(ModelConfig):
     @property
     def heads(self) -> tuple[int, ...]:
         """Number of attention heads per level, from the highest resolution to the lowest."""
-        heads = self.attention_head_dim
-        return (heads,) * len(self.block_out_channels) if isinstance(heads, int) else heads
+        return self._per_level(self.attention_head_dim)
+
+    @property
+    def transformer_layers(self) -> tuple[int, ...]:
+        """Number of layers of each transformer per level, from the highest resolution to the lowest."""
+        return self._per_level(self.transformer_layers_per_block)
+
+    def _per_level(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+        return (value,) * len(self.block_out_channels) if isinstance(value, int) else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,7 +162,7 @@ def export(folder: Path, model: PretrainedModel) -> None:
     text = text_encoder_of(model.clip)
     parts = {"text_encoder": text, "vae": model.autoencoder, "unet": model.unet}
     parts = {name: (part.config, _half(part)) for name, part in parts.items()}
-    pipeline.save(folder, tokenizer=model.tokenizer, schedule=NOISE_SCHEDULE, parts=parts)
+    pipeline.save(folder, tokenizers={"clip_l": model.tokenizer}, schedule=NOISE_SCHEDULE, parts=parts)
     for name, part in {"clip": model.clip, "judge": model.judge, "controlnet": model.controlnet}.items():
         save_model(folder / name, part.config, _half(part))
     model.tokenizer.save(folder / "clip")

@@ -83,7 +83,7 @@ def draw_noisy(
     ids = data.captions[index, caption].astype(jnp.int32)
     dropped = jax.random.bernoulli(k_drop, dropout, (batch_size, 1))
     ids = jnp.where(dropped, data.empty.astype(jnp.int32), ids)
-    text = jax.lax.stop_gradient(nnx.merge(text_graphdef, data.text_params)(ids)[0])
+    text = jax.lax.stop_gradient(nnx.merge(text_graphdef, data.text_params)(ids).states)
     t = (jnp.arange(batch_size) + jax.random.uniform(k_t, (batch_size,))) * schedule.TRAIN_TIMESTEPS / batch_size
     t = t.astype(jnp.int32)
     noise = split_over_devices(jax.random.normal(k_noise, latents.shape))

@@ -223,8 +223,9 @@ def check_widths(styles: Mapping[str, Style], widths: Mapping[str, int]) -> None
     for name, style in styles.items():
         if style.widths != widths:
             made_for = f", {style.metadata['model']}" if style.metadata.get("model") else ""
+            encoders = "text encoders" if len(widths) > 1 else "text encoder"
             raise UserError(
-                f"the vectors of the style {name!r} have width {_widths(style.widths)}, but the model's text encoder "
+                f"the vectors of the style {name!r} have width {_widths(style.widths)}, but the model's {encoders} "
                 f"{_widths(widths)}: use the model that the style was trained on{made_for}"
             )
 

@@ -96,13 +96,15 @@ def test_replicated_weights_are_the_weights(tiny):
     assert tiny.replicated_params is tiny.replicated_params, "they are sent to the devices once"
 
 
-def test_bfloat16_weights_give_float32_results(tiny_folder):
-    model = StableDiffusion.load(str(tiny_folder), dtype="bfloat16")
+@pytest.mark.parametrize("folder", ["tiny_folder", "sdxl_folder"])
+def test_bfloat16_weights_give_float32_results(folder, request):
+    model = StableDiffusion.load(str(request.getfixturevalue(folder)), dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {jnp.dtype("bfloat16")}
     assert model.dtype == jnp.bfloat16
     assert model.vocabulary_vectors["clip_l"].dtype == jnp.float32
     networks, latents = model.networks, jnp.zeros((2, 8, 8, 4))
-    vectors, ids = {"clip_l": jnp.zeros((2, 24, 16))}, jnp.zeros((2, 24), jnp.int32)
+    vectors = {name: jnp.zeros((2, 24, width)) for name, width in networks.text_widths.items()}
+    ids = dict.fromkeys(vectors, jnp.zeros((2, 24), jnp.int32))
     conditioning = jax.eval_shape(networks.encode_text, model.params, vectors, ids)
     for result in (
         jax.eval_shape(networks.denoise, model.params, latents, jnp.int32(0), conditioning),

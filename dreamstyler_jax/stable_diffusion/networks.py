@@ -138,7 +138,7 @@ class Networks:
         """The UNet's output float32[B, h, w, c] for latents, timesteps int32[] or [B], and one stage's conditioning."""
         unet = nnx.merge(self.unet, params["unet"])
         residuals = self._residuals(params, latents, timesteps, conditioning, control)
-        added = self._added(latents, conditioning)
+        added = self.added_conditions(latents, conditioning)
         return unet(latents, timesteps, conditioning.states, residuals, added).astype(jnp.float32)
 
     def denoise_deep(
@@ -152,30 +152,19 @@ class Networks:
         """The deep features of `denoise`, which the following timesteps may share; same arguments."""
         unet = nnx.merge(self.unet, params["unet"])
         residuals = self._residuals(params, latents, timesteps, conditioning, control)
-        return unet.deep(latents, timesteps, conditioning.states, residuals, self._added(latents, conditioning))
+        return unet.deep(
+            latents, timesteps, conditioning.states, residuals, self.added_conditions(latents, conditioning)
+        )
 
     def denoise_surface(
         self, params: Any, latents: Array, timesteps: Array, conditioning: Conditioning, deep: DeepFeatures
     ) -> Array:
         """The rest of `denoise`: the UNet's output float32[B, h, w, c] from given deep features."""
         unet = nnx.merge(self.unet, params["unet"])
-        added = self._added(latents, conditioning)
+        added = self.added_conditions(latents, conditioning)
         return unet.surface(latents, timesteps, conditioning.states, deep, added).astype(jnp.float32)
 
-    def _residuals(
-        self, params: Any, latents: Array, timesteps: Array, conditioning: Conditioning, control: Control | None
-    ) -> list[Array]:
-        """The sum of all ControlNets' additions to the UNet's feature maps."""
-        if control is None:
-            return []
-        added = self._added(latents, conditioning)
-        residuals = [
-            net(latents, timesteps, conditioning.states, hint, control.scales[:, k], added, guess_mode=self.guess_mode)
-            for k, (net, hint) in enumerate(zip(self._controlnets(params), control.hints, strict=True))
-        ]
-        return [functools.reduce(jnp.add, parts) for parts in zip(*residuals, strict=True)]
-
-    def _added(self, latents: Array, conditioning: Conditioning) -> AddedConditions | None:
+    def added_conditions(self, latents: Array, conditioning: Conditioning) -> AddedConditions | None:
         """SDXL's added conditions for uncropped pictures of the size that the latents have."""
         if conditioning.pooled is None:
             return None
@@ -183,6 +172,19 @@ class Networks:
         size = [side * self.vae_config.downsampling for side in (rows, columns)]
         time_ids = jnp.array([*size, 0, 0, *size], jnp.float32)
         return AddedConditions(conditioning.pooled, jnp.broadcast_to(time_ids, (batch, 6)))
+
+    def _residuals(
+        self, params: Any, latents: Array, timesteps: Array, conditioning: Conditioning, control: Control | None
+    ) -> list[Array]:
+        """The sum of all ControlNets' additions to the UNet's feature maps."""
+        if control is None:
+            return []
+        added = self.added_conditions(latents, conditioning)
+        residuals = [
+            net(latents, timesteps, conditioning.states, hint, control.scales[:, k], added, guess_mode=self.guess_mode)
+            for k, (net, hint) in enumerate(zip(self._controlnets(params), control.hints, strict=True))
+        ]
+        return [functools.reduce(jnp.add, parts) for parts in zip(*residuals, strict=True)]
 
     def _encoders(self, params: Any) -> dict[str, CLIPTextModel]:
         """The text encoders, the first one first."""

@@ -42,7 +42,7 @@ class UNetEncoder(nnx.Module):
         self.down_blocks = nnx.List([down_block(config, level, rngs=rngs) for level in levels])
         self.mid_block = UNetMidBlock(config, rngs=rngs)
 
-    def embed(self, timesteps: jax.Array, context: jax.Array, added: AddedConditions | None) -> jax.Array:
+    def embed(self, timesteps: jax.Array, context: jax.Array, added: AddedConditions | None = None) -> jax.Array:
         """The time embedding ``[B, 4 * block_out_channels[0]]``, plus what the config says to add to it."""
         time = self.time_embedding(self._sinusoids(timesteps, self.config.block_out_channels[0]).astype(context.dtype))
         match self.config.addition_embed_type:

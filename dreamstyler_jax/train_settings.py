@@ -55,6 +55,11 @@ class TrainSettings:
         "How an oblong picture becomes a square: crop takes its middle, fit shows all of it with a border.",
         choices=("crop", "fit"),
     )
+    remat: bool = option(
+        False,
+        "Compute the UNet's layers again in the backward pass instead of keeping what is inside them: less memory, "
+        "about a third more time.",
+    )
     flip: bool = option(True, "Train on the mirror image half of the time.")
     seed: int = option(0, "Seed of the noise, the timesteps and the order of the pictures.", low=0, high=MAX_SEED)
 

@@ -109,7 +109,7 @@ def train(
         states: where to begin, all at the same step, from `inversion.start` or from a checkpoint.
         next_stop: maps the steps done to the step at which to yield next; it is called until ``settings.steps``.
     """
-    advance = _trainer(model.networks, settings)
+    advance = _trainer(model.networks.with_remat(model.params) if settings.remat else model.networks, settings)
     done = int(states[0].step)
     stacked = inversion.stack_trees(states)
     datasets = inversion.stack_trees([lesson.dataset for lesson in lessons])

@@ -210,3 +210,16 @@ def test_the_optimizer_follows_the_settings():
         moves.append(float(move))
     assert moves[0] == pytest.approx(-0.1 * (1 + 0.5 * 2), rel=1e-4)
     assert math.isclose(moves[2], 0, abs_tol=1e-7)
+
+
+def test_remat_takes_less_memory_and_learns_the_same(tiny, lessons):
+    tables, batch = dict(lessons[0].style.tables), inversion.draw_batch(lessons[0].dataset, jax.random.key(0), 8)
+
+    def memory_and_gradient(networks):
+        program = jax.jit(inversion.gradient, static_argnums=0).lower(networks, tiny.params, tables, batch).compile()
+        return program.memory_analysis().temp_size_in_bytes, program(tiny.params, tables, batch)[0]["clip_l"]
+
+    memory, expected = memory_and_gradient(tiny.networks)
+    less_memory, gradient = memory_and_gradient(tiny.networks.with_remat(tiny.params))
+    assert less_memory < 0.8 * memory
+    np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())

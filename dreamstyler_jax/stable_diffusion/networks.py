@@ -7,7 +7,7 @@ are a pytree and always enter as an ordinary argument.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +73,12 @@ class Networks:
     second_text_encoder: SecondTextEncoder | None = None
     controlnets: tuple[nnx.GraphDef, ...] = ()
     guess_mode: bool = False
+
+    def with_remat(self, params: Any) -> Self:
+        """The same networks, whose UNet computes its layers again in a backward pass: less memory, more time."""
+        unet = nnx.merge(self.unet, params["unet"])
+        unet.set_attributes(remat=True)
+        return dataclasses.replace(self, unet=nnx.split(unet)[0])
 
     @property
     def text_widths(self) -> dict[str, int]:

@@ -169,6 +169,8 @@ class SpatialTransformer(nnx.Module):
 class UNetBlock(nnx.Module):
     """One resolution level on the way down or up, with or without attention to the text.
 
+    With the attribute ``remat`` a backward pass computes each layer again instead of keeping what is inside it.
+
     Args:
         config: the settings that all levels share.
         level: its number (0 is the highest resolution).
@@ -182,6 +184,7 @@ class UNetBlock(nnx.Module):
         self, config: UNetEncoderConfig, level: int, widths: Sequence[int], *, attention: bool,
         resample: str | None, rngs: nnx.Rngs,
     ):  # fmt: skip
+        self.remat = False
         features = config.block_out_channels[level]
         self.resnets = nnx.List([unet_resnet(config, width, features, rngs=rngs) for width in widths])
         layers = [SpatialTransformer(config, level, rngs=rngs) for _ in widths] if attention else []
@@ -236,8 +239,12 @@ class UNetBlock(nnx.Module):
 
     def layer(self, index: int, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
         """Runs a ResNet block and, in a level with attention, a transformer."""
-        x = self.resnets[index](x, time)
-        return self.attentions[index](x, context) if self.attentions else x
+
+        def run(x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
+            x = self.resnets[index](x, time)
+            return self.attentions[index](x, context) if self.attentions else x
+
+        return jax.checkpoint(run)(x, time, context) if self.remat else run(x, time, context)
 
 
 class UNetMidBlock(nnx.Module):

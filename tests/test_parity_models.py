@@ -56,6 +56,7 @@ UNET_VARIANTS = {
     "as embedded": dict(
         attention_head_dim=4, addition_embed_type="text", addition_embed_type_num_heads=3, in_channels=8, out_channels=8
     ),
+    "as BK-SDM-tiny": dict(attention_head_dim=4, mid_block_type=None),
     "other sinusoids, deeper": dict(
         attention_head_dim=2, transformer_layers_per_block=2, flip_sin_to_cos=False, freq_shift=1
     ),

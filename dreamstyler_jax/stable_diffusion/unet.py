@@ -40,7 +40,8 @@ class UNetEncoder(nnx.Module):
             width = cast(int, config.projection_class_embeddings_input_dim)
             self.add_embedding = TimestepEmbedding(width, config.time_embedding_features, rngs=rngs)
         self.down_blocks = nnx.List([down_block(config, level, rngs=rngs) for level in levels])
-        self.mid_block = UNetMidBlock(config, rngs=rngs)
+        if config.mid_block_type:
+            self.mid_block = UNetMidBlock(config, rngs=rngs)
 
     def embed(self, timesteps: jax.Array, context: jax.Array, added: AddedConditions | None = None) -> jax.Array:
         """The time embedding ``[B, 4 * block_out_channels[0]]``, plus what the config says to add to it."""
@@ -68,12 +69,13 @@ class UNetEncoder(nnx.Module):
         """Runs the down and middle blocks on the output of ``conv_in``.
 
         Returns:
-            All skip connections in order (the first is ``x``), then the feature map of the middle block.
+            All skip connections in order (the first is ``x``), then the feature map of the middle block, or without
+            one the last of them again.
         """
         skips = [x]
         for block in self.down_blocks:
             skips += block.down(skips[-1], time, context)
-        return (*skips, self.mid_block(skips[-1], time, context))
+        return (*skips, self.mid_block(skips[-1], time, context) if self.config.mid_block_type else skips[-1])
 
 
 class DeepFeatures(NamedTuple):

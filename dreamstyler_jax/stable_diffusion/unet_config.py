@@ -14,7 +14,8 @@ class UNetEncoderConfig(ModelConfig):
     ``attention_head_dim`` is, by a historic mistake of that format, the *number* of heads (one for all levels, or one
     per level). ``upcast_attention`` is kept but has no influence: attention logits are always float32 in this package.
     ``addition_embed_type = "text"`` adds a pooled summary of the text states to the time embedding, ``"text_time"``
-    (SDXL) the pooled text and sizes, see `unet_blocks.AddedConditions`.
+    (SDXL) the pooled text and sizes, see `unet_blocks.AddedConditions`. Distilled models have no middle block:
+    ``mid_block_type = None``.
 
     Raises:
         UserError: a setting per level has the wrong number of entries, or the channels cannot be divided into groups
@@ -27,6 +28,7 @@ class UNetEncoderConfig(ModelConfig):
     down_block_types: tuple[str, ...] = (
         "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"
     )  # fmt: skip
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int = 2
     norm_num_groups: int = 32
@@ -43,7 +45,7 @@ class UNetEncoderConfig(ModelConfig):
 
     supported: ClassVar = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn", None),
         "addition_embed_type": (None, "text", "text_time"),
         "act_fn": ("silu", "swish"),
         "only_cross_attention": (False,),

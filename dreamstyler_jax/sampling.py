@@ -99,9 +99,22 @@ class _RowInputs(NamedTuple):
     deep: DeepFeatures | None
 
 
+class _Fresh(NamedTuple):
+    """The fresh noise of a step: its factor and the number of the step."""
+
+    factor: Array | np.ndarray
+    step: Array | np.ndarray
+
+
 def initial_noise(seeds: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
     """Standard normal float32[B, *shape]; each image's noise depends on its seed uint32[B] alone."""
     return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
+
+
+def fresh_noise(seeds: Array | np.ndarray, step: Array | int, shape: tuple[int, ...]) -> Array:
+    """Standard normal float32[B, *shape] for one step; each image's depends on its seed and the step alone."""
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), step + 1))(seeds)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 @functools.partial(jax.jit, static_argnames=("networks", "size", "full_row"))
@@ -149,13 +162,14 @@ def _sample(
 
     def step(carry, row):
         state, features = carry
-        timestep, coefficients, control_scales, is_guided, is_deep = row
+        timestep, coefficients, fresh, control_scales, is_guided, is_deep = row
         inputs = _RowInputs(conditioning.at(stage_of(timestep, conditioning.stages)), control_scales, None)
         if is_deep is not None:
             features = lax.cond(is_deep, lambda: by_row(deep)(state.x, timestep, inputs), lambda: features)
         inputs = inputs._replace(deep=features)
         prediction = guide(state.x, timestep, inputs, *([] if is_guided is None else [is_guided]))
-        return (solver_step(state, coefficients, prediction), features), None
+        noise = None if fresh is None else fresh.factor * fresh_noise(batch.seeds, fresh.step, state.x.shape[1:])
+        return (solver_step(state, coefficients, prediction, noise), features), None
 
     start = initial_noise(batch.seeds, networks.latent_shape(*size))
     if content is None:
@@ -168,6 +182,7 @@ def _sample(
         first = _RowInputs(conditioning.at(0), None if scales is None else scales[0], None)
         shapes = jax.eval_shape(by_row(deep), start, plan.solver.timesteps[0], first)
         features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    rows = plan.solver.timesteps, plan.solver.coefficients, scales, plan.guided, plan.deep
+    fresh = None if plan.solver.noise is None else _Fresh(plan.solver.noise, np.arange(plan.steps))
+    rows = plan.solver.timesteps, plan.solver.coefficients, fresh, scales, plan.guided, plan.deep
     (state, _), _ = lax.scan(step, (solver_start(start), features), rows)
     return networks.decode_latents(params, state.x)

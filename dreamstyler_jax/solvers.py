@@ -1,4 +1,4 @@
-"""Solvers as tables of numbers: DDIM, Euler, DPM-Solver++(2M) and UniPC are one linear formula.
+"""Solvers as tables of numbers: DDIM, Euler, DPM-Solver++(2M), UniPC, LCM and their like are one linear formula.
 
 Every solver here integrates the probability-flow ODE from the model's x_0-prediction D, and each of its steps is a
 linear combination of arrays that are already there. With x the current latents, out the model's output at (x, t), and
@@ -6,6 +6,8 @@ D_1, D_2 the x_0-predictions of the two steps before:
 
     D  = a x + b out
     x <- c x + k0 D + k1 D_1 + k2 D_2
+
+Stochastic solvers take out more noise than a step needs and add fresh noise z instead, + n z, in a column of its own.
 
 A solver is therefore a table with one row (a, b, c, k0, k1, k2) per step, computed on the host in float64. Sampling is
 one ``lax.scan`` over the rows, the same program for all solvers. A new solver is a function for (k0, k1, k2) and a line
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 AUTO_SPACING = "auto"  # the noise schedule's own spacing or, if it has none, the solver's
 # Stands for alpha-bar = 0, whose lambda is -inf; diffusers uses the same number.
 _LEAST_ALPHA_BAR = 2.0**-24
+_DISTILLED = "distilled"  # the spacing of models that are distilled at these timesteps
+_DISTILLED_AT = np.arange(50, 0, -1) * (TRAIN_TIMESTEPS // 50) - 1
 
 
 class SolverTable(NamedTuple):
@@ -45,11 +49,13 @@ class SolverTable(NamedTuple):
         coefficients: float32[N, 6], the rows (a, b, c, k0, k1, k2) of the module's formula.
         init_scale: float32[], the factor that turns standard normal noise into the latents at ``timesteps[0]``.
             To start from a picture instead, noise it with `schedule.add_noise` to ``timesteps[0]``.
+        noise: float32[N], the factor n of the fresh noise; None for a solver without.
     """
 
     timesteps: np.ndarray
     coefficients: np.ndarray
     init_scale: np.floating
+    noise: np.ndarray | None = None
 
 
 class SolverState(NamedTuple):
@@ -71,8 +77,9 @@ class Rows(NamedTuple):
 
     Attributes:
         alpha, sigma: the signal and the noise rate at the timestep of each row.
-        c: the factor of the latents, sigma_t / sigma_s.
-        gain: alpha_t (1 - e^-h), the weight of the x_0-prediction in a step of first order.
+        c: the factor of the latents: sigma_t / sigma_s, or less where fresh noise takes a part of sigma_t.
+        gain: alpha_t - c alpha_s, the weight of the x_0-prediction in a step of first order; without fresh noise
+            alpha_t (1 - e^-h).
     """
 
     alpha: np.ndarray
@@ -84,6 +91,21 @@ class Rows(NamedTuple):
     def h(self) -> np.ndarray:
         """Step sizes in lambda from row to row, float64[N-1]."""
         return np.diff(np.log(self.alpha / self.sigma))
+
+
+class Levels(NamedTuple):
+    """What the fresh noise of a solver depends on, for each of N rows.
+
+    Attributes:
+        schedule: the noise schedule.
+        timesteps: int64[N].
+        alpha_bar, next_alpha_bar: the levels at the start and at the end of the step, float64[N].
+    """
+
+    schedule: NoiseSchedule
+    timesteps: np.ndarray
+    alpha_bar: np.ndarray
+    next_alpha_bar: np.ndarray
 
 
 def next_levels(schedule: NoiseSchedule, timesteps: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,6 +124,35 @@ def strided_levels(schedule: NoiseSchedule, timesteps: np.ndarray, steps: int) -
     following = timesteps - TRAIN_TIMESTEPS // steps
     last = 1.0 if schedule.set_alpha_to_one else alpha_bar[0]
     return alpha_bar[timesteps], np.where(following >= 0, alpha_bar[following], last)
+
+
+def all_of_it(levels: Levels) -> np.ndarray:
+    """The fresh noise of LCM's steps (Luo et al. 2023, Algorithm 3): each goes to x_0 and noises it anew.
+
+    The model's boundary condition, by which 7e-6 of the latents at the lowest timestep, 19, stay, is left out.
+    """
+    return np.sqrt(1.0 - levels.next_alpha_bar)
+
+
+def from_a_lower_level(levels: Levels) -> np.ndarray:
+    """The fresh noise of TCD's steps (Zheng et al. 2024, Algorithm 2, gamma = 0.3).
+
+    Each goes down without it to 0.7 of the next timestep, and noises the latents from there up to the next.
+    """
+    lower = levels.schedule.alphas_cumprod[(0.7 * np.append(levels.timesteps[1:], 0)).astype(int)]
+    return np.sqrt(1.0 - levels.next_alpha_bar / lower)
+
+
+def ancestral(levels: Levels) -> np.ndarray:
+    """The fresh noise of Euler's ancestral steps, as much as the diffusion itself adds between the two levels."""
+    sigma, next_sigma = (np.sqrt((1.0 - a) / a) for a in (levels.alpha_bar, levels.next_alpha_bar))
+    return np.sqrt(levels.next_alpha_bar) * next_sigma * np.sqrt(1.0 - (next_sigma / sigma) ** 2)
+
+
+def lowest_level(schedule: NoiseSchedule, timesteps: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Like `next_levels`, but the last step goes to timestep 0."""
+    alpha_bar, following = next_levels(schedule, timesteps, steps)
+    return alpha_bar, np.append(following[:-1], schedule.alphas_cumprod[0])
 
 
 def unit_scale(sigma: float, spacing: str) -> float:
@@ -146,6 +197,7 @@ class Solver(NamedTuple):
         init_scale: the function ``(sigma of the first timestep, spacing)`` to the factor of the initial noise.
         extra_points: points by which the spacing divides the range further without visiting them. The multistep
             solvers of diffusers have one, t = 0.
+        noise: the function to the factor n of the fresh noise of each row, float64[N]; None without.
     """
 
     name: str
@@ -155,6 +207,7 @@ class Solver(NamedTuple):
     levels: Callable[[NoiseSchedule, np.ndarray, int], tuple[np.ndarray, np.ndarray]] = next_levels
     init_scale: Callable[[float, str], float] = unit_scale
     extra_points: int = 0
+    noise: Callable[[Levels], np.ndarray] | None = None
 
 
 SOLVERS = {
@@ -164,6 +217,11 @@ SOLVERS = {
         Solver("euler", "Euler", "linspace", first_order, init_scale=first_level_scale),
         Solver("dpmpp_2m", "DPM-Solver++(2M), second order", "linspace", dpmpp_2m, extra_points=1),
         Solver("unipc", "UniPC, a predictor with a corrector", "linspace", unipc, extra_points=1),
+        Solver(
+            "euler_a", "Euler with fresh noise", "linspace", first_order, init_scale=first_level_scale, noise=ancestral
+        ),
+        Solver("lcm", "for models and LoRAs distilled as LCM", "distilled", first_order, noise=all_of_it),
+        Solver("tcd", "for those distilled as TCD", "distilled", first_order, lowest_level, noise=from_a_lower_level),
     )
 }
 
@@ -180,7 +238,7 @@ def solver_start(x_T: jax.Array) -> SolverState:
     return SolverState(x, jnp.zeros_like(x), jnp.zeros_like(x))
 
 
-def solver_step(state: SolverState, row: jax.Array, output: jax.Array) -> SolverState:
+def solver_step(state: SolverState, row: jax.Array, output: jax.Array, noise: jax.Array | None = None) -> SolverState:
     """One step of any solver.
 
     Args:
@@ -188,10 +246,13 @@ def solver_step(state: SolverState, row: jax.Array, output: jax.Array) -> Solver
         row: float32[6], the row of ``SolverTable.coefficients`` for this step.
         output: the model's output at ``state.x`` and the timestep of this row, of the prediction type that the table
             is for; of the latents' shape, any float type.
+        noise: the fresh noise times its factor, of a solver that adds some.
     """
     a, b, c, k0, k1, k2 = row
     x0 = a * state.x + b * output
     x = c * state.x + k0 * x0 + k1 * state.x0 + k2 * state.x0_prev
+    if noise is not None:
+        x = x + noise
     return SolverState(x, x0, state.x0)
 
 
@@ -200,8 +261,9 @@ def solver_table(
 ) -> SolverTable:
     """The table of a solver. It equals, step for step, diffusers' scheduler of this kind at its default settings.
 
-    ``"ddim"`` is DDIMScheduler, ``"euler"`` EulerDiscreteScheduler, ``"dpmpp_2m"`` DPMSolverMultistepScheduler and
-    ``"unipc"`` UniPCMultistepScheduler.
+    ``"ddim"`` is DDIMScheduler, ``"euler"`` EulerDiscreteScheduler, ``"dpmpp_2m"`` DPMSolverMultistepScheduler,
+    ``"unipc"`` UniPCMultistepScheduler, ``"euler_a"`` EulerAncestralDiscreteScheduler, ``"lcm"`` LCMScheduler and
+    ``"tcd"`` TCDScheduler.
 
     It differs from diffusers where a timestep would not be one the model was trained on: Euler's fractional timesteps
     under ``"linspace"`` are rounded, and their noise levels with them. And a single step of DDIM or Euler under
@@ -212,7 +274,8 @@ def solver_table(
         name: one of `SOLVERS`.
         schedule: gives the noise levels, the prediction type and the ends of the timesteps.
         steps: model evaluations from pure noise, 1..1000.
-        spacing: one of `SPACINGS`, or ``"auto"``: the schedule's, or, if it has none, the solver's.
+        spacing: one of `SPACINGS`, or ``"auto"``: the schedule's, or, if it has none, the solver's. ``"lcm"`` and
+            ``"tcd"`` always take theirs: the 50 timesteps that such models are distilled at.
         strength: in (0, 1]; below 1 only the last ``int(steps * strength)`` steps are kept, for starting from a
             noised picture (SDEdit, Meng et al. 2022). The kept rows start without a history.
 
@@ -223,7 +286,9 @@ def solver_table(
     solver = SOLVERS[name]
     if spacing == AUTO_SPACING:
         spacing = schedule.timestep_spacing or solver.spacing
-    _check_name("timestep spacing", spacing, SPACINGS)
+    _check_name("timestep spacing", spacing, (*SPACINGS, solver.spacing))
+    if solver.spacing == _DISTILLED:
+        spacing = _DISTILLED
     if not 1 <= steps <= TRAIN_TIMESTEPS:
         raise UserError(f"steps must be in 1..{TRAIN_TIMESTEPS}, not {steps}")
     if not 0.0 < strength <= 1.0 or int(steps * strength) == 0:
@@ -234,7 +299,8 @@ def solver_table(
     alpha_bar, next_alpha_bar = solver.levels(schedule, timesteps, steps)
     alpha, sigma = np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)
     a, b = x0_coefficients(schedule.prediction_type, alpha, sigma)
-    c = np.sqrt(1.0 - next_alpha_bar) / sigma
+    noise = solver.noise(Levels(schedule, timesteps, alpha_bar, next_alpha_bar)) if solver.noise else 0.0
+    c = np.sqrt(np.maximum(1.0 - next_alpha_bar - np.square(noise), 0.0)) / sigma
     # DPM-Solver++'s alpha_t (1 - e^-h), in a form that also holds at h = inf.
     gain = np.sqrt(next_alpha_bar) - c * alpha
     k = solver.weights(Rows(alpha, sigma, c, gain))
@@ -242,6 +308,7 @@ def solver_table(
         timesteps=timesteps.astype(np.int32),
         coefficients=np.column_stack([a, b, c, k]).astype(np.float32),
         init_scale=np.float32(solver.init_scale(sigma[0], spacing)),
+        noise=np.asarray(noise, np.float32) if solver.noise else None,
     )
 
 
@@ -266,6 +333,10 @@ def _check_name(kind: str, name: str, names: Iterable[str]) -> None:
 def _timesteps(solver: Solver, schedule: NoiseSchedule, steps: int, spacing: str) -> np.ndarray:
     """int64[steps] from high noise to low; expressions as in diffusers, because they decide how ties round."""
     points = steps + solver.extra_points
+    if spacing == _DISTILLED:
+        if steps > len(_DISTILLED_AT):
+            raise UserError(f"steps: {solver.name} takes at most {len(_DISTILLED_AT)}, not {steps}")
+        return _DISTILLED_AT[np.linspace(0, len(_DISTILLED_AT), steps, endpoint=False).astype(int)]
     if spacing == "linspace":
         timesteps = np.linspace(0 if points > 1 else TRAIN_TIMESTEPS - 1, TRAIN_TIMESTEPS - 1, points).round()[::-1]
     elif spacing == "leading":

@@ -1,5 +1,6 @@
 """The solvers against diffusers' schedulers, step by step, under one and the same denoiser."""
 
+import sys
 from functools import partial
 from itertools import product
 
@@ -11,12 +12,15 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
+    TCDScheduler,
     UniPCMultistepScheduler,
 )
 
-from dreamstyler_jax.solvers import SOLVERS, solver_start, solver_step, solver_table
+from dreamstyler_jax.solvers import solver_start, solver_step, solver_table
 from dreamstyler_jax.stable_diffusion.schedule import (
     BETA_SCHEDULES,
     PREDICTION_TYPES,
@@ -34,6 +38,7 @@ SCHEDULERS = {
     "dpmpp_2m": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
 }
+STOCHASTIC = {"euler_a": EulerAncestralDiscreteScheduler, "lcm": LCMScheduler, "tcd": TCDScheduler}
 SHAPE = (2, 3, 3, 4)
 ATOL = 2e-5
 
@@ -43,20 +48,22 @@ WEIGHTS = (0.5 * _random.standard_normal((4, 4))).astype(np.float32)
 
 
 @partial(jax.jit, static_argnames="smooth")
-def trajectory(table, x_T, smooth=False):
+def trajectory(table, x_T, smooth=False, fresh=None):
     """The latents after every step, [N, *SHAPE], of a denoiser that changes slowly (smooth) or wildly with t.
 
-    Its output is close to x, as a noise prediction is, so that the latents keep the order of one.
+    Its output is close to x, as a noise prediction is, so that the latents keep the order of one. Stochastic solvers
+    take their fresh noise, standard normal [N, *SHAPE].
     """
 
     def body(state, row):
-        t, coefficients = row
+        t, coefficients, noise = row
         phase = jnp.sin(t * (0.005 if smooth else 1.0))
         output = state.x + 0.2 * jnp.tanh(jnp.matmul(state.x, WEIGHTS, precision="highest") + phase)
-        state = solver_step(state, coefficients, output)
+        state = solver_step(state, coefficients, output, noise)
         return state, state.x
 
-    return jax.lax.scan(body, solver_start(x_T), (table.timesteps, table.coefficients))[1]
+    noise = None if fresh is None else jax.vmap(jnp.multiply)(table.noise, fresh)
+    return jax.lax.scan(body, solver_start(x_T), (table.timesteps, table.coefficients, noise))[1]
 
 
 def reference_scheduler(name, config, steps):
@@ -76,7 +83,7 @@ def with_whole_timesteps(scheduler):
 
 def signal_rate(scheduler, index):
     """Euler's latents are ours over alpha; those of the others are ours."""
-    if isinstance(scheduler, EulerDiscreteScheduler):
+    if isinstance(scheduler, EulerDiscreteScheduler | EulerAncestralDiscreteScheduler):
         return 1.0 / (1.0 + scheduler.sigmas[index] ** 2) ** 0.5
     return 1.0
 
@@ -105,7 +112,7 @@ def assert_same_trajectory(name, schedule, scheduler, steps, atol=ATOL):
 # Under linspace diffusers' DDIM and Euler take a single step from timestep 0; see solver_table.
 CASES = [
     case
-    for case in product(SOLVERS, SPACINGS, [1, 2, 3, 5, 10, 25])
+    for case in product(SCHEDULERS, SPACINGS, [1, 2, 3, 5, 10, 25])
     if case not in [("ddim", "linspace", 1), ("euler", "linspace", 1)]
 ]
 
@@ -118,8 +125,26 @@ def test_trajectory(name, spacing, steps, prediction_type):
     assert_same_trajectory(name, schedule, scheduler, steps)
 
 
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("steps", [1, 2, 4, 10])
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_trajectory_with_the_same_fresh_noise(name, steps, prediction_type, monkeypatch):
+    schedule = NoiseSchedule(prediction_type=prediction_type, timestep_spacing="trailing")
+    scheduler = STOCHASTIC[name].from_config(schedule.to_config())
+    scheduler.set_timesteps(steps)
+    fresh = np.random.default_rng(steps).standard_normal((steps, *SHAPE)).astype(np.float32)
+    draws = map(torch.from_numpy, fresh)
+    monkeypatch.setattr(sys.modules[type(scheduler).__module__], "randn_tensor", lambda *_, **__: next(draws))
+    table = solver_table(name, schedule, steps)
+    np.testing.assert_array_equal(table.timesteps, scheduler.timesteps.numpy())
+    ours = trajectory(table, NOISE * table.init_scale, fresh=fresh)
+    theirs = reference_trajectory(scheduler, NOISE * np.float32(scheduler.init_noise_sigma))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=ATOL)
+    assert steps == 1 or np.abs(trajectory(table, NOISE * table.init_scale, fresh=-fresh)[-1] - ours[-1]).max() > 0.1
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_timesteps_of_many_numbers_of_steps(name, spacing):
     schedule = NoiseSchedule(timestep_spacing=spacing)
     half_if_fractional = 0.501 if (name, spacing) == ("euler", "linspace") else 0.0
@@ -129,7 +154,7 @@ def test_timesteps_of_many_numbers_of_steps(name, spacing):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=half_if_fractional)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_euler_rounding_is_the_only_liberty(name):
     """Against diffusers' fractional timesteps Euler's result moves by little, the others' by nothing."""
     schedule = NoiseSchedule(timestep_spacing="linspace")
@@ -142,13 +167,13 @@ def test_euler_rounding_is_the_only_liberty(name):
 
 @pytest.mark.parametrize("set_alpha_to_one", [True, False])
 @pytest.mark.parametrize("steps_offset", [0, 1, 30])
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_ends_of_the_schedule(name, steps_offset, set_alpha_to_one):
     schedule = NoiseSchedule(timestep_spacing="leading", steps_offset=steps_offset, set_alpha_to_one=set_alpha_to_one)
     assert_same_trajectory(name, schedule, reference_scheduler(name, schedule.to_config(), 25), 25)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_zero_terminal_snr(name):
     schedule = NoiseSchedule(prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)
     scheduler = reference_scheduler(name, schedule.to_config(), 10)
@@ -156,7 +181,7 @@ def test_zero_terminal_snr(name):
     assert_same_trajectory(name, schedule, scheduler, 10, atol=1e-4 if name == "euler" else ATOL)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_configuration_of_stable_diffusion_1_5(name):
     """Its file states no spacing: every scheduler takes its own custom, read from the file or from the pipeline."""
     config = {
@@ -181,7 +206,7 @@ def test_the_configuration_of_stable_diffusion_1_5(name):
 
 @pytest.mark.parametrize("strength", [0.1, 0.35, 1.0])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_start_from_a_picture(name, spacing, strength):
     steps = 10
     schedule = NoiseSchedule(timestep_spacing=spacing)

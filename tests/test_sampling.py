@@ -80,12 +80,14 @@ def by_hand(tiny):
                 features[row] = deep(tiny.params, x, t, states)
             return surface(tiny.params, x, t, states, features[row])
 
-        for t, coefficients, is_guided, is_deep in zip(
-            solver.timesteps, solver.coefficients, guided, computes_deep, strict=False
+        for step, (t, coefficients, is_guided, is_deep) in enumerate(
+            zip(solver.timesteps, solver.coefficients, guided, computes_deep, strict=False)
         ):
             weights = request.weights if is_guided else guidance.cfg(1)
             output = sum(weight * predict(state.x, t, row, is_deep) for row, weight in enumerate(weights) if weight)
-            state = solver_step(state, coefficients, output)
+            key = jax.random.fold_in(jax.random.key(request.seed), step + 1)
+            fresh = None if solver.noise is None else solver.noise[step] * jax.random.normal(key, noise.shape)
+            state = solver_step(state, coefficients, output, fresh)
         return np.asarray(decode(tiny.params, state.x))[0]
 
     return paint_one

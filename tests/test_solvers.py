@@ -16,7 +16,9 @@ from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES, SPACINGS
 
 MULTISTEP = ("dpmpp_2m", "unipc")
 
-names = st.sampled_from(list(SOLVERS))
+DETERMINISTIC = [name for name, solver in SOLVERS.items() if not solver.noise]
+STOCHASTIC = [name for name, solver in SOLVERS.items() if solver.noise]
+names = st.sampled_from(DETERMINISTIC)
 spacings = st.sampled_from(SPACINGS)
 strengths = st.floats(0.3, 1.0)
 schedules = st.builds(NoiseSchedule, prediction_type=st.sampled_from(PREDICTION_TYPES), set_alpha_to_one=st.booleans())
@@ -57,7 +59,7 @@ def test_table_is_well_formed(name, spacing, schedule, steps, strength):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 1000])
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_the_fewest_and_the_most_steps(name, steps):
     table = solver_table(name, NoiseSchedule(), steps, "trailing")
     assert table.timesteps[0] == 999
@@ -82,6 +84,30 @@ def test_each_row_moves_signal_and_noise_to_its_next_level(name, spacing, schedu
     np.testing.assert_allclose(c * sigma, next_sigma, atol=1e-5)
 
 
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("steps", [1, 4, 8, 50])
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_fresh_noise_replaces_noise_that_was_taken_out(name, steps, prediction_type):
+    """The signal is carried over as by a solver without, and old and fresh noise together are the next level's."""
+    schedule = NoiseSchedule(prediction_type=prediction_type)
+    table = solver_table(name, schedule, steps, "trailing")
+    _, _, c, *k = table.coefficients.astype(np.float64).T
+    alpha, sigma = rates(schedule.alphas_cumprod[table.timesteps])
+    last = schedule.alphas_cumprod[0] if name == "tcd" else 1.0
+    next_alpha, next_sigma = rates(np.append(schedule.alphas_cumprod[table.timesteps[1:]], last))
+    np.testing.assert_allclose(c * alpha + sum(k), next_alpha, atol=1e-5)
+    np.testing.assert_allclose((c * sigma) ** 2 + table.noise**2, next_sigma**2, atol=1e-5)
+    assert (table.noise[:-1] > 0).all() and table.noise[-1] == 0
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+def test_distilled_models_are_asked_at_the_timesteps_of_their_training(name):
+    for spacing in SPACINGS:
+        assert solver_table(name, NoiseSchedule(), 4, spacing).timesteps.tolist() == [999, 759, 499, 259]
+    with pytest.raises(UserError, match=f"steps: {name} takes at most 50, not 51"):
+        solver_table(name, NoiseSchedule(), 51)
+
+
 @given(names, spacings, st.integers(4, 100), strengths)
 def test_the_first_rows_use_no_history(name, spacing, steps, strength):
     coefficients = solver_table(name, NoiseSchedule(), steps, spacing, strength).coefficients
@@ -101,7 +127,7 @@ def perfect_denoiser(prediction_type):
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_a_perfect_denoiser_leads_to_the_picture(name, spacing, prediction_type):
     schedule = NoiseSchedule(prediction_type=prediction_type, set_alpha_to_one=True)
     table = solver_table(name, schedule, 5, spacing)
@@ -135,13 +161,13 @@ def test_the_last_step_returns_the_prediction_itself(name):
 
 def test_noise_is_scaled_to_the_first_level_by_euler_alone():
     sigma = np.sqrt(1 - NoiseSchedule().alphas_cumprod[999])
-    scales = {(n, s): float(solver_table(n, NoiseSchedule(), 5, s).init_scale) for n in SOLVERS for s in SPACINGS}
+    scales = {(n, s): float(solver_table(n, NoiseSchedule(), 5, s).init_scale) for n in DETERMINISTIC for s in SPACINGS}
     for (name, spacing), scale in scales.items():
         scaled = name == "euler" and spacing != "leading"
         assert scale == pytest.approx(sigma if scaled else 1, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_tables_are_finite_where_the_first_timestep_is_pure_noise(name):
     schedule = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
     assert np.isfinite(solver_table(name, schedule, 10, "trailing").coefficients).all()
@@ -232,7 +258,7 @@ def test_order_of_accuracy(name, order):
 def test_every_solver_has_a_help_and_a_known_spacing():
     for name, solver in SOLVERS.items():
         assert solver.name == name and solver.help
-        assert solver.spacing in SPACINGS
+        assert solver.spacing in (*SPACINGS, "distilled")
 
 
 def test_the_spacing_is_the_solvers_the_schedules_or_the_callers():
@@ -245,7 +271,7 @@ def test_the_spacing_is_the_solvers_the_schedules_or_the_callers():
 
 
 def test_one_step_under_linspace_starts_from_noise():
-    for name in SOLVERS:
+    for name in DETERMINISTIC:
         assert solver_table(name, NoiseSchedule(), 1, "linspace").timesteps.tolist() == [999]
 
 
@@ -259,7 +285,7 @@ def test_the_state_is_float32_for_any_output_of_the_model(dtype):
 def test_all_solvers_with_the_same_number_of_steps_share_a_program():
     x = jnp.ones(3)
     with compilations("trajectory") as programs:
-        for name in SOLVERS:
+        for name in DETERMINISTIC:
             trajectory(gaussian_epsilon, solver_table(name, NoiseSchedule(), 4), x)
     assert len(programs) == 1
 

@@ -58,6 +58,9 @@ COMMANDS = {
         config_module=SETTINGS_WITHOUT_JAX,
     ),
     "evaluate": Command("dreamstyler_jax.commands.evaluate", "EvaluateConfig", "Score painted pictures."),
+    "convert": Command(
+        "dreamstyler_jax.commands.convert", "ConvertConfig", "Write a style for other tools, or read theirs."
+    ),
     "benchmark": Command(
         "dreamstyler_jax.commands.benchmark", "BenchmarkConfig", "Measure how fast this machine trains and paints."
     ),

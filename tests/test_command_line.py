@@ -167,7 +167,7 @@ def test_a_mistake_on_the_command_line_is_named(argv, message):
         ("--guidance_scale 1 nan", "guidance_scale: must be a number, not 'nan'"),
         ("--context_scale 1 101", "context_scale: must be from 0 to 100, not 101"),
         ("--style_scale 1 -1", "style_scale: must be from 0 to 100, not -1"),
-        ("--solver ddim uler", "solver: must be one of ddim, euler, dpmpp_2m, unipc (did you mean euler?), not 'uler'"),
+        ("--solver ddim uler", "solver: must be one of ddim, euler, dpmpp_2m, unipc, euler_a, lcm, tcd (did you mean euler?), not 'uler'"),
         ("--solver ddim ddim", "solver: give at least one value, without duplicates"),
         ("--checkpoints 100 0", "checkpoints: must be from 1 to 1000000000, not 0"),
         ("--checkpoints 100 100", "checkpoints: give at least one value, without duplicates"),

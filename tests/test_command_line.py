@@ -22,6 +22,7 @@ from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED
 from dreamstyler_jax.runtime.settings import check_values, option
+from dreamstyler_jax.solvers import SOLVERS
 
 ROOT = Path(__file__).parent.parent
 BOTH = pytest.mark.parametrize("cls", [TrainConfig, SampleConfig])
@@ -167,7 +168,7 @@ def test_a_mistake_on_the_command_line_is_named(argv, message):
         ("--guidance_scale 1 nan", "guidance_scale: must be a number, not 'nan'"),
         ("--context_scale 1 101", "context_scale: must be from 0 to 100, not 101"),
         ("--style_scale 1 -1", "style_scale: must be from 0 to 100, not -1"),
-        ("--solver ddim uler", "solver: must be one of ddim, euler, dpmpp_2m, unipc, euler_a, lcm, tcd (did you mean euler?), not 'uler'"),
+        ("--solver ddim uler", f"solver: must be one of {', '.join(SOLVERS)} (did you mean euler?), not 'uler'"),
         ("--solver ddim ddim", "solver: give at least one value, without duplicates"),
         ("--checkpoints 100 0", "checkpoints: must be from 1 to 1000000000, not 0"),
         ("--checkpoints 100 100", "checkpoints: give at least one value, without duplicates"),

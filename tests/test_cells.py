@@ -26,14 +26,14 @@ OTHER_VALUES = {
     "scales": {**CELL.scales, "null_scale": 4.0}, "solver": "ddim", "steps": 24, "height": 24, "width": 16,
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
     "checkpoint": 100, "repaint": REPAINT, "guidance_start": 0.2, "guidance_end": 0.8, "cache_interval": 2,
-    "spacing": "trailing",
+    "spacing": "trailing", "loras": "gogh.safetensors",
 }  # fmt: skip
 OTHER_REPAINTS = {
     "content": "b.png", "content_hash": "1" * 12, "strength": 0.7, "controlnets": ("depth",), "control_scale": 0.7,
     "control_start": 0.1, "control_end": 0.9, "guess_mode": True,
 }  # fmt: skip
 MODEL: Any = SimpleNamespace(
-    name="mini", hash="ba9876543210", networks=SimpleNamespace(schedule=NoiseSchedule())
+    name="mini", hash="ba9876543210", loras="none", networks=SimpleNamespace(schedule=NoiseSchedule())
 )  # all that cells need of a model
 
 

@@ -92,8 +92,10 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     contents = [transfer.load_content(path, 64, 8) for path in config.content]
     if contents:
         config = dataclasses.replace(config, controlnets=["edges"])
-    model: Any = SimpleNamespace(name="mini", hash="0", networks=SimpleNamespace(schedule=NoiseSchedule()))
-    axes = axes_of(config, all_prompts(config), styles | mixes, contents)
+    model: Any = SimpleNamespace(
+        name="mini", hash="0", loras="none", networks=SimpleNamespace(schedule=NoiseSchedule())
+    )
+    axes = axes_of(config, all_prompts(config), styles | mixes, contents, [])
     cells = make_cells(axes, model, styles | mixes, (64, 64))
     assert len({cell.id for cell in cells}) == len(cells) == count
 
@@ -101,7 +103,7 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
 @pytest.mark.parametrize("value", [4, 4.0])
 def test_a_whole_number_and_a_decimal_make_the_same_grid(value):
     """Pictures painted with --guidance_scale 4 are the same as with 4.0, and have the same ids."""
-    (guidance,) = axes_of(SampleConfig(guidance_scale=[value]), {"": ["{}"]}, {}, []).guidance
+    (guidance,) = axes_of(SampleConfig(guidance_scale=[value]), {"": ["{}"]}, {}, [], []).guidance
     assert repr(guidance.scales) == "{'guidance_scale': 4.0}"
 
 

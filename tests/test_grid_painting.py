@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from compilations import compilations
+from lora_tools import random_layers, write_lora
 from test_cells import STYLES
 from tiny_model import WIDTH
 
@@ -16,6 +17,8 @@ from dreamstyler_jax.guidance import cfg_guidance, paper_guidance
 from dreamstyler_jax.painting import Request, paint_requests, prepare_batches
 from dreamstyler_jax.sampling import StepPlan, plan_steps
 from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.stable_diffusion.lora import read_loras
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import ContentEncoder
 
@@ -107,6 +110,32 @@ def test_a_cell_decides_which_steps_are_guided_and_which_compute_all_features(ti
         np.testing.assert_allclose(pictures[cell.id], expected_picture(tiny, cell, plan), atol=1e-4)
     different = [pictures[cell.id] for cell in cells]
     assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(different) for b in different[:i])
+
+
+def test_each_set_of_loras_is_merged_once(tiny, tmp_path):
+    """Whatever the order of the cells and the number of their programs."""
+    file = write_lora(tmp_path / "a.safetensors", random_layers(tiny.params))
+    stacks = read_loras([f"{file}*0.5", "none", f"{file}"], tiny.params, "")
+    merged: list[str] = []
+
+    class Recording(StableDiffusion):
+        def with_loras(self, loras):
+            merged.append(str(loras))
+            return super().with_loras(loras)
+
+    model = Recording(**{field.name: getattr(tiny, field.name) for field in dataclasses.fields(tiny)})
+    cells = cells_for(tiny, TEXTS[:1], ["gogh"], loras=stacks, guidance=SCALES[7:8], steps=[2, 3])
+    assert shape_of(cells, BATCH).batch_size == 1, "a batch has one set"
+    shape = Shape(BATCH, [0, 1, 2, 3])
+    mixed = cells[::2] + cells[1::2]
+    pictures = {cell.id: picture for cell, picture in paint_cells(model, mixed, STYLES, shape, loras=stacks)}
+    assert sorted(merged) == sorted(map(str, stacks))
+    for cell in cells[::5]:
+        alone = tiny.with_loras(cell.loras)
+        (same,) = cells_for(alone, TEXTS[:1], ["gogh"], guidance=SCALES[7:8], steps=[cell.steps])
+        assert same.id == cell.id
+        ((_, picture),) = paint_cells(alone, [same], STYLES, shape)
+        np.testing.assert_array_equal(picture, pictures[cell.id])
 
 
 def test_the_shape_of_a_grid(tiny):

@@ -108,6 +108,14 @@ def places_of(**columns):
     return tuple([axes[i].name for i in place] for place in default_places(axes))
 
 
+def test_loras_have_labels_and_a_place_before_the_hash_of_their_model():
+    lines = [{"model_hash": hash, "loras": f"a/{name}.safetensors", "steps": 3} for name, hash in ("x0", "y1", "z1")]
+    axes = find_axes(lines, [None] * 3)
+    (number,) = (i for i, axis in enumerate(axes) if axis.name == "loras")
+    assert axes[number].labels == ["x", "y", "z"]
+    assert default_places(axes) == ([], [number])
+
+
 def test_axes_take_the_places_that_tell_pictures_apart():
     grid = list(itertools.product("pq", (0, 1), (0.5, 1.5)))
     prompts, seeds, scales = (list(column) for column in zip(*grid, strict=True))

@@ -74,6 +74,12 @@ def test_the_axes_are_what_varies():
     assert axes(product_of(**every)) == expected
 
 
+def test_loras_are_called_by_their_files_names():
+    cells = product_of(seed=(0, 1), loras=("none", "some/gogh.safetensors*0.5"))
+    (sheet,) = layout(cells, "")
+    assert (sheet.rows, sheet.columns) == (["loras none", "loras gogh*0.5"], ["seed 0", "seed 1"])
+
+
 VALUES = {
     "prompt": ("a", "b", "c"), "style": ("gogh", "wave"), "steps": (3, 4), "null_scale": (1.0, 2.0), "seed": (5, 6, 7)
 }  # fmt: skip

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from lora_tools import random_layers, write_lora
 from PIL import Image
 from script_tools import contents, refusal, run, start, without_a_tensor, write_picture
 
@@ -80,6 +81,20 @@ def test_the_style_says_how_it_was_made(finished, tiny_folder, pictures):
     assert len(style.metadata["model_hash"]) == 12
     early = Style.load(step_file(finished, 100))
     assert dict(early.metadata) == {**style.metadata, "steps": 100}
+
+
+def test_a_style_learned_with_loras_says_so(words, tiny, tmp_path, capfd):
+    lora = write_lora(tmp_path / "ink.safetensors", random_layers(tiny.params))
+    run(train, *words, "--steps", 10, "--loras", f"{lora}*0.50", "--output", tmp_path / "run")
+    printed, style = capfd.readouterr(), Style.load(tmp_path / "run" / FILE_NAME)
+    merged = tiny.with_loras(f"{lora}*0.5")
+    assert (style.metadata["loras"], style.metadata["model_hash"]) == (f"{lora}*0.5", merged.hash)
+    assert merged.loras.lines[0] in printed.err
+    assert f"--loras '{lora}*0.5' --styles" in printed.out
+    run(train, *words, "--steps", 10, "--preview_prompts", "--output", tmp_path / "plain")
+    assert np.abs(table_of(tmp_path / "plain" / FILE_NAME) - table_of(tmp_path / "run" / FILE_NAME)).max() > 0.01
+    more = ["--loras", f"{lora}*0.6", "--resume", "--output", tmp_path / "run"]
+    assert "with other settings (loras)" in refusal(capfd, train, *words, "--steps", 20, *more)
 
 
 def test_the_settings_can_be_read_again_and_hold_the_prompts(finished, words):

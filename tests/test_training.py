@@ -92,6 +92,7 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
         "resolution": 8,
         "model": tiny.name,
         "model_hash": tiny.hash,
+        "loras": "none",
     }
     assert lesson.dataset.mean.shape == (2, 1, 4, 4, 4)
 

@@ -15,6 +15,7 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
 from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.solvers import AUTO_SPACING, SOLVERS
+from dreamstyler_jax.stable_diffusion.lora_recipes import NO_LORAS, parse_loras
 from dreamstyler_jax.stable_diffusion.schedule import SPACINGS
 from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
 
@@ -27,6 +28,10 @@ EXAMPLE_PROMPTS = (
 MODEL_HELP = "Stable Diffusion model: a folder in diffusers' layout, a hub id, or mini, the embedded model."
 VARIANT_HELP = "Variant of the model's weight files, such as fp16 for model.fp16.safetensors."
 REVISION_HELP = "Branch, tag or commit of the model's hub repository. Default: its main branch."
+LORAS_HELP = (
+    "LoRA files to merge into the model, with their scales: gogh.safetensors*0.8, or several as in "
+    "gogh.safetensors*0.8+ink.safetensors*0.5; none for the model without."
+)
 DTYPES = ("float32", "bfloat16")
 
 _NAME = re.compile(r"[^\W\d][\w-]*")
@@ -43,6 +48,7 @@ class TrainConfig(TrainSettings):
     model: str = option("mini", MODEL_HELP)
     variant: str = option("", VARIANT_HELP)
     revision: str = option("", REVISION_HELP)
+    loras: str = option(NO_LORAS, LORAS_HELP)
     images: list[str] = option([], "The pictures, all of one style. Default: the example picture of the package.")
     prompts: list[str] = option(
         [],
@@ -69,6 +75,7 @@ class TrainConfig(TrainSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        object.__setattr__(self, "loras", str(parse_loras(self.loras)))
         self._check_prompts()
         if self.separate:
             self._check_separate()
@@ -121,7 +128,7 @@ GuidanceOptions: Any = dataclasses.make_dataclass(
 class SampleConfig(GuidanceOptions):
     """Paint prompts in learned styles.
 
-    Several values of styles, prompts, seeds, scales, solver, steps, strength or control_scale make a grid of pictures.
+    Several values of styles, prompts, loras, seeds, scales, solver, steps, strength or control_scale make a grid.
 
     Raises:
         UserError: a value is out of range or contradicts another.
@@ -130,6 +137,7 @@ class SampleConfig(GuidanceOptions):
     model: str = option("mini", MODEL_HELP)
     variant: str = option("", VARIANT_HELP)
     revision: str = option("", REVISION_HELP)
+    loras: list[str] = option([NO_LORAS], f"{LORAS_HELP} Several such words paint the pictures with each of them.")
     styles: list[str] = option(
         [],
         "The styles: files, folders of runs, or folders of such folders. Default: the latest run under runs/, or else "
@@ -230,10 +238,17 @@ class SampleConfig(GuidanceOptions):
             raise UserError("prompts, prompts_file: give one of them, not both")
         if not self.prompts and not self.prompts_file and not self.content:
             object.__setattr__(self, "prompts", list(EXAMPLE_PROMPTS))
+        self._check_loras()
         self._check_content()
         for name in ("control", "guidance"):
             if getattr(self, f"{name}_start") >= getattr(self, f"{name}_end"):
                 raise UserError(f"{name}_end: must be more than {name}_start, {getattr(self, f'{name}_start'):g}")
+
+    def _check_loras(self) -> None:
+        texts = [str(parse_loras(text)) for text in self.loras]
+        if not texts or len(set(texts)) < len(texts):
+            raise UserError(f"loras: give at least one of them, or {NO_LORAS}, without duplicates")
+        object.__setattr__(self, "loras", texts)
 
     def _check_content(self) -> None:
         if self.controlnets and not self.content:

@@ -35,6 +35,7 @@ from dreamstyler_jax.runtime.devices import shard_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.progress import progress
+from dreamstyler_jax.stable_diffusion.lora import read_loras
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style, StyleRef
 
@@ -52,11 +53,14 @@ def run(config: SampleConfig) -> None:
     config = with_default_controlnet(config, model)
     nets = [transfer.parse_net(net) for net in config.controlnets]
     model = transfer.with_nets(model, nets, variant=config.variant, guess_mode=config.guess_mode)
+    loras = read_loras(config.loras, model.params, model.name)
     contents = load_contents(config, model)
     encoder = transfer.ContentEncoder(model, nets, config.depth_model)
     for content in contents[:1]:
         encoder.control_maps(content)  # a problem with one is a problem with all; find it before painting
-    cells = make_cells(axes_of(config, texts, styles, contents), model, styles, model.size(config.height, config.width))
+    cells = make_cells(
+        axes_of(config, texts, styles, contents, loras), model, styles, model.size(config.height, config.width)
+    )
     shape = shape_of(cells, config.batch_size)
     check_prompts(model, cells, styles, shape.rows)
     gallery = open_gallery(config, cells, styles, (index, count))
@@ -68,8 +72,11 @@ def run(config: SampleConfig) -> None:
         print(f"{whole} of {len(shard_cells)} pictures are there and whole{damage}")
     if todo:
         warn_of_unknown_words(config.model, [*itertools.chain(*texts.values()), config.negative_prompt])
-        announce(model, summary(todo))
-    failed = paint_into(gallery, todo, lambda group: paint_cells(model, group, styles, shape, contents, encoder))
+        announce(model, *dict.fromkeys(line for stack in loras for line in stack.lines), summary(todo))
+    painter = functools.partial(
+        paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
+    )
+    failed = paint_into(gallery, todo, functools.partial(painter, model))
     if count > 1:
         print(f"Part {index}/{count} is painted; when all are, the same command without --shard makes sheets and page")
     else:
@@ -196,6 +203,7 @@ def command_of(config: SampleConfig, cell: Cell) -> str:
         prompts_file="",
         negative_prompt=prompts.name_placeholder(cell.negative_prompt, cell.style),
         seeds=str(cell.seed),
+        loras=[cell.loras],
         checkpoints=[cell.checkpoint] if cell.checkpoint else config.checkpoints,
         solver=[cell.solver],
         steps=[cell.steps],

@@ -16,6 +16,7 @@ from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import parse_seeds
+from dreamstyler_jax.stable_diffusion.lora import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import FILE_NAME, Style, StyleRef, check_widths, load_styles
 from dreamstyler_jax.train_settings import BARE_PROMPTS
@@ -107,7 +108,11 @@ def load_contents(config: SampleConfig, model: StableDiffusion) -> list[transfer
 
 
 def axes_of(
-    config: SampleConfig, texts: Texts, styles: Mapping[str, Style], contents: Sequence[transfer.Content]
+    config: SampleConfig,
+    texts: Texts,
+    styles: Mapping[str, Style],
+    contents: Sequence[transfer.Content],
+    loras: Sequence[LoraStack],
 ) -> Axes:
     """The axes of the grid that the settings ask for."""
     form = FORMS[config.guidance]
@@ -117,6 +122,7 @@ def axes_of(
         prompts=texts,
         styles=config.mixes or list(final_names),
         checkpoints=config.checkpoints,
+        loras=loras,
         guidance=[Guidance(form.name, dict(zip(form.scales, values, strict=True))) for values in scales],
         solvers=config.solver,
         steps=config.steps,

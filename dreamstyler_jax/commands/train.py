@@ -64,7 +64,9 @@ def run(config: TrainConfig) -> None:
             pending.append((run_config, pictures))
     if not pending:
         return
-    model = StableDiffusion.load(config.model, variant=config.variant, revision=config.revision, dtype=config.dtype)
+    model = StableDiffusion.load(
+        config.model, variant=config.variant, revision=config.revision, dtype=config.dtype, loras=config.loras
+    )
     runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
     for group in _of_one_shape(runs):
@@ -113,7 +115,7 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run]) -> None:
         done = int(states[0].step)
         if done > config.steps:
             raise UserError(f"{runs[0].folder} has already done {done} steps: --steps must be at least as many")
-        announce(model, *map(summary, runs))
+        announce(model, *model.loras.lines, *map(summary, runs))
         for item in runs:
             write_config(item.config, item.folder / SETTINGS)
         logs = [opened.enter_context(run_log.RunLog(item.folder, done)) for item in runs]
@@ -163,7 +165,7 @@ def keep(model: StableDiffusion, run: Run, store: Checkpoints, state: inversion.
 
 def painting_command(config: TrainConfig) -> str:
     """The command that paints with the style."""
-    names = ("model", "variant", "revision")
+    names = ("model", "variant", "revision", "loras")
     options = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(TrainConfig, name)}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return shlex.join(["dreamstyler", "sample", *words, "--styles", config.output])

@@ -13,12 +13,17 @@ import numpy as np
 from dreamstyler_jax import __version__, prompts
 from dreamstyler_jax.guidance import Guidance, cfg_guidance
 from dreamstyler_jax.solvers import AUTO_SPACING, solver_table
+from dreamstyler_jax.stable_diffusion.lora import LoraStack
+from dreamstyler_jax.stable_diffusion.lora_recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style, StyleRef
 from dreamstyler_jax.transfer import Content
 
 # Parameters that later versions added, with what they were before: lines of older manifests lack them.
-ABSENT = {"checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto"}
+ABSENT = {
+    "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
+    "loras": NO_LORAS,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Cell:
         spacing: how the solver spaces its timesteps.
         styles: name and hash of every style that the prompts name.
         checkpoint: the training step at which these styles are taken; 0 for the final styles.
-        model, model_hash: name and hash of the model.
+        model: name of the model.
+        model_hash: hash of its weights, LoRAs included.
+        loras: the recipe of the LoRAs in it, see `lora_recipes`.
         repaint: None for a picture painted from the prompt alone.
     """
 
@@ -81,6 +88,7 @@ class Cell:
     guidance_end: float = 1.0
     cache_interval: int = 1
     spacing: str = AUTO_SPACING
+    loras: str = NO_LORAS
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -143,6 +151,7 @@ class Axes:
         prompts: for each content by name its prompts without alternatives; under "" the prompts without content.
         styles: the names that {} stands for in turn: of styles or of mixes.
         checkpoints: training steps at which styles are taken; empty for the final styles.
+        loras: to merge into the model in turn; empty for the model as it is.
         guidance: forms of guidance with their scales.
         solvers, steps, seeds: as in the settings of ``sample``.
         contents: pictures to repaint, if any.
@@ -154,6 +163,7 @@ class Axes:
     prompts: Mapping[str, Sequence[str]]
     styles: Sequence[str]
     checkpoints: Sequence[int] = ()
+    loras: Sequence[LoraStack] = ()
     guidance: Sequence[Guidance] = (cfg_guidance(3.5),)
     solvers: Sequence[str] = ("dpmpp_2m",)
     steps: Sequence[int] = (25,)
@@ -172,7 +182,7 @@ class Axes:
 
 
 def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], size: tuple[int, int]) -> list[Cell]:
-    """The product of all axes: contents x prompts x styles x checkpoints x guidance x solvers x steps x seeds.
+    """The product of all axes: contents x prompts x styles x checkpoints x LoRAs x guidance x solvers x steps x seeds.
 
     Args:
         axes: the axes and what all cells share.
@@ -187,6 +197,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
         axes.solvers, axes.steps, axes.strengths if axes.contents else [1.0]
     ):
         solver_table(solver, model.networks.schedule, steps, axes.spacing, strength)
+    weights = [(str(stack), stack.hash_on(model.hash)) for stack in axes.loras] or [(str(model.loras), model.hash)]
     wanted = [
         (repaint, cell_size, text)
         for repaint, cell_size in _repaints(axes) or [(None, size)]
@@ -206,7 +217,6 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                 dtype=axes.dtype,
                 styles={name: styles[ref].hash for name, ref in refs.items() if ref in styles},
                 model=model.name,
-                model_hash=model.hash,
                 guidance_start=axes.guidance_span[0],
                 guidance_end=axes.guidance_span[1],
                 cache_interval=axes.cache_interval,
@@ -215,9 +225,18 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                 repaint=repaint,
             )
             cells += [
-                Cell(**shared, guidance=guidance.form, scales=guidance.scales, solver=solver, steps=steps, seed=seed)
-                for guidance, solver, steps, seed in itertools.product(
-                    axes.guidance, axes.solvers, axes.steps, axes.seeds
+                Cell(
+                    **shared,
+                    loras=loras,
+                    model_hash=model_hash,
+                    guidance=guidance.form,
+                    scales=guidance.scales,
+                    solver=solver,
+                    steps=steps,
+                    seed=seed,
+                )
+                for (loras, model_hash), guidance, solver, steps, seed in itertools.product(
+                    weights, axes.guidance, axes.solvers, axes.steps, axes.seeds
                 )
             ]
     return cells

@@ -11,6 +11,7 @@ from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.painting import Request, needed_rows, paint_requests
 from dreamstyler_jax.sampling import StepPlan, plan_steps, sample_batch
 from dreamstyler_jax.solvers import solver_table
+from dreamstyler_jax.stable_diffusion.lora import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import Content, ContentEncoder
@@ -29,8 +30,8 @@ class Shape(NamedTuple):
 
 
 def shape_of(cells: Sequence[Cell], batch_size: int) -> Shape:
-    """The shape of a grid: batches of ``batch_size``, or less if no program has as many cells."""
-    largest = max(collections.Counter(map(_program, cells)).values())
+    """The shape of a grid: batches of ``batch_size``, or less if no program has as many cells of the same weights."""
+    largest = max(collections.Counter((cell.loras, _program(cell)) for cell in cells).values())
     partly_guided = any(cell.guidance_span != (0, 1) for cell in cells)
     return Shape(min(batch_size, largest), needed_rows([cell.weights for cell in cells], partly_guided=partly_guided))
 
@@ -43,39 +44,51 @@ def paint_cells(
     contents: Sequence[Content] = (),
     encoder: ContentEncoder | None = None,
     sample: Callable[..., Array] = sample_batch,
+    loras: Sequence[LoraStack] = (),
 ) -> Iterator[tuple[Cell, np.ndarray]]:
     """Paints cells, those of one program together, and yields each with its picture float32[H, W, 3].
 
     Args:
-        model: the model.
+        model: the model that the cells were made for.
         cells: a grid, or some of its cells.
         styles: all styles that the grid's prompts may name.
         shape: the whole grid's.
         contents: the pictures that cells repaint.
         encoder: encodes them; by default one without ControlNets.
         sample: paints a batch as `sampling.sample_batch` does.
+        loras: those of the cells, if they are an axis of the grid. Each is merged once.
     """
     content_of = {content.hash: content for content in contents}
     encoder = encoder or ContentEncoder(model)
+
+    def paint_with(merged: StableDiffusion, members: Sequence[Cell]) -> Iterator[tuple[Cell, np.ndarray]]:
+        for group in _grouped(members, _program):
+            plan = _plan(merged, group[0])
+            painted = paint_requests(
+                merged,
+                [_request(cell, plan, content_of, encoder) for cell in group],
+                styles,
+                plan,
+                size=_size(group[0], content_of),
+                batch_size=shape.batch_size,
+                rows=shape.rows,
+                encoder=encoder,
+                sample=sample,
+            )
+            for cell, picture in zip(group, painted, strict=True):
+                yield cell, picture[: cell.height, : cell.width]
+
+    stack_of = {str(stack): stack for stack in loras}
+    for members in _grouped(cells, lambda cell: cell.loras):
+        stack = stack_of.get(members[0].loras)
+        yield from paint_with(model.with_loras(stack) if stack else model, members)  # a variable would keep the weights
+
+
+def _grouped(cells: Sequence[Cell], key: Callable[[Cell], Hashable]) -> list[list[Cell]]:
     groups: dict[Hashable, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(_program(cell), []).append(cell)
-    for group in groups.values():
-        plan = _plan(model, group[0])
-        requests = [_request(cell, plan, content_of, encoder) for cell in group]
-        painted = paint_requests(
-            model,
-            requests,
-            styles,
-            plan,
-            size=_size(group[0], content_of),
-            batch_size=shape.batch_size,
-            rows=shape.rows,
-            encoder=encoder,
-            sample=sample,
-        )
-        for cell, picture in zip(group, painted, strict=True):
-            yield cell, picture[: cell.height, : cell.width]
+        groups.setdefault(key(cell), []).append(cell)
+    return list(groups.values())
 
 
 def _program(cell: Cell) -> Hashable:

@@ -11,11 +11,12 @@ from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.contact_sheets import contact_sheet
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.lora_recipes import lora_labels
 from dreamstyler_jax.style import Style, StyleRef
 
 MAX_ROWS, MAX_COLUMNS = 20, 16
 _TILE, _SMALL_TILE = 256, 128  # pixels, on the only sheet and on one of several
-_NAMES = ("content", "prompt", "style", "checkpoint", "solver", "steps", "strength", "control_scale", "seed")
+_NAMES = ("content", "prompt", "style", "checkpoint", "loras", "solver", "steps", "strength", "control_scale", "seed")
 
 
 def value_of(cell: Cell, axis: str) -> Any:
@@ -78,6 +79,8 @@ def _label(axis: str, value: Any) -> str:
         return "styles by name"
     if axis == "content":
         value = Path(value).name
+    if axis == "loras":
+        (value,) = lora_labels([value])
     return f"{axis} {str(value).removesuffix('.0') if isinstance(value, float) else value}"
 
 

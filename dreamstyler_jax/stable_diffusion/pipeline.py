@@ -20,6 +20,8 @@ from dreamstyler_jax.runtime.files import read_json, write_json
 from dreamstyler_jax.stable_diffusion.checkpoint_files import resolve_model
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel
+from dreamstyler_jax.stable_diffusion.lora import LoraStack, merge_loras, read_loras
+from dreamstyler_jax.stable_diffusion.lora_recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
@@ -48,6 +50,7 @@ class StableDiffusion:
         name: folder or hub id as the user gave it.
         hash: twelve hexadecimal digits that identify the weights on disk (from sizes and samples of the files).
         folder: where it was loaded from; None for a model made in memory.
+        loras: the LoRAs that are merged into the weights.
     """
 
     networks: Networks
@@ -58,9 +61,18 @@ class StableDiffusion:
     name: str
     hash: str
     folder: Path | None = None
+    loras: LoraStack = dataclasses.field(default_factory=LoraStack)
 
     @classmethod
-    def load(cls, model: str | Path = "mini", *, variant: str = "", revision: str = "", dtype: str = "float32") -> Self:
+    def load(
+        cls,
+        model: str | Path = "mini",
+        *,
+        variant: str = "",
+        revision: str = "",
+        dtype: str = "float32",
+        loras: str = NO_LORAS,
+    ) -> Self:
         """Loads a folder in diffusers' layout, a hub id, or ``"mini"``, the embedded model.
 
         Prepares JAX as the commands do (`compilation.prepare`) if nothing has been computed yet.
@@ -70,6 +82,7 @@ class StableDiffusion:
             variant: the word in the names of the weight files, such as ``fp16``; empty for files without one.
             revision: branch, tag or commit of the hub repository; empty for its main branch.
             dtype: ``float32`` or ``bfloat16``, of the weights in memory and so of the computation.
+            loras: LoRAs to merge into the weights, see `with_loras`.
 
         Raises:
             UserError: not such a model, or one of its files is missing or damaged.
@@ -99,7 +112,7 @@ class StableDiffusion:
             schedule=NoiseSchedule.from_config(scheduler_config),
             second_text_encoder=_second_text_encoder(folder, configs, parts, tokenizers["clip_l"].eos_id),
         )
-        return cls(
+        loaded = cls(
             networks=networks,
             params={name: params for name, (_, params) in parts.items()},
             tokenizers=tokenizers,
@@ -109,6 +122,7 @@ class StableDiffusion:
             hash=hash_files(sorted(file for name in modules for file in (folder / name).glob("*.safetensors"))),
             folder=folder,
         )
+        return loaded.with_loras(loras)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -129,8 +143,9 @@ class StableDiffusion:
     def __repr__(self) -> str:
         count = len(self.networks.controlnets)
         controlnets = f", {count} ControlNet{'s' if count > 1 else ''}" if count else ""
+        loras = f", LoRAs {shortened(str(self.loras))}" if self.loras.members else ""
         size = f"{self.resolution} x {self.resolution} pixels"
-        return f"StableDiffusion({shortened(self.name)!r}, {size}, {self.dtype}{controlnets})"
+        return f"StableDiffusion({shortened(self.name)!r}, {size}, {self.dtype}{controlnets}{loras})"
 
     def with_controlnets(self, folders: Sequence[str | Path], *, variant: str = "", guess_mode: bool = False) -> Self:
         """The model with ControlNets, each a folder in diffusers' layout or a hub id; its hash covers all of them.
@@ -152,6 +167,26 @@ class StableDiffusion:
         networks = dataclasses.replace(self.networks, controlnets=tuple(graphdefs), guess_mode=guess_mode)
         digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
         return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params}, hash=digest)
+
+    def with_loras(self, loras: str | LoraStack) -> Self:
+        """The model with LoRAs merged into its weights; its hash covers their files and scales.
+
+        Programs compiled for this model also serve the new one.
+
+        Args:
+            loras: ``none``, safetensors files with scales, such as ``gogh.safetensors*0.8+ink.safetensors*0.5``, or the
+                LoRAs themselves, from `lora.read_loras` for this model.
+
+        Raises:
+            UserError: a file cannot be read or does not fit the model, or the model has LoRAs already.
+        """
+        stack = read_loras([loras], self.params, self.name)[0] if isinstance(loras, str) else loras
+        if not stack.members:
+            return self
+        if self.loras.members:
+            raise UserError(f"loras: the model has {self.loras} already; give all at once, as {self.loras}+{stack}")
+        params = merge_loras(self.params, stack)
+        return dataclasses.replace(self, params=params, hash=stack.hash_on(self.hash), loras=stack)
 
     def size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels, with the model's resolution where None.

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dreamstyler_jax.stable_diffusion.lora_recipes import lora_labels
+
 _NOT_PARAMETERS = ("id", "file", "sha256", "error", "command", "learned_from")
-_OUTERMOST_FIRST = ("content", "prompt", "style", "styles", "checkpoint", "seed")
+_OUTERMOST_FIRST = ("content", "prompt", "style", "styles", "checkpoint", "loras", "seed")
 _MAX_EXACT = 2**53  # JavaScript rounds larger whole numbers
 
 
@@ -18,7 +20,8 @@ class Axis:
     Attributes:
         name: the parameter's name.
         values: its distinct values in the order of the manifest; None where a picture does not have it.
-        labels: texts that stand for the values if some of them are objects or lists; empty otherwise.
+        labels: texts that stand for the values if some of them are objects or lists, or paths of LoRAs; empty
+            otherwise.
         indices: for each picture the index of its value in ``values``.
     """
 
@@ -87,6 +90,8 @@ def _axis(name: str, column: Sequence[Any]) -> Axis:
     index: dict[str, int] = {}
     indices = [index.setdefault(json.dumps(value, sort_keys=True), len(index)) for value in column]
     values = [json.loads(text) for text in index]
+    if name == "loras" and all(isinstance(value, str) for value in values):
+        return Axis(name, values, lora_labels(values), indices)
     nested = any(isinstance(value, list | dict) for value in values)
     return Axis(name, values, _labels(values) if nested else [], indices)
 

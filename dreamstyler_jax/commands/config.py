@@ -15,7 +15,7 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
 from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.solvers import AUTO_SPACING, SOLVERS
-from dreamstyler_jax.stable_diffusion.schedule import SPACINGS
+from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES, SPACINGS
 from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
 
 EXAMPLE_PROMPTS = (
@@ -24,10 +24,17 @@ EXAMPLE_PROMPTS = (
     "A painting of an orange cat in the snow by day in the style of {}",
     "A painting of a green tree in the desert at night in the style of {}",
 )
-MODEL_HELP = "Stable Diffusion model: a folder in diffusers' layout, a hub id, or mini, the embedded model."
+MODEL_HELP = (
+    "Stable Diffusion model: a folder in diffusers' layout, a single .safetensors file, a hub id, or mini, the "
+    "embedded model."
+)
 VARIANT_HELP = "Variant of the model's weight files, such as fp16 for model.fp16.safetensors."
 REVISION_HELP = "Branch, tag or commit of the model's hub repository. Default: its main branch."
+VAE_HELP = "Autoencoder (VAE) to use instead of the model's own: a file, a folder or a hub id."
+PREDICTION_HELP = "What the model predicts, where its files do not say it or say it wrongly."
+PICKLE_HELP = "Read the tensors of .ckpt files, with PyTorch's restricted unpickler. Needs torch."
 DTYPES = ("float32", "bfloat16")
+MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle")
 
 _NAME = re.compile(r"[^\W\d][\w-]*")
 
@@ -43,6 +50,9 @@ class TrainConfig(TrainSettings):
     model: str = option("mini", MODEL_HELP)
     variant: str = option("", VARIANT_HELP)
     revision: str = option("", REVISION_HELP)
+    vae: str = option("", VAE_HELP)
+    prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
+    allow_pickle: bool = option(False, PICKLE_HELP)
     images: list[str] = option([], "The pictures, all of one style. Default: the example picture of the package.")
     prompts: list[str] = option(
         [],
@@ -130,6 +140,9 @@ class SampleConfig(GuidanceOptions):
     model: str = option("mini", MODEL_HELP)
     variant: str = option("", VARIANT_HELP)
     revision: str = option("", REVISION_HELP)
+    vae: str = option("", VAE_HELP)
+    prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
+    allow_pickle: bool = option(False, PICKLE_HELP)
     styles: list[str] = option(
         [],
         "The styles: files, folders of runs, or folders of such folders. Default: the latest run under runs/, or else "

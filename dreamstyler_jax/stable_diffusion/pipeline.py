@@ -15,10 +15,11 @@ from jax import Array
 from dreamstyler_jax.runtime import compilation
 from dreamstyler_jax.runtime.devices import replicate
 from dreamstyler_jax.runtime.errors import UserError, shortened
-from dreamstyler_jax.runtime.files import read_json, write_json
-from dreamstyler_jax.stable_diffusion.checkpoint_files import resolve_model
+from dreamstyler_jax.runtime.files import write_json
+from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files, resolve_model, weight_files
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextModel
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel
+from dreamstyler_jax.stable_diffusion.model_files import find_model
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
@@ -28,8 +29,6 @@ from dreamstyler_jax.stable_diffusion.weights import load_model, read_config, sa
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "mini" / "model"
 PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
-_SAMPLE_BYTES = 4096  # per sample of a weights file's hash
-_SAMPLES = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -43,9 +42,9 @@ class StableDiffusion:
         tokenizer: the model's tokenizer.
         resolution: side in pixels of the images that the model was trained on.
         multiple: image sides are multiples of this many pixels.
-        name: folder or hub id as the user gave it.
+        name: folder, file or hub id as the user gave it.
         hash: twelve hexadecimal digits that identify the weights on disk (from sizes and samples of the files).
-        folder: where it was loaded from; None for a model made in memory.
+        folder: the folder it was loaded from; None for a single file and for a model made in memory.
     """
 
     networks: Networks
@@ -58,50 +57,67 @@ class StableDiffusion:
     folder: Path | None = None
 
     @classmethod
-    def load(cls, model: str | Path = "mini", *, variant: str = "", revision: str = "", dtype: str = "float32") -> Self:
-        """Loads a folder in diffusers' layout, a hub id, or ``"mini"``, the embedded model.
+    def load(
+        cls,
+        model: str | Path = "mini",
+        *,
+        variant: str = "",
+        revision: str = "",
+        vae: str | Path = "",
+        prediction_type: str | None = None,
+        allow_pickle: bool = False,
+        dtype: str = "float32",
+    ) -> Self:
+        """Loads a folder in diffusers' layout, a single-file checkpoint, a hub id, or ``"mini"``, the embedded model.
 
         Prepares JAX as the commands do (`compilation.prepare`) if nothing has been computed yet.
 
         Args:
-            model: the folder, the hub id, or ``"mini"``.
+            model: the folder, the file, the hub id, or ``"mini"``.
             variant: the word in the names of the weight files, such as ``fp16``; empty for files without one.
             revision: branch, tag or commit of the hub repository; empty for its main branch.
+            vae: an autoencoder in place of the model's own: a file, a folder or a hub id; empty for the model's own.
+            prediction_type: ``epsilon`` or ``v_prediction``; None for what the model's files say.
+            allow_pickle: whether to read the tensors of files in other formats than safetensors (needs torch).
             dtype: ``float32`` or ``bfloat16``, of the weights in memory and so of the computation.
 
         Raises:
             UserError: not such a model, or one of its files is missing or damaged.
         """
         compilation.prepare(str(model))
-        folder = model_folder(model, variant=variant, revision=revision)
-        advice = "give a model folder in diffusers' layout"
-        scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json", advice=advice)
-        tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-        configs = {name: read_config(module, folder / name) for name, module in PARTS.items()}
-        text, vae, unet = configs["text_encoder"], configs["vae"], configs["unet"]
-        _check_fit(folder, text, vae, unet, tokenizer)
-        options = {"dtype": jnp.dtype(dtype), "variant": variant or None}
-        parts = {
-            name: load_model(module, folder / name, config=configs[name], **options) for name, module in PARTS.items()
-        }
+        files = find_model(
+            EMBEDDED_MODEL if model == "mini" else model,
+            variant=variant,
+            revision=revision,
+            vae=vae,
+            prediction_type=prediction_type,
+            allow_pickle=allow_pickle,
+        )
+        tokenizer = files.read_tokenizer("tokenizer")
+        configs = {name: files.parts[name].config(module) for name, module in PARTS.items()}
+        text, vae_config, unet = configs["text_encoder"], configs["vae"], configs["unet"]
+        _check_fit(files.origin, text, vae_config, unet, tokenizer)
+        schedule = NoiseSchedule.from_config(files.scheduler)
+        weights = jnp.dtype(dtype)
+        parts = {name: files.parts[name].load(module, configs[name], weights) for name, module in PARTS.items()}
         networks = Networks(
             text_encoder=parts["text_encoder"][0],
             vae=parts["vae"][0],
             unet=parts["unet"][0],
             text_config=text,
-            vae_config=vae,
+            vae_config=vae_config,
             unet_config=unet,
-            schedule=NoiseSchedule.from_config(scheduler_config),
+            schedule=schedule,
         )
         return cls(
             networks=networks,
             params={name: params for name, (_, params) in parts.items()},
             tokenizer=tokenizer,
-            resolution=unet.sample_size * vae.downsampling,
-            multiple=vae.downsampling * 2 ** (len(unet.block_out_channels) - 1),
+            resolution=unet.sample_size * vae_config.downsampling,
+            multiple=vae_config.downsampling * 2 ** (len(unet.block_out_channels) - 1),
             name=str(model),
-            hash=hash_files(sorted(file for name in PARTS for file in (folder / name).glob("*.safetensors"))),
-            folder=folder,
+            hash=files.hash(PARTS),
+            folder=files.folder,
         )
 
     @property
@@ -137,7 +153,7 @@ class StableDiffusion:
             )
             graphdefs.append(graphdef)
             params.append(weights)
-            hashes.append(hash_files(sorted(folder.glob("*.safetensors"))))
+            hashes.append(hash_files(sorted(weight_files(folder, variant or None))))
         networks = dataclasses.replace(self.networks, controlnets=tuple(graphdefs), guess_mode=guess_mode)
         digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
         return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params}, hash=digest)
@@ -224,13 +240,13 @@ def save(folder: Path, *, tokenizer: Tokenizer, schedule: NoiseSchedule, parts: 
 
 
 def _check_fit(
-    folder: Path, text: CLIPTextConfig, vae: AutoencoderKLConfig, unet: UNet2DConditionConfig, tokenizer: Tokenizer
+    origin: str, text: CLIPTextConfig, vae: AutoencoderKLConfig, unet: UNet2DConditionConfig, tokenizer: Tokenizer
 ) -> None:
     if not isinstance(unet.sample_size, int):
-        raise UserError(f"{folder}/unet/config.json: sample_size must be the side of square latents")
+        raise UserError(f"{origin}/unet/config.json: sample_size must be the side of square latents")
     if tokenizer.vocab_size > text.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the text_encoder {text.vocab_size}"
+            f"{origin}: the tokenizer has {tokenizer.vocab_size} tokens, the text_encoder {text.vocab_size}"
         )
     length, window = tokenizer.max_length, text.max_position_embeddings
     for left, a, right, b in (
@@ -239,7 +255,7 @@ def _check_fit(
         ("text_encoder max_position_embeddings", window, "tokenizer length", length),
     ):
         if a != b:
-            raise UserError(f"{folder} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
+            raise UserError(f"{origin} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
 
 
 def _check_controlnet(folder: Path, config: ControlNetConfig, model: StableDiffusion) -> None:
@@ -258,19 +274,3 @@ def _check_controlnet(folder: Path, config: ControlNetConfig, model: StableDiffu
                 f"the ControlNet {folder} is for another family of models than {model.name}: "
                 f"{name} is {given}, not {needed}"
             )
-
-
-def hash_files(paths: list[Path]) -> str:
-    """A hash of each file's size and of 256 evenly spaced samples: it tells models apart without reading gigabytes.
-
-    The samples come from the whole file, since many models differ from their parents in a few layers only.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        digest.update(f"{path.parent.name}/{size}".encode())
-        with path.open("rb") as file:
-            for start in range(0, size, max(size // _SAMPLES, _SAMPLE_BYTES)):
-                file.seek(start)
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:12]

@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from flax import nnx
 
 from dreamstyler_jax.commands.workloads import SIZES
@@ -80,7 +82,7 @@ def ours(part: str, folder: Path) -> dict[str, np.ndarray]:
             encode, decode = jax.jit(lambda model, x: model.encode(x)[0]), jax.jit(lambda model, z: model.decode(z))
             found = {"mean": encode(model, x["picture"]), "decoded": decode(model, x["latents"])}
         else:
-            added = AddedConditions(x["pooled"], x["time_ids"])
+            added = AddedConditions(jnp.asarray(x["pooled"]), jnp.asarray(x["time_ids"]))
             denoise = jax.jit(lambda model, *inputs: model(*inputs, (), added))
             found = {"noise": denoise(model, x["latents"], x["timesteps"], x["states"])}
     return {name: channels_first(np.asarray(array)) for name, array in found.items()}
@@ -101,15 +103,16 @@ def main() -> None:
     if words.side:
         folder = words.folder / words.part
         found = {"reference": reference, "ours": ours}[words.side](words.part, folder)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        np.savez(words.folder / f"{words.side}.npz", peak=np.float64(peak), **found)
+        peak = np.float64(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        safetensors.numpy.save_file({**found, "peak": np.array(peak)}, words.folder / f"{words.side}.safetensors")
         return
     for part in PARTS:
         (words.folder / part).mkdir(parents=True, exist_ok=True)
         for side in ("reference", "ours"):
             line = [sys.executable, "-m", "benchmarks.sdxl_true_size", "--folder", words.folder]
             subprocess.run([*line, "--side", side, "--part", part], check=True)
-        theirs, found = (dict(np.load(words.folder / f"{side}.npz")) for side in ("reference", "ours"))
+        files = (words.folder / f"{side}.safetensors" for side in ("reference", "ours"))
+        theirs, found = map(safetensors.numpy.load_file, files)
         memory = [f"{side.pop('peak'):.1f}" for side in (theirs, found)]
         for name, expected in theirs.items():
             error = np.linalg.norm(found[name] - expected) / np.linalg.norm(expected)

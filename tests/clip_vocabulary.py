@@ -4,7 +4,9 @@ import gzip
 import json
 from pathlib import Path
 
-ARCHIVE = Path(__file__).parent / "data" / "bpe_simple_vocab_16e6.txt.gz"
+from dreamstyler_jax import stable_diffusion
+
+ARCHIVE = Path(stable_diffusion.__path__[0]) / "vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
 MERGES = 48_894
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,6 +99,16 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     axes = axes_of(config, all_prompts(config), styles | mixes, contents, [])
     cells = make_cells(axes, model, styles | mixes, (64, 64))
     assert len({cell.id for cell in cells}) == len(cells) == count
+
+
+@BOTH
+def test_the_options_for_models_are_those_of_the_commands(cls):
+    """Each row of the table in docs/models.md can be copied."""
+    table = (ROOT / "docs/models.md").read_text(encoding="utf-8").partition("\n| the model |")[2].partition("\n\n")[0]
+    rows = [words for line in table.splitlines() for words in re.findall(r"`(--[^`]+)`", line) if "--model" in words]
+    assert len(rows) >= 7
+    for words in rows:
+        assert parse(cls, shlex.split(words)).model != "mini"
 
 
 @pytest.mark.parametrize("value", [4, 4.0])

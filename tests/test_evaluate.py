@@ -480,6 +480,7 @@ MISTAKES = [
     ("several styles", [], "style_pictures: there are 2 styles, so write gogh=.*0.png"),
     ("several models", [], "several models painted these pictures: choose one of .*mini.* with --model"),
     ("no such model", ["--model", "absent"], "no model folder 'absent'"),
+    ("no such autoencoder", ["--vae", "absent.safetensors"], "there is no file absent.safetensors"),
     ("no CLIP", [], "has no CLIP of its own: give one, .* with --clip"),
     ("no such CLIP", ["--clip", "absent"], "clip: no model folder 'absent'"),
     ("part of a CLIP", [], "clip is not a complete CLIP: it lacks preprocessor_config.json; download"),

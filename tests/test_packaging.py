@@ -19,6 +19,15 @@ def test_configs_are_in_the_package(path):
     assert packaged.read_text(encoding="utf-8") == (ROOT / "configs" / path).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", ["py.typed", "grids/page/index.html", "mini/model/unet/config.json"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "py.typed",
+        "grids/page/index.html",
+        "mini/model/unet/config.json",
+        "stable_diffusion/vocabulary/bpe_simple_vocab_16e6.txt.gz",
+        "stable_diffusion/vocabulary/LICENSE.clip",
+    ],
+)
 def test_data_is_in_the_package(path):
     assert importlib.resources.files("dreamstyler_jax").joinpath(*path.split("/")).is_file()

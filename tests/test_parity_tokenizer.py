@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
+from dreamstyler_jax.stable_diffusion.clip_vocabulary import clip_tokenizer
 from dreamstyler_jax.stable_diffusion.placeholders import tokenize_with_placeholders
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 
@@ -54,6 +55,16 @@ def test_attributes(pair):
     ours, reference = pair
     assert (ours.bos_id, ours.eos_id) == (reference.bos_token_id, reference.eos_token_id)
     assert (ours.pad_id, ours.vocab_size, ours.max_length) == (reference.pad_token_id, len(reference), 77)
+
+
+@pytest.mark.parametrize("pad", [EOS, "!"])
+def test_the_tokenizer_of_single_files(pad, tmp_path):
+    reference = CLIPTokenizer.from_pretrained(write_clip_tokenizer(tmp_path, pad))
+    ours = clip_tokenizer(pad)
+    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (49_406, 49_407, reference.pad_token_id)
+    assert (ours.vocab_size, ours.max_length) == (49_408, 77)
+    np.testing.assert_array_equal(ours([*PROMPTS, *ODD]), reference_ids(reference, [*PROMPTS, *ODD]))
+    assert [ours.encode(text) for text in ODD] == [reference(text)["input_ids"] for text in ODD]
 
 
 def test_prompts_of_the_paper(pair):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from compilations import compilations
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 from tiny_model import write_controlnet
 
 from dreamstyler_jax.runtime.errors import UserError
@@ -158,7 +159,31 @@ def test_the_hash_depends_on_the_weights_in_use_alone(tiny, folder):
     (folder / "safety_checker").mkdir()
     shutil.copy(folder / "vae" / "diffusion_pytorch_model.safetensors", folder / "safety_checker" / "model.safetensors")
     (folder / "README.md").write_text("about")
+    # Another tool adds the half-precision files to a folder that it shares with this one.
+    for file in [*folder.glob("unet/*.safetensors"), *folder.glob("text_encoder/*.safetensors")]:
+        half = {name: array.astype(np.float16) for name, array in load_file(file).items()}
+        save_file(half, file.with_suffix(".fp16.safetensors"))
     assert StableDiffusion.load(str(folder)).hash == tiny.hash
+    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(vae, vae.with_suffix(".fp16.safetensors"))
+    assert StableDiffusion.load(str(folder), variant="fp16").hash != tiny.hash
+
+
+def test_what_the_user_says_of_a_model_is_in_its_hash(tiny, folder):
+    again = StableDiffusion.load(folder, prediction_type="epsilon")
+    assert (again.hash, again.networks) == (tiny.hash, tiny.networks), "it says so itself"
+    other = StableDiffusion.load(folder, prediction_type="v_prediction")
+    assert other.networks.schedule == NoiseSchedule(prediction_type="v_prediction")
+    assert other.hash != tiny.hash
+    other_vae = shutil.copytree(folder / "vae", folder.parent / "other")
+    edit_json(other_vae / "config.json", scaling_factor=0.25)
+    weights = other_vae / "diffusion_pytorch_model.safetensors"
+    save_file({name: 2 * array for name, array in load_file(weights).items()}, weights)
+    other = StableDiffusion.load(folder, vae=other_vae)
+    assert other.hash != tiny.hash and other.networks.vae_config.scaling_factor == 0.25
+    np.testing.assert_array_equal(
+        other.params["vae"]["decoder"]["conv_out"]["bias"], 2 * tiny.params["vae"]["decoder"]["conv_out"]["bias"]
+    )
 
 
 def test_controlnets_join_a_model(tiny, tmp_path):
@@ -173,7 +198,8 @@ def test_controlnets_join_a_model(tiny, tmp_path):
     assert [len(model.params["controlnets"]) for model in (one, other, both)] == [1, 1, 2]
     assert (one.networks.guess_mode, other.networks.guess_mode) == (False, True)
     assert len({model.hash for model in (tiny, one, other, both)}) == 4
-    assert tiny.with_controlnets([first]).hash == one.hash
+    shutil.copy(second / weights.name, first / "diffusion_pytorch_model.fp16.safetensors")
+    assert tiny.with_controlnets([first]).hash == one.hash, "of the weights in use"
     assert "1 ControlNet" in repr(one) and "2 ControlNets" in repr(both)
     assert "controlnets" not in tiny.params, "the model itself is unchanged"
 

@@ -109,9 +109,8 @@ def test_missing_keys_take_the_defaults_of_diffusers():
         ({"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid'.*'scaled_linear'"),
         ({"prediction_type": "flow_prediction"}, "prediction_type.*'v_prediction'"),
         ({"timestep_spacing": "middle"}, "timestep_spacing.*'trailing'"),
-        ({"trained_betas": [0.1]}, "trained_betas.*use null"),
-        ({"clip_sample": True}, "clip_sample = True.*False"),
-        ({"use_karras_sigmas": True}, "use_karras_sigmas"),
+        ({"trained_betas": [0.1] * 1000}, r"trained_betas = \[0\.1, .{,80}\.\.\. is not supported, use null"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas = True.*False"),
         ({"num_train_timesteps": 4000}, "num_train_timesteps = 4000.*1000"),
         ({"beta_start": 0.5}, "beta_start <= beta_end"),
         ({"beta_end": "0.012"}, "beta_start <= beta_end"),
@@ -122,6 +121,26 @@ def test_missing_keys_take_the_defaults_of_diffusers():
 def test_unsupported_settings_are_named(change, message):
     with pytest.raises(UserError, match=message):
         NoiseSchedule.from_config(NoiseSchedule().to_config() | change)
+
+
+# scheduler_config.json as community models have it, saved from a DPM-Solver++ SDE with Karras' spacing of the noise.
+OF_A_SAMPLER = {
+    "_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": "0.24.0", "algorithm_type": "sde-dpmsolver++",
+    "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+    "dynamic_thresholding_ratio": 0.995, "euler_at_final": False, "lambda_min_clipped": -float("inf"),
+    "lower_order_final": True, "num_train_timesteps": 1000, "prediction_type": "epsilon", "sample_max_value": 1.0,
+    "set_alpha_to_one": False, "skip_prk_steps": True, "solver_order": 2, "solver_type": "midpoint", "steps_offset": 1,
+    "thresholding": False, "timestep_spacing": None, "trained_betas": None, "use_karras_sigmas": True,
+    "use_lu_lambdas": None, "variance_type": None,
+}  # fmt: skip
+
+
+def test_settings_of_a_sampler_are_named_and_do_not_block():
+    with pytest.warns(UserWarning, match=r"^scheduler_config\.json: use_karras_sigmas = true: the solvers here"):
+        assert NoiseSchedule.from_config(OF_A_SAMPLER) == NoiseSchedule()
+    odd = {"clip_sample": True, "use_karras_sigmas": False, "final_sigmas_type": "sigma_min"}
+    with pytest.warns(UserWarning, match=r'clip_sample = true, final_sigmas_type = "sigma_min": the'):
+        assert NoiseSchedule.from_config(OF_A_SAMPLER | odd) == NoiseSchedule()
 
 
 def test_a_config_of_another_kind_is_refused():

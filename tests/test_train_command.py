@@ -16,7 +16,7 @@ from script_tools import contents, refusal, run, start, without_a_tensor, write_
 
 from dreamstyler_jax.commands import sample, train
 from dreamstyler_jax.commands.cli import INTERRUPTED, parse
-from dreamstyler_jax.commands.config import TrainConfig
+from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.run_log import read_metrics
 from dreamstyler_jax.commands.runs import check_resumable, is_finished
@@ -385,6 +385,16 @@ def test_an_object_without_a_description_has_several_wordings(property, wordings
     prepared = train.prepare_run(tiny, config, {path: images.load(path) for path in paths})
     described, other = np.asarray(prepared.lesson.dataset.tokens["clip_l"].ids)
     assert [len(np.unique(ids, axis=0)) for ids in (described, other)] == [1, wordings]
+
+
+def test_the_closing_line_names_the_model_as_it_was_loaded():
+    model = dict(model="my model.ckpt", vae="new vae.safetensors", prediction_type="v_prediction", allow_pickle=True)
+    config = TrainConfig(**model, variant="fp16", revision="main")
+    program, command, *words = shlex.split(train.painting_command(config))
+    assert (program, command) == ("dreamstyler", "sample")
+    again = parse(SampleConfig, words)
+    assert [getattr(again, name) for name in MODEL_OPTIONS] == [getattr(config, name) for name in MODEL_OPTIONS]
+    assert again.styles == [config.output]
 
 
 def test_an_object_is_learned_and_painted_in_a_style(finished, words, pictures, tmp_path):

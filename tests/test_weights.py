@@ -233,6 +233,33 @@ def test_unsupported_settings_are_refused_by_name(settings, named):
         UNet2DConditionConfig.from_dict(settings)
 
 
+def test_null_means_the_default_where_it_has_no_meaning_of_its_own():
+    """As in the UNet of a model that diffusers' own script has converted."""
+    nulls = ("upcast_attention", "only_cross_attention", "class_embed_type", "mid_block_only_cross_attention", "act_fn")
+    assert UNet2DConditionConfig.from_dict(dict.fromkeys(nulls)) == UNet2DConditionConfig()
+    assert AutoencoderKLConfig.from_dict({"shift_factor": None, "scaling_factor": None}) == AutoencoderKLConfig()
+    assert CLIPTextConfig.from_dict({"bos_token_id": None, "hidden_act": None}).bos_token_id is None
+    for key in ("mid_block_type", "norm_num_groups"):  # the UNet has no such layers
+        with pytest.raises(UserError, match=f"{key} = None"):
+            UNet2DConditionConfig.from_dict({key: None})
+
+
+def test_configs_of_other_models_are_refused_in_a_short_line():
+    with pytest.raises(UserError, match=r"of another kind: AutoencoderTiny, not AutoencoderKL$"):
+        AutoencoderKLConfig.from_dict({"_class_name": "AutoencoderTiny", "act_fn": "relu"})
+    with pytest.raises(UserError, match=r"of another kind: SD3Transformer2DModel, not UNet2DConditionModel$"):
+        UNet2DConditionConfig.from_dict({"_class_name": "SD3Transformer2DModel", "sample_size": 128})
+    odd = {
+        "_class_name": "UNet2DConditionModel", "down_block_types": ["ResnetDownsampleBlock2D"] * 1000,
+        "up_block_types": ["ResnetUpsampleBlock2D"] * 1000, "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "act_fn": "gelu", "addition_embed_type": "image", "class_embed_type": "identity", "encoder_hid_dim": 1280,
+        "encoder_hid_dim_type": "image_proj", "resnet_time_scale_shift": "scale_shift", "layers_per_block": [3] * 1000,
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"down_block_types = \('Resnet.*\.\.\. .* and \d more$") as error:
+        UNet2DConditionConfig.from_dict(odd)
+    assert len(str(error.value)) < 800
+
+
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     params = saved(CLIPTextModel, tmp_path)
 

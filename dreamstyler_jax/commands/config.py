@@ -16,7 +16,7 @@ from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
 from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.solvers import AUTO_SPACING, SOLVERS
 from dreamstyler_jax.stable_diffusion.lora_recipes import NO_LORAS, parse_loras
-from dreamstyler_jax.stable_diffusion.schedule import SPACINGS
+from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES, SPACINGS
 from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
 
 EXAMPLE_PROMPTS = (
@@ -25,14 +25,21 @@ EXAMPLE_PROMPTS = (
     "A painting of an orange cat in the snow by day in the style of {}",
     "A painting of a green tree in the desert at night in the style of {}",
 )
-MODEL_HELP = "Stable Diffusion model: a folder in diffusers' layout, a hub id, or mini, the embedded model."
+MODEL_HELP = (
+    "Stable Diffusion model: a folder in diffusers' layout, a single .safetensors file, a hub id, or mini, the "
+    "embedded model."
+)
 VARIANT_HELP = "Variant of the model's weight files, such as fp16 for model.fp16.safetensors."
 REVISION_HELP = "Branch, tag or commit of the model's hub repository. Default: its main branch."
+VAE_HELP = "Autoencoder (VAE) to use instead of the model's own: a file, a folder or a hub id."
+PREDICTION_HELP = "What the model predicts, where its files do not say it or say it wrongly."
+PICKLE_HELP = "Read the tensors of .ckpt files, with PyTorch's restricted unpickler. Needs torch."
 LORAS_HELP = (
     "LoRA files to merge into the model, with their scales: gogh.safetensors*0.8, or several as in "
     "gogh.safetensors*0.8+ink.safetensors*0.5; none for the model without."
 )
 DTYPES = ("float32", "bfloat16")
+MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle")
 
 _NAME = re.compile(r"[^\W\d][\w-]*")
 
@@ -48,6 +55,9 @@ class TrainConfig(TrainSettings):
     model: str = option("mini", MODEL_HELP)
     variant: str = option("", VARIANT_HELP)
     revision: str = option("", REVISION_HELP)
+    vae: str = option("", VAE_HELP)
+    prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
+    allow_pickle: bool = option(False, PICKLE_HELP)
     loras: str = option(NO_LORAS, LORAS_HELP)
     images: list[str] = option([], "The pictures, all of one style. Default: the example picture of the package.")
     prompts: list[str] = option(
@@ -137,6 +147,9 @@ class SampleConfig(GuidanceOptions):
     model: str = option("mini", MODEL_HELP)
     variant: str = option("", VARIANT_HELP)
     revision: str = option("", REVISION_HELP)
+    vae: str = option("", VAE_HELP)
+    prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
+    allow_pickle: bool = option(False, PICKLE_HELP)
     loras: list[str] = option([NO_LORAS], f"{LORAS_HELP} Several such words paint the pictures with each of them.")
     styles: list[str] = option(
         [],

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import yaml
 
-from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
+from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.settings import convert, hint, kind_of
 
 SECTIONS: dict[str, type] = {"train": TrainConfig, "sample": SampleConfig}
-SHARED = ("model", "variant", "revision", "dtype")
+SHARED = (*MODEL_OPTIONS, "dtype")
 OF_ONE_CALL = ("resume", "shard", "merge")  # belong to one call of a command, and are not saved
 
 C = TypeVar("C")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreamstyler_jax import __version__
+from dreamstyler_jax.commands.config import PICKLE_HELP, PREDICTION_HELP, VAE_HELP
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.evaluation.painted import PaintedPicture, group_labels, painted_pictures
 from dreamstyler_jax.evaluation.report import LEGEND, picture_lines, summarise, table, write_report
@@ -16,6 +17,7 @@ from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.stable_diffusion.checkpoint_files import resolve_model
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +40,16 @@ class EvaluateConfig:
     )
     model: str = option(
         "",
-        "The model whose autoencoder computes the style score: mini, a folder or a hub id. Default: the model that "
-        "painted the pictures.",
+        "The model whose autoencoder computes the style score: mini, a folder, a file or a hub id. Default: the model "
+        "that painted the pictures.",
     )
     variant: str = option(
         "", "The word in the names of the model's weight files, such as fp16 in model.fp16.safetensors."
     )
     revision: str = option("", "Branch, tag or commit of the model's hub repository. Default: its main branch.")
+    vae: str = option("", VAE_HELP)
+    prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
+    allow_pickle: bool = option(False, PICKLE_HELP)
     clip: str = option(
         "", "The CLIP: a folder as transformers saves it, or a hub id. Default: the folder clip inside the model's."
     )
@@ -67,7 +72,14 @@ def run(config: EvaluateConfig) -> None:
     painted = read_pictures(config.pictures)
     training_data = find_training_data(painted, config.styles, config.style_pictures)
     model_name = choose_model(config.model, painted)
-    model = StableDiffusion.load(model_name, variant=config.variant, revision=config.revision)
+    model = StableDiffusion.load(
+        model_name,
+        variant=config.variant,
+        revision=config.revision,
+        vae=config.vae,
+        prediction_type=config.prediction_type,
+        allow_pickle=config.allow_pickle,
+    )
     clip_folder = find_clip(config.clip, model)
     clip = Clip.load(clip_folder)
     results = score_all(Scorer(model, clip, painted, training_data), painted)

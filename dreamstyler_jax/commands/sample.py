@@ -49,7 +49,15 @@ def run(config: SampleConfig) -> None:
     styles = load_all_styles(config, texts)
     check_output(Path(config.output) if config.output else default_folder(styles))
     warn_of_settings_without_effect(config)
-    model = StableDiffusion.load(config.model, variant=config.variant, revision=config.revision, dtype=config.dtype)
+    model = StableDiffusion.load(
+        config.model,
+        variant=config.variant,
+        revision=config.revision,
+        vae=config.vae,
+        prediction_type=config.prediction_type,
+        allow_pickle=config.allow_pickle,
+        dtype=config.dtype,
+    )
     config = with_default_controlnet(config, model)
     nets = [transfer.parse_net(net) for net in config.controlnets]
     model = transfer.with_nets(model, nets, variant=config.variant, guess_mode=config.guess_mode)

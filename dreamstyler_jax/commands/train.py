@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import shlex
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,8 @@ from PIL import Image
 
 from dreamstyler_jax import inversion, prompts
 from dreamstyler_jax.commands import run_log
-from dreamstyler_jax.commands.config import TrainConfig
+from dreamstyler_jax.commands.cli import command_line
+from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.previews import write_preview
 from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, is_finished, runs_of
@@ -65,7 +65,14 @@ def run(config: TrainConfig) -> None:
     if not pending:
         return
     model = StableDiffusion.load(
-        config.model, variant=config.variant, revision=config.revision, dtype=config.dtype, loras=config.loras
+        config.model,
+        variant=config.variant,
+        revision=config.revision,
+        vae=config.vae,
+        prediction_type=config.prediction_type,
+        allow_pickle=config.allow_pickle,
+        dtype=config.dtype,
+        loras=config.loras,
     )
     runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
@@ -165,7 +172,5 @@ def keep(model: StableDiffusion, run: Run, store: Checkpoints, state: inversion.
 
 def painting_command(config: TrainConfig) -> str:
     """The command that paints with the style."""
-    names = ("model", "variant", "revision", "loras")
-    options = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(TrainConfig, name)}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return shlex.join(["dreamstyler", "sample", *words, "--styles", config.output])
+    options = {name: getattr(config, name) for name in MODEL_OPTIONS}
+    return command_line("sample", SampleConfig(styles=[config.output], loras=[config.loras], **options))

@@ -1,13 +1,15 @@
 """The files of a model in the layout of ``diffusers`` and ``transformers``: finding, downloading and opening them.
 
-Only safetensors files are read: other formats can run code when they are opened.
+Only safetensors files are read: other formats can run code when they are opened (`pickled_tensors` reads the tensors of
+some of them where the user allows it).
 """
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors
@@ -25,6 +27,9 @@ SMALL_FILES = (
     "special_tokens_map.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/merges.txt",
 )  # fmt: skip
 OTHER_FORMATS = (".bin", ".ckpt", ".msgpack", ".pt")
+_SAMPLE_BYTES = 4096  # per sample of a weights file's hash
+_SAMPLES = 256
+_BYTES_OF_AN_OPEN_FILE = 2**29
 
 
 class TensorSource(Protocol):
@@ -46,17 +51,31 @@ class TensorSource(Protocol):
 class SafetensorsSource:
     """The tensors of one or several safetensors files, see :class:`TensorSource`.
 
-    A file is opened for each tensor: an open one keeps everything that was read from it in memory.
+    An open file keeps everything that was read from it in memory, and opening one takes milliseconds: a file is opened
+    again whenever half a gigabyte has been read.
+
+    Attributes:
+        header: what the files say of themselves, by keys such as ``format``.
+
+    Raises:
+        UserError: tensors are stored with 8 bits.
     """
 
     def __init__(self, files: Sequence[Path]):
         self._file_of: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._opened: tuple[Path, Any] | None = None
+        self._bytes_read = 0
+        self.header: dict[str, str] = {}
         for path in files:
             with safetensors.safe_open(path, framework="numpy") as file:
+                self.header |= file.metadata() or {}
                 for name in file.keys():  # noqa: SIM118 (it is not a dict)
+                    stored = file.get_slice(name)
+                    if stored.get_dtype().startswith("F8"):
+                        raise UserError(f"{path} has 8-bit numbers, which are not supported; give a 16-bit version")
                     self._file_of[name] = path
-                    self._shapes[name] = tuple(file.get_slice(name).get_shape())
+                    self._shapes[name] = tuple(stored.get_shape())
 
     def names(self) -> Iterable[str]:
         """The names of the tensors in all files."""
@@ -68,8 +87,12 @@ class SafetensorsSource:
 
     def tensor(self, name: str) -> np.ndarray:
         """Reads a tensor in the dtype that it has on disk."""
-        with safetensors.safe_open(self._file_of[name], framework="numpy") as file:
-            return file.get_tensor(name)
+        path = self._file_of[name]
+        if not self._opened or self._opened[0] != path or self._bytes_read > _BYTES_OF_AN_OPEN_FILE:
+            self._opened, self._bytes_read = (path, safetensors.safe_open(path, framework="numpy")), 0
+        tensor = self._opened[1].get_tensor(name)
+        self._bytes_read += tensor.nbytes
+        return tensor
 
 
 @contextlib.contextmanager
@@ -84,10 +107,21 @@ def open_weights(folder: Path, variant: str | None = None) -> Iterator[Safetenso
         UserError: weights are missing or damaged; also for damage that shows while the block reads.
     """
     files = weight_files(folder, variant)
-    try:
+    with naming_damage(folder):
         yield SafetensorsSource(files)
+
+
+@contextlib.contextmanager
+def naming_damage(origin: Path) -> Iterator[None]:
+    """Lets an error that says where damaged safetensors files are take the place of the library's.
+
+    Raises:
+        UserError: the block found the files damaged.
+    """
+    try:
+        yield
     except safetensors.SafetensorError as error:
-        raise UserError(f"{folder}: the weights are damaged ({error}); download or convert them again") from error
+        raise UserError(f"{origin}: the weights are damaged ({error}); download or convert them again") from error
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
@@ -176,3 +210,23 @@ def _download_patterns(variant: str | None) -> list[str]:
         patterns += [f"{part}{stem}{infix}.safetensors", f"{part}{stem}.safetensors.index{infix}.json"]
         patterns += [f"{part}{stem}{infix}-*-of-*.safetensors"]
     return patterns
+
+
+def hash_files(paths: Sequence[Path], labels: Sequence[str] = ()) -> str:
+    """A hash of each file's size and of 256 evenly spaced samples: it tells models apart without reading gigabytes.
+
+    The samples come from the whole file, since many models differ from their parents in a few layers only.
+
+    Args:
+        paths: the files, in order.
+        labels: a word for each file that enters the hash; by default the name of the file's folder.
+    """
+    digest = hashlib.sha256()
+    for path, label in zip(paths, labels or [path.parent.name for path in paths], strict=True):
+        size = path.stat().st_size
+        digest.update(f"{label}/{size}".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(size // _SAMPLES, _SAMPLE_BYTES)):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:12]

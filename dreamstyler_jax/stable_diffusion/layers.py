@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.stable_diffusion.ops.convolution import UNSET, Conv3x3
 from dreamstyler_jax.stable_diffusion.ops.norms import GroupNorm
 
@@ -37,30 +37,38 @@ class ModelConfig:
 
     Subclasses add one field per implemented setting. ``supported`` lists the implemented values of settings that can
     have others: another value, or a list with one, is refused instead of computed wrongly. ``identity`` holds the
-    constant entries by which other libraries recognise the file.
+    constant entries by which other libraries recognise the file. A setting that is null has its default, as in those
+    libraries, except for those in ``meaningful_null``, where null says that the model lacks something.
     """
 
     supported: ClassVar[Mapping[str, Sequence[Any]]] = {}
     identity: ClassVar[Mapping[str, Any]] = {}
+    meaningful_null: ClassVar[Sequence[str]] = ()
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """Reads the settings of ``config.json``; lists become tuples, entries that are no fields are ignored.
 
         Raises:
-            UserError: settings have a wrong type or a value that is not implemented; the message names them.
+            UserError: the file is that of another kind of model, or settings have a wrong type or a value that is not
+                implemented; the message names them.
         """
-        raw = {key: _frozen(value) for key, value in raw.items()}
+        given, needed = raw.get("_class_name"), cls.identity.get("_class_name")
+        if given and needed and given != needed:
+            raise UserError(f"config.json is that of a model of another kind: {shortened(str(given))}, not {needed}")
+        nullable = {field.name for field in dataclasses.fields(cls) if _is_instance(None, field.type)}
+        kept = nullable.union(cls.meaningful_null)
+        raw = {key: _frozen(value) for key, value in raw.items() if value is not None or key in kept}
         problems = []
         for key, values in cls.supported.items():
             given = raw.get(key, values[0])
             if any(value not in values for value in (given if isinstance(given, tuple) else (given,))):
-                problems.append(f"{key} = {given!r} (supported: {', '.join(map(repr, values))})")
+                problems.append(f"{key} = {shortened(repr(given))} (supported: {', '.join(map(repr, values))})")
         for field in dataclasses.fields(cls):
             if field.name in raw and not _is_instance(raw[field.name], field.type):
-                problems.append(f"{field.name} = {raw[field.name]!r} (supported: {field.type})")
+                problems.append(f"{field.name} = {shortened(repr(raw[field.name]))} (supported: {field.type})")
         if problems:
-            raise UserError(f"config.json is not that of a supported {cls.__name__[:-6]}: {'; '.join(problems)}")
+            raise UserError(f"config.json is not that of a supported {cls.__name__[:-6]}: {listing(problems)}")
         return cls(**{field.name: raw[field.name] for field in dataclasses.fields(cls) if field.name in raw})
 
     def to_dict(self) -> dict[str, Any]:

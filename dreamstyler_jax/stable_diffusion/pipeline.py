@@ -16,12 +16,13 @@ from jax import Array
 from dreamstyler_jax.runtime import compilation
 from dreamstyler_jax.runtime.devices import replicate
 from dreamstyler_jax.runtime.errors import UserError, shortened
-from dreamstyler_jax.runtime.files import read_json, write_json
-from dreamstyler_jax.stable_diffusion.checkpoint_files import resolve_model
+from dreamstyler_jax.runtime.files import write_json
+from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files, resolve_model, weight_files
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel
 from dreamstyler_jax.stable_diffusion.lora import LoraStack, merge_loras, read_loras
 from dreamstyler_jax.stable_diffusion.lora_recipes import NO_LORAS
+from dreamstyler_jax.stable_diffusion.model_files import ModelFiles, find_model
 from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
@@ -32,8 +33,6 @@ from dreamstyler_jax.stable_diffusion.weights import load_model, read_config, sa
 EMBEDDED_MODEL = Path(__file__).parents[1] / "mini" / "model"
 PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
 SDXL_PARTS = {**PARTS, "text_encoder_2": CLIPTextModelWithProjection}
-_SAMPLE_BYTES = 4096  # per sample of a weights file's hash
-_SAMPLES = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -47,9 +46,9 @@ class StableDiffusion:
         tokenizers: the tokenizer of each text encoder, ``clip_l`` and, of SDXL, ``clip_g``.
         resolution: side in pixels of the images that the model was trained on.
         multiple: image sides are multiples of this many pixels.
-        name: folder or hub id as the user gave it.
+        name: folder, file or hub id as the user gave it.
         hash: twelve hexadecimal digits that identify the weights on disk (from sizes and samples of the files).
-        folder: where it was loaded from; None for a model made in memory.
+        folder: the folder it was loaded from; None for a single file and for a model made in memory.
         loras: the LoRAs that are merged into the weights.
     """
 
@@ -70,17 +69,23 @@ class StableDiffusion:
         *,
         variant: str = "",
         revision: str = "",
+        vae: str | Path = "",
+        prediction_type: str | None = None,
+        allow_pickle: bool = False,
         dtype: str = "float32",
         loras: str = NO_LORAS,
     ) -> Self:
-        """Loads a folder in diffusers' layout, a hub id, or ``"mini"``, the embedded model.
+        """Loads a folder in diffusers' layout, a single-file checkpoint, a hub id, or ``"mini"``, the embedded model.
 
         Prepares JAX as the commands do (`compilation.prepare`) if nothing has been computed yet.
 
         Args:
-            model: the folder, the hub id, or ``"mini"``.
+            model: the folder, the file, the hub id, or ``"mini"``.
             variant: the word in the names of the weight files, such as ``fp16``; empty for files without one.
             revision: branch, tag or commit of the hub repository; empty for its main branch.
+            vae: an autoencoder in place of the model's own: a file, a folder or a hub id; empty for the model's own.
+            prediction_type: ``epsilon`` or ``v_prediction``; None for what the model's files say.
+            allow_pickle: whether to read the tensors of files in other formats than safetensors (needs torch).
             dtype: ``float32`` or ``bfloat16``, of the weights in memory and so of the computation.
             loras: LoRAs to merge into the weights, see `with_loras`.
 
@@ -88,39 +93,43 @@ class StableDiffusion:
             UserError: not such a model, or one of its files is missing or damaged.
         """
         compilation.prepare(str(model))
-        folder = model_folder(model, variant=variant, revision=revision)
-        advice = "give a model folder in diffusers' layout"
-        scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json", advice=advice)
-        modules = parts_of(folder)
-        tokenizers = {"clip_l": Tokenizer.from_folder(folder / "tokenizer")}
+        files = find_model(
+            EMBEDDED_MODEL if model == "mini" else model,
+            variant=variant,
+            revision=revision,
+            vae=vae,
+            prediction_type=prediction_type,
+            allow_pickle=allow_pickle,
+        )
+        modules = {name: module for name, module in SDXL_PARTS.items() if name in files.parts}
+        configs = {name: files.parts[name].config(module) for name, module in modules.items()}
+        tokenizers = {"clip_l": files.read_tokenizer("tokenizer")}
         if "text_encoder_2" in modules:
-            tokenizers["clip_g"] = Tokenizer.from_folder(folder / "tokenizer_2")
-        configs = {name: read_config(module, folder / name) for name, module in modules.items()}
-        _check_fit(folder, configs, tokenizers)
-        text, vae, unet = configs["text_encoder"], configs["vae"], configs["unet"]
-        options = {"dtype": jnp.dtype(dtype), "variant": variant or None}
-        parts = {
-            name: load_model(module, folder / name, config=configs[name], **options) for name, module in modules.items()
-        }
+            tokenizers["clip_g"] = files.read_tokenizer("tokenizer_2")
+        _check_fit(files.origin, configs, tokenizers)
+        vae_config, unet = configs["vae"], configs["unet"]
+        schedule = NoiseSchedule.from_config(files.scheduler)
+        weights = jnp.dtype(dtype)
+        parts = {name: files.parts[name].load(module, configs[name], weights) for name, module in modules.items()}
         networks = Networks(
             text_encoder=parts["text_encoder"][0],
             vae=parts["vae"][0],
             unet=parts["unet"][0],
-            text_config=text,
-            vae_config=vae,
+            text_config=configs["text_encoder"],
+            vae_config=vae_config,
             unet_config=unet,
-            schedule=NoiseSchedule.from_config(scheduler_config),
-            second_text_encoder=_second_text_encoder(folder, configs, parts, tokenizers["clip_l"].eos_id),
+            schedule=schedule,
+            second_text_encoder=_second_text_encoder(files, configs, parts, tokenizers["clip_l"].eos_id),
         )
         loaded = cls(
             networks=networks,
             params={name: params for name, (_, params) in parts.items()},
             tokenizers=tokenizers,
-            resolution=unet.sample_size * vae.downsampling,
-            multiple=vae.downsampling * 2 ** (len(unet.block_out_channels) - 1),
+            resolution=unet.sample_size * vae_config.downsampling,
+            multiple=vae_config.downsampling * 2 ** (len(unet.block_out_channels) - 1),
             name=str(model),
-            hash=hash_files(sorted(file for name in modules for file in (folder / name).glob("*.safetensors"))),
-            folder=folder,
+            hash=files.hash(modules),
+            folder=files.folder,
         )
         return loaded.with_loras(loras)
 
@@ -163,7 +172,7 @@ class StableDiffusion:
             )
             graphdefs.append(graphdef)
             params.append(weights)
-            hashes.append(hash_files(sorted(folder.glob("*.safetensors"))))
+            hashes.append(hash_files(sorted(weight_files(folder, variant or None))))
         networks = dataclasses.replace(self.networks, controlnets=tuple(graphdefs), guess_mode=guess_mode)
         digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
         return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params}, hash=digest)
@@ -243,27 +252,14 @@ def model_folder(model: str | Path, *, variant: str = "", revision: str = "") ->
     return resolve_model(model, variant=variant or None, revision=revision or None)
 
 
-def parts_of(folder: Path) -> dict[str, Any]:
-    """The class of each part that the model in this folder has.
-
-    Raises:
-        UserError: it is SDXL's refiner, which has no first text encoder.
-    """
-    if not (folder / "text_encoder_2").is_dir():
-        return PARTS
-    if not (folder / "text_encoder").is_dir():
-        raise UserError(f"{folder} is SDXL's refiner, which only finishes pictures; give a base model")
-    return SDXL_PARTS
-
-
 def _second_text_encoder(
-    folder: Path, configs: Mapping[str, Any], parts: Mapping[str, tuple[nnx.GraphDef, Any]], end_id: int
+    files: ModelFiles, configs: Mapping[str, Any], parts: Mapping[str, tuple[nnx.GraphDef, Any]], end_id: int
 ) -> SecondTextEncoder | None:
     if "text_encoder_2" not in parts:
         return None
-    index = read_json(folder / "model_index.json", advice="give a model folder in diffusers' layout")
-    zeros = index.get("force_zeros_for_empty_prompt", True) is True
-    return SecondTextEncoder(parts["text_encoder_2"][0], configs["text_encoder_2"], end_id, zeros)
+    return SecondTextEncoder(
+        parts["text_encoder_2"][0], configs["text_encoder_2"], end_id, zeros_if_empty=files.zeros_if_empty
+    )
 
 
 def save(
@@ -307,16 +303,16 @@ def save(
     write_json(folder / "model_index.json", index)
 
 
-def _check_fit(folder: Path, configs: Mapping[str, Any], tokenizers: Mapping[str, Tokenizer]) -> None:
+def _check_fit(origin: str, configs: Mapping[str, Any], tokenizers: Mapping[str, Tokenizer]) -> None:
     """Raises a UserError if the parts are not those of one model."""
     vae, unet = configs["vae"], configs["unet"]
     if not isinstance(unet.sample_size, int):
-        raise UserError(f"{folder}/unet/config.json: sample_size must be the side of square latents")
+        raise UserError(f"{origin}/unet/config.json: sample_size must be the side of square latents")
     encoders = {name: configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs}
     pairs = [("vae latent_channels", vae.latent_channels, "unet in_channels", unet.in_channels)]
     for (name, text), tokenizer in zip(encoders.items(), tokenizers.values(), strict=True):
         if tokenizer.vocab_size > text.vocab_size:
-            raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the {name} {text.vocab_size}")
+            raise UserError(f"{origin}: the tokenizer has {tokenizer.vocab_size} tokens, the {name} {text.vocab_size}")
         window = (f"{name} max_position_embeddings", text.max_position_embeddings)
         pairs.append((*window, "tokenizer length", tokenizer.max_length))
     widths = [text.hidden_size for text in encoders.values()]
@@ -324,10 +320,10 @@ def _check_fit(folder: Path, configs: Mapping[str, Any], tokenizers: Mapping[str
     pairs.insert(0, (label, sum(widths), "unet cross_attention_dim", unet.cross_attention_dim))
     for left, a, right, b in pairs:
         if a != b:
-            raise UserError(f"{folder} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
+            raise UserError(f"{origin} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
     if ("text_encoder_2" in encoders) != (unet.addition_embed_type == "text_time"):
         raise UserError(
-            f"{folder} is neither Stable Diffusion 1.x or 2.x nor SDXL: its unet's addition_embed_type is "
+            f"{origin} is neither Stable Diffusion 1.x or 2.x nor SDXL: its unet's addition_embed_type is "
             f"{unet.addition_embed_type!r}, and it has {len(encoders)} text encoder(s)"
         )
 
@@ -349,19 +345,3 @@ def _check_controlnet(folder: Path, config: ControlNetConfig, model: StableDiffu
                 f"the ControlNet {folder} is for another family of models than {model.name}: "
                 f"{name} is {given}, not {needed}"
             )
-
-
-def hash_files(paths: list[Path]) -> str:
-    """A hash of each file's size and of 256 evenly spaced samples: it tells models apart without reading gigabytes.
-
-    The samples come from the whole file, since many models differ from their parents in a few layers only.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        digest.update(f"{path.parent.name}/{size}".encode())
-        with path.open("rb") as file:
-            for start in range(0, size, max(size // _SAMPLES, _SAMPLE_BYTES)):
-                file.seek(start)
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:12]

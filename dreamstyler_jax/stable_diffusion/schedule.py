@@ -6,6 +6,8 @@ Symbols follow the DPM-Solver papers: a latent at timestep t is ``x_t = alpha_t 
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, shortened
 
 if TYPE_CHECKING:  # commands read the names of solvers and spacings before they import JAX
     import jax
@@ -23,21 +25,24 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
 
-# Settings of scheduler_config.json that change what is trained or sampled, with the values implemented here. Settings
-# of a single solver (its order, its type) are not listed: solvers are chosen by name.
+# Settings of scheduler_config.json that change the forward process, with the values implemented here.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "num_train_timesteps": (TRAIN_TIMESTEPS,),
     "trained_betas": (None,),
-    "clip_sample": (False, None),
-    "thresholding": (False, None),
-    "use_karras_sigmas": (False, None),
-    "use_exponential_sigmas": (False, None),
-    "use_beta_sigmas": (False, None),
-    "use_lu_lambdas": (False, None),
-    "use_flow_sigmas": (False, None),
-    "final_sigmas_type": ("zero", None),
-    "interpolation_type": ("linear", None),
-    "timestep_type": ("discrete", None),
+    "use_flow_sigmas": (False,),
+}
+# Settings that only change what some solvers do, with the values that they have here. Those of a single solver (its
+# order, its type) are not listed: solvers are chosen by name.
+_OF_SOLVERS: dict[str, tuple[Any, ...]] = {
+    "clip_sample": (False,),
+    "thresholding": (False,),
+    "use_karras_sigmas": (False,),
+    "use_exponential_sigmas": (False,),
+    "use_beta_sigmas": (False,),
+    "use_lu_lambdas": (False,),
+    "final_sigmas_type": ("zero",),
+    "interpolation_type": ("linear",),
+    "timestep_type": ("discrete",),
 }
 
 
@@ -89,17 +94,23 @@ class NoiseSchedule:
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
         """Reads the contents of the ``scheduler_config.json`` of any of diffusers' schedulers.
 
-        Missing keys take the defaults of diffusers' DDIMScheduler, except that ``timestep_spacing`` is None.
+        Keys that are missing or null take the defaults of diffusers' DDIMScheduler, except that ``timestep_spacing`` is
+        None. A warning names settings of solvers that the solvers here do not have.
 
         Raises:
             UserError: a required key is missing, or a setting is not supported; the message names it.
         """
+        config = {key: value for key, value in config.items() if value is not None}
         missing = [key for key in ("beta_schedule", "beta_start", "beta_end") if key not in config]
         if missing:
             raise UserError(f"scheduler_config.json lacks {', '.join(missing)}: it is not of a Stable Diffusion model")
         for key, values in _IMPLEMENTED.items():
             if key in config:
                 _require(key, config[key], values)
+        ignored = [key for key, values in _OF_SOLVERS.items() if key in config and config[key] not in values]
+        if ignored:
+            settings = ", ".join(f"{key} = {shortened(json.dumps(config[key]))}" for key in ignored)
+            warnings.warn(f"scheduler_config.json: {settings}: the solvers here sample without", stacklevel=2)
         return cls(
             beta_schedule=config["beta_schedule"],
             beta_start=config["beta_start"],
@@ -145,7 +156,7 @@ class NoiseSchedule:
 def _require(key: str, value: Any, values: tuple[Any, ...]) -> None:
     if value not in values:
         supported = ", ".join(repr(v) for v in values if v is not None) or "null"
-        raise UserError(f"noise schedule: {key} = {value!r} is not supported, use {supported}")
+        raise UserError(f"noise schedule: {key} = {shortened(repr(value))} is not supported, use {supported}")
 
 
 def stage_of(t: jax.Array | np.ndarray | int, stages: int) -> jax.Array | np.ndarray:

@@ -59,6 +59,8 @@ class UNetEncoderConfig(ModelConfig):
         "resnet_time_scale_shift": ("default",),
     }
 
+    meaningful_null: ClassVar = ("mid_block_type", "norm_num_groups")
+
     def __post_init__(self):
         levels = len(self.block_out_channels)
         for name in ("down_block_types", "up_block_types", "attention_head_dim", "transformer_layers_per_block"):

@@ -101,7 +101,13 @@ def read_config(cls: ModelClass[ConfigT], folder: str | Path) -> ConfigT:
 
 
 def read_model(
-    cls: ModelClass[ConfigT], config: ConfigT, source: TensorSource, *, dtype: jax.typing.DTypeLike, origin: str
+    cls: ModelClass[ConfigT],
+    config: ConfigT,
+    source: TensorSource,
+    *,
+    dtype: jax.typing.DTypeLike,
+    origin: str,
+    standard: str = "its config.json",
 ) -> tuple[nnx.GraphDef, Params]:
     """Assembles a model from any source of named tensors.
 
@@ -111,6 +117,7 @@ def read_model(
         source: holds exactly these tensors, under the names of ``diffusers`` or ``transformers``.
         dtype: floating-point type to convert every tensor to.
         origin: names the source in errors.
+        standard: what the tensors should fit, in errors.
 
     Returns:
         ``(graphdef, params)`` as from :func:`load_model`.
@@ -121,7 +128,9 @@ def read_model(
     graphdef, shapes = _abstract_model(cls, config)
     names = {path: tensor_name(path) for path in shapes}
     stored = current_names(source.names(), names.values())
-    _check_tensors(origin, source, stored, {names[path]: torch_shape(path, shape) for path, shape in shapes.items()})
+    expected = {names[path]: torch_shape(path, shape) for path, shape in shapes.items()}
+    if problems := _differences(source, stored, expected):
+        raise UserError(f"the weights in {origin} do not fit {standard}; {problems}")
     params = {}
     for path, name in names.items():
         tensor = from_torch_layout(path, source.tensor(stored[name]))
@@ -194,13 +203,10 @@ def _initial_value(path: ParamPath, shape: tuple[int, ...], rng: np.random.Gener
     return np.float32(deviation) * rng.standard_normal(shape, np.float32)
 
 
-def _check_tensors(
-    origin: str, source: TensorSource, stored: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raises a :class:`UserError` if the tensors of a source are not exactly the model's.
+def _differences(source: TensorSource, stored: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Where the tensors of a source are not exactly the model's, as a text; empty if they are.
 
     Args:
-        origin: names the source in the error.
         source: holds the tensors.
         stored: the name in the source by current name.
         shapes: the shapes that the model expects by current name.
@@ -210,6 +216,4 @@ def _check_tensors(
     found = {name: source.shape(stored[name]) for name in sorted(shapes.keys() & stored.keys())}
     misshapen = [f"{name} {shape} instead of {shapes[name]}" for name, shape in found.items() if shape != shapes[name]]
     problems = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
-    text = "; ".join(f"{problem}: {listing(names)}" for problem, names in problems.items() if names)
-    if text:
-        raise UserError(f"the weights in {origin} do not fit its config.json; {text}")
+    return "; ".join(f"{problem}: {listing(names)}" for problem, names in problems.items() if names)

@@ -1,0 +1,295 @@
+"""Where a model's parts are read from: a folder in diffusers' layout, a single file, or another file for one part."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import jax
+import safetensors
+from flax import nnx
+
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import read_json
+from dreamstyler_jax.stable_diffusion.checkpoint_files import (
+    SafetensorsSource,
+    TensorSource,
+    hash_files,
+    naming_damage,
+    resolve_model,
+    weight_files,
+)
+from dreamstyler_jax.stable_diffusion.clip_vocabulary import clip_tokenizer
+from dreamstyler_jax.stable_diffusion.inferred_configs import vae_config
+from dreamstyler_jax.stable_diffusion.layers import ModelConfig
+from dreamstyler_jax.stable_diffusion.model_families import FAMILIES, Family
+from dreamstyler_jax.stable_diffusion.original_layout import VAE_PREFIX, OriginalModel, part_source
+from dreamstyler_jax.stable_diffusion.original_names import Rule, same_pieces, vae_pieces
+from dreamstyler_jax.stable_diffusion.pickled_tensors import PickledSource, is_pickle
+from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
+from dreamstyler_jax.stable_diffusion.weights import ModelClass, Params, load_model, read_config, read_model
+
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+Loaded = tuple[nnx.GraphDef, Params]
+
+ADVICE = "give a model folder in diffusers' layout"
+FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+PART_NAMES = ("text_encoder", "text_encoder_2", "unet", "vae")
+OPTIONAL_PARTS = ("text_encoder_2",)
+_POINTER = b"version https://git-lfs"
+# What an autoencoder's tensors do not tell.
+_VAE_SETTINGS = ("scaling_factor", "norm_num_groups", "sample_size")
+# The names of an autoencoder's tensors: their prefix, the rule for the rest, and a name that only these have.
+_VAE_LAYOUTS: tuple[tuple[str, Rule, str], ...] = (
+    (VAE_PREFIX, vae_pieces, "encoder.down."),
+    ("", vae_pieces, "encoder.down."),
+    ("", same_pieces, "encoder.down_blocks."),
+)
+
+
+class Part(Protocol):
+    """One network of a model on the disk."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files of its weights."""
+        ...
+
+    def config(self, cls: ModelClass[ConfigT]) -> ConfigT:
+        """Its settings, for the class of its network."""
+        ...
+
+    def load(self, cls: ModelClass[ConfigT], config: ConfigT, dtype: jax.typing.DTypeLike) -> Loaded:
+        """The network and its weights, as from `weights.load_model`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderPart:
+    """A part in a folder of its own, with its ``config.json``; see `Part`."""
+
+    folder: Path
+    variant: str | None = None
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that are loaded."""
+        return weight_files(self.folder, self.variant)
+
+    def config(self, cls: ModelClass[ConfigT]) -> ConfigT:
+        """Reads ``config.json``."""
+        return read_config(cls, self.folder)
+
+    def load(self, cls: ModelClass[ConfigT], config: ConfigT, dtype: jax.typing.DTypeLike) -> Loaded:
+        """Reads the weights."""
+        return load_model(cls, self.folder, config=config, dtype=dtype, variant=self.variant)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePart:
+    """A part of a single file; see `Part`.
+
+    Attributes:
+        file: the file.
+        name: of the part, for errors.
+        settings: the contents of a ``config.json``.
+        source: its tensors under the names of diffusers.
+        standard: what they should fit, for errors.
+    """
+
+    file: Path
+    name: str
+    settings: Mapping[str, Any]
+    source: TensorSource
+    standard: str
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The file."""
+        return [self.file]
+
+    def config(self, cls: ModelClass[ConfigT]) -> ConfigT:
+        """The settings of its network."""
+        try:
+            return cls.config_class.from_dict(self.settings)
+        except UserError as error:
+            raise UserError(f"{self.file} ({self.name}): {error}") from None
+
+    def load(self, cls: ModelClass[ConfigT], config: ConfigT, dtype: jax.typing.DTypeLike) -> Loaded:
+        """Reads the weights."""
+        origin = f"{self.file} ({self.name})"
+        with naming_damage(self.file):
+            return read_model(cls, config, self.source, dtype=dtype, origin=origin, standard=self.standard)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFiles:
+    """What a model is made from.
+
+    Attributes:
+        origin: folder or file, for errors.
+        parts: the networks, by the names of the folders in diffusers' layout.
+        scheduler: the contents of ``scheduler_config.json``.
+        read_tokenizer: reads the tokenizer of one of these names, ``tokenizer`` or ``tokenizer_2``.
+        folder: the model's folder; None for a single file.
+        zeros_if_empty: whether SDXL encodes an empty prompt as zeros.
+        changes: what the user asked for instead of what the files say; it enters the hash.
+    """
+
+    origin: str
+    parts: Mapping[str, Part]
+    scheduler: Mapping[str, Any]
+    read_tokenizer: Callable[[str], Tokenizer]
+    folder: Path | None = None
+    zeros_if_empty: bool = True
+    changes: tuple[str, ...] = ()
+
+    def hash(self, names: Iterable[str]) -> str:
+        """Twelve hexadecimal digits for the files from which the parts of these names are loaded, and for `changes`."""
+        labels: dict[Path, str] = {}
+        for name in sorted(names):
+            for file in sorted(self.parts[name].files):
+                labels.setdefault(file, name)
+        digest = hash_files(list(labels), list(labels.values()))
+        return hashlib.sha256(" ".join((digest, *self.changes)).encode()).hexdigest()[:12] if self.changes else digest
+
+
+def find_model(
+    model: str | Path,
+    *,
+    variant: str = "",
+    revision: str = "",
+    vae: str | Path = "",
+    prediction_type: str | None = None,
+    allow_pickle: bool = False,
+    families: Mapping[int, Family] = FAMILIES,
+) -> ModelFiles:
+    """Finds a model's files and what they hold; reads no weights.
+
+    Args:
+        model: a folder in diffusers' layout, a hub id, or a file in the original layout.
+        variant, revision: of a folder or a hub id, as for `checkpoint_files.resolve_model`; empty for none.
+        vae: an autoencoder to use instead of the model's own, see `find_vae`; empty for none.
+        prediction_type: what the model predicts; None for what its files say.
+        allow_pickle: whether to read the tensors of pickles.
+        families: of single files, by the width of the text states.
+
+    Raises:
+        UserError: it is not such a model; the message says what it is.
+    """
+    if _is_file(model):
+        return _in_file(Path(model), vae, prediction_type, allow_pickle, families)
+    folder = resolve_model(model, variant=variant or None, revision=revision or None)
+    return _in_folder(folder, variant or None, vae, prediction_type, allow_pickle)
+
+
+def _in_folder(
+    folder: Path, variant: str | None, vae: str | Path, prediction_type: str | None, allow_pickle: bool
+) -> ModelFiles:
+    files = sorted(file.name for file in folder.glob("*.safetensors"))
+    advice = f"{ADVICE}, or a single file, such as {folder / files[0]}" if files else ADVICE
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", advice=advice)
+    own = scheduler.get("prediction_type") or "epsilon"
+    names = [name for name in PART_NAMES if name not in OPTIONAL_PARTS or (folder / name).is_dir()]
+    if "text_encoder_2" in names and not (folder / "text_encoder").is_dir():
+        raise UserError(f"{folder} is SDXL's refiner, which only finishes pictures; give a base model")
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    parts: dict[str, Part] = {name: FolderPart(folder / name, variant) for name in names}
+    if vae:
+        config = folder / "vae" / "config.json"
+        parts["vae"] = find_vae(vae, read_json(config) if config.is_file() else {}, allow_pickle)
+    return ModelFiles(
+        str(folder),
+        parts,
+        {**scheduler, "prediction_type": prediction_type or own},
+        lambda name: Tokenizer.from_folder(folder / name),
+        folder,
+        zeros_if_empty=index.get("force_zeros_for_empty_prompt") is not False,
+        changes=_changes(prediction_type, own),
+    )
+
+
+def _in_file(
+    file: Path, vae: str | Path, prediction_type: str | None, allow_pickle: bool, families: Mapping[int, Family]
+) -> ModelFiles:
+    source = open_tensors(file, allow_pickle)
+    header = source.header if isinstance(source, SafetensorsSource) else {}
+    original = OriginalModel.read(source, str(file), header=header, prediction_type=prediction_type, families=families)
+    family = original.family
+    parts: dict[str, Part] = {
+        name: FilePart(file, name, original.configs[name], tensors, family.name)
+        for name, tensors in original.sources.items()
+    }
+    if vae:
+        parts["vae"] = find_vae(vae, family.vae, allow_pickle)
+    elif "vae" not in parts:
+        raise UserError(f"{file} has no autoencoder: name one with --vae, a file or a folder")
+    if missing := [name for name in family.text_encoders if name not in parts]:
+        raise UserError(f"{file} is a {family.name} without its {' and '.join(missing)}: give a whole checkpoint")
+    return ModelFiles(
+        str(file),
+        parts,
+        original.scheduler,
+        lambda name: clip_tokenizer(family.text_encoders[name.replace("tokenizer", "text_encoder")].pad),
+        changes=_changes(prediction_type, original.own_prediction_type),
+    )
+
+
+def find_vae(vae: str | Path, settings: Mapping[str, Any], allow_pickle: bool = False) -> Part:
+    """Finds an autoencoder that is to take the place of a model's own.
+
+    Args:
+        vae: a file, in the original layout or with diffusers' names; or a folder or a hub id, of an autoencoder or of a
+            whole model. The files of a folder are those without a variant in their names.
+        settings: of the model's own autoencoder; a file has the same scaling factor.
+        allow_pickle: as for `find_model`.
+
+    Raises:
+        UserError: there is no autoencoder.
+    """
+    if not _is_file(vae):
+        folder = resolve_model(vae)
+        return FolderPart(folder / "vae" if (folder / "vae" / "config.json").is_file() else folder)
+    file = Path(vae)
+    source = open_tensors(file, allow_pickle)
+    for prefix, rule, mark in _VAE_LAYOUTS:
+        if any(name.startswith(prefix + mark) for name in source.names()):
+            tensors = part_source(source, prefix, rule)
+            kept = {key: settings[key] for key in _VAE_SETTINGS if key in settings}
+            return FilePart(file, "vae", {**kept, **vae_config(tensors, str(file))}, tensors, "an autoencoder")
+    raise UserError(f"{file} holds no autoencoder of Stable Diffusion; give another file or folder with --vae")
+
+
+def open_tensors(file: Path, allow_pickle: bool) -> TensorSource:
+    """The tensors of one file.
+
+    Raises:
+        UserError: it is missing or damaged, or a pickle that may not be read.
+    """
+    if not file.is_file():
+        raise UserError(f"there is no file {file}")
+    if is_pickle(file):
+        if allow_pickle:
+            return PickledSource(file)
+        raise UserError(
+            f"{file} is a pickle, which can run code when it is opened: convert it to safetensors, or add "
+            "--allow_pickle, which reads nothing but its tensors"
+        )
+    with file.open("rb") as opened:
+        if opened.read(len(_POINTER)) == _POINTER:
+            raise UserError(f"{file} is only a pointer to the weights: fetch them with git lfs pull")
+    try:
+        return SafetensorsSource([file])
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{file} is no safetensors file, or a damaged one ({error}); download it again") from error
+
+
+def _is_file(model: str | Path) -> bool:
+    """Whether a model is given as a file, be it there or not."""
+    path = Path(model)
+    return path.is_file() or (path.suffix in FILE_SUFFIXES and not path.is_dir())
+
+
+def _changes(prediction_type: str | None, own: str) -> tuple[str, ...]:
+    return (prediction_type,) if prediction_type and prediction_type != own else ()

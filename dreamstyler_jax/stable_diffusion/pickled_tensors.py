@@ -1,0 +1,60 @@
+"""Tensors in pickles, the files that PyTorch wrote before safetensors: ``.ckpt``, ``.pt``, ``.bin``.
+
+A pickle can run code when it is opened. PyTorch's restricted unpickler reads those that hold plain tensors and refuses
+all others.
+"""
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamstyler_jax.runtime.errors import UserError
+
+_STARTS = (b"PK\x03\x04", b"\x80")  # of a zip archive, in which newer pickles are, and of an older pickle
+_ADVICE = "convert it to safetensors with a tool that you trust"
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file looks like one that PyTorch wrote; a safetensors file does not, whatever it begins with."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start.startswith(_STARTS) and start[8:] != b"{"
+
+
+class PickledSource:
+    """The tensors of a pickled checkpoint, see `checkpoint_files.TensorSource`.
+
+    Raises:
+        UserError: PyTorch is not installed, or the file holds something other than tensors, or is damaged.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            import torch
+        except ImportError as error:
+            raise UserError(f"{path} was written by PyTorch: pip install torch to read it, or {_ADVICE}") from error
+        try:
+            # The tensors of a zip archive stay on the disk until they are used.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except Exception as error:  # a damaged or dangerous file can make torch's unpickler raise anything
+            raise UserError(f"{path} holds more than plain tensors, or is damaged: {_ADVICE}") from error
+        while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+            content = content["state_dict"]
+        if not isinstance(content, Mapping):
+            raise UserError(f"{path} holds no named tensors: give a checkpoint of Stable Diffusion")
+        self._tensors: dict[str, Any] = {name: value for name, value in content.items() if hasattr(value, "detach")}
+
+    def names(self) -> Iterable[str]:
+        """The names of all tensors."""
+        return self._tensors.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+        return tuple(self._tensors[name].shape)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Reads a tensor, in float32."""
+        return self._tensors[name].detach().float().numpy()

@@ -45,7 +45,8 @@ from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.sampling import initial_noise, plan_steps
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
-from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion, model_folder, save
+from dreamstyler_jax.stable_diffusion.parts import save_folder
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion, model_folder
 
 SAME = {"float32": 1e-4, "bfloat16": 5e-2}  # relative L2 difference of two UNets that compute the same
 SCALES = dict(null_scale=5.0, style_scale=1.0, context_scale=3.0)
@@ -101,7 +102,7 @@ def folder_of(config: PeerConfig) -> Path:
         networks = model.networks
         configs = {"text_encoder": networks.text_config, "vae": networks.vae_config, "unet": networks.unet_config}
         parts = {name: (part_config, model.params[name]) for name, part_config in configs.items()}
-        save(folder, tokenizers=model.tokenizers, schedule=networks.schedule, parts=parts)
+        save_folder(folder, tokenizers=model.tokenizers, schedule=networks.schedule, parts=parts)
     return folder
 
 

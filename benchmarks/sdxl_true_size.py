@@ -21,7 +21,7 @@ from flax import nnx
 
 from dreamstyler_jax.commands.workloads import SIZES
 from dreamstyler_jax.runtime.files import write_json
-from dreamstyler_jax.stable_diffusion.pipeline import SDXL_PARTS
+from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS
 from dreamstyler_jax.stable_diffusion.unet import AddedConditions
 from dreamstyler_jax.stable_diffusion.weights import load_model
 

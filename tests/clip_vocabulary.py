@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dreamstyler_jax import stable_diffusion
 
-ARCHIVE = Path(stable_diffusion.__path__[0]) / "vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
+ARCHIVE = Path(stable_diffusion.__path__[0]) / "single_files" / "clip" / "bpe_simple_vocab_16e6.txt.gz"
 MERGES = 48_894
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 

@@ -17,7 +17,7 @@ from dreamstyler_jax.guidance import cfg_guidance, paper_guidance
 from dreamstyler_jax.painting import Request, paint_requests, prepare_batches
 from dreamstyler_jax.sampling import StepPlan, plan_steps
 from dreamstyler_jax.solvers import solver_table
-from dreamstyler_jax.stable_diffusion.lora import read_loras
+from dreamstyler_jax.stable_diffusion.loras.merging import read_loras
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import ContentEncoder

@@ -17,8 +17,8 @@ from tiny_model import write_controlnet
 
 from dreamstyler_jax.api import paint
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.stable_diffusion.lora import merge_loras, read_loras
-from dreamstyler_jax.stable_diffusion.lora_recipes import lora_labels, parse_loras
+from dreamstyler_jax.stable_diffusion.loras.merging import merge_loras, read_loras
+from dreamstyler_jax.stable_diffusion.loras.recipes import lora_labels, parse_loras
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
 

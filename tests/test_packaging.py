@@ -25,8 +25,8 @@ def test_configs_are_in_the_package(path):
         "py.typed",
         "grids/page/index.html",
         "mini/model/unet/config.json",
-        "stable_diffusion/vocabulary/bpe_simple_vocab_16e6.txt.gz",
-        "stable_diffusion/vocabulary/LICENSE.clip",
+        "stable_diffusion/single_files/clip/bpe_simple_vocab_16e6.txt.gz",
+        "stable_diffusion/single_files/clip/LICENSE.clip",
     ],
 )
 def test_data_is_in_the_package(path):

@@ -12,7 +12,7 @@ from diffusers.loaders import lora_conversion_utils
 from flax.traverse_util import flatten_dict
 from lora_tools import random_layers, tensors_of, write_lora
 
-from dreamstyler_jax.stable_diffusion.lora_original_names import original_names
+from dreamstyler_jax.stable_diffusion.loras.original_names import original_names
 from dreamstyler_jax.stable_diffusion.tensor_names import tensor_name, to_torch_layout
 
 TOLERANCE = 1e-6

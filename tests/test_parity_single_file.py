@@ -22,13 +22,12 @@ from safetensors.numpy import load_file
 from tiny_model import CAPTIONS, with_random_vectors
 
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.stable_diffusion import pipeline
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig
-from dreamstyler_jax.stable_diffusion.model_families import SD1, SDXL, Family
 from dreamstyler_jax.stable_diffusion.model_files import find_model
-from dreamstyler_jax.stable_diffusion.original_layout import OriginalModel
-from dreamstyler_jax.stable_diffusion.pipeline import PARTS
+from dreamstyler_jax.stable_diffusion.parts import PARTS, save_folder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.single_files.families import SD1, SDXL, Family
+from dreamstyler_jax.stable_diffusion.single_files.layout import OriginalModel
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKLConfig
@@ -255,7 +254,7 @@ def small(tmp_path_factory):
     parts = {
         name: (config, with_random_vectors(init_model(PARTS[name], config)[1])) for name, config in configs.items()
     }
-    pipeline.save(folder, tokenizer=tokenizer, schedule=NoiseSchedule(), parts=parts)
+    save_folder(folder, tokenizers={"clip_l": tokenizer}, schedule=NoiseSchedule(), parts=parts)
     write_tensors(folder / "model.safetensors", original_tensors(folder))
     return folder
 

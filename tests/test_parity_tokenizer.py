@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from dreamstyler_jax.stable_diffusion.clip_vocabulary import clip_tokenizer
 from dreamstyler_jax.stable_diffusion.placeholders import tokenize_with_placeholders
+from dreamstyler_jax.stable_diffusion.single_files.vocabulary import clip_tokenizer
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 
 PROMPTS = (Path(__file__).parent.parent / "configs" / "eval_prompts.txt").read_text(encoding="utf-8").splitlines()

@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 from tiny_model import write_controlnet
 
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.stable_diffusion import pipeline
-from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, PARTS, StableDiffusion
+from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files
+from dreamstyler_jax.stable_diffusion.parts import PARTS, save_folder
+from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 
 
@@ -47,7 +48,7 @@ def test_what_a_model_is_in_a_line(tiny):
 def test_saving_what_was_loaded_gives_the_same_model(tiny, tmp_path):
     modules = {name: nnx.merge(getattr(tiny.networks, name), tiny.params[name]) for name in PARTS}
     parts = {name: (module.config, tiny.params[name]) for name, module in modules.items()}
-    pipeline.save(tmp_path, tokenizers=tiny.tokenizers, schedule=tiny.networks.schedule, parts=parts)
+    save_folder(tmp_path, tokenizers=tiny.tokenizers, schedule=tiny.networks.schedule, parts=parts)
     again = StableDiffusion.load(str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, again.params, tiny.params)
     assert again.hash == tiny.hash
@@ -132,7 +133,7 @@ def test_sizes_are_the_models_resolution_or_multiples(tiny):
 
 
 def hash_of(folder):
-    return pipeline.hash_files(sorted(folder.rglob("*.safetensors")))
+    return hash_files(sorted(folder.rglob("*.safetensors")))
 
 
 def test_the_hash_tells_models_apart(folder):

@@ -26,10 +26,11 @@ from tiny_model import with_random_vectors
 from dreamstyler_jax.commands import sample, train
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextConfigWithProjection, CLIPTextModel
-from dreamstyler_jax.stable_diffusion.model_families import SD1, SD2, SDXL, TextEncoder
 from dreamstyler_jax.stable_diffusion.model_files import find_model
-from dreamstyler_jax.stable_diffusion.pipeline import PARTS, SDXL_PARTS, StableDiffusion
+from dreamstyler_jax.stable_diffusion.parts import PARTS, SDXL_PARTS
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.single_files.families import SD1, SD2, SDXL, TextEncoder
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 from dreamstyler_jax.stable_diffusion.weights import init_model, load_model, read_config, save_model

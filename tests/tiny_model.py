@@ -5,9 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dreamstyler_jax.stable_diffusion import pipeline
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextModel
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel
+from dreamstyler_jax.stable_diffusion.parts import save_folder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
@@ -38,7 +38,7 @@ def write_tiny_model(folder: Path) -> Path:
     )  # fmt: skip
     models = {"text_encoder": (CLIPTextModel, text), "vae": (AutoencoderKL, vae), "unet": (UNet2DConditionModel, unet)}
     parts = {name: (config, with_random_vectors(init_model(cls, config)[1])) for name, (cls, config) in models.items()}
-    pipeline.save(folder, tokenizers={"clip_l": tokenizer}, schedule=NoiseSchedule(), parts=parts)
+    save_folder(folder, tokenizers={"clip_l": tokenizer}, schedule=NoiseSchedule(), parts=parts)
     return folder
 
 

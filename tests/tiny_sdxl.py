@@ -4,9 +4,9 @@ from pathlib import Path
 
 from tiny_model import CAPTIONS, WIDTH, WINDOW, with_random_vectors
 
-from dreamstyler_jax.stable_diffusion import pipeline
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextConfigWithProjection
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel
+from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS, save_folder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig
@@ -45,11 +45,10 @@ def write_tiny_sdxl(folder: Path) -> Path:
         "unet": unet,
     }
     parts = {
-        name: (config, with_random_vectors(init_model(pipeline.SDXL_PARTS[name], config)[1]))
-        for name, config in configs.items()
+        name: (config, with_random_vectors(init_model(SDXL_PARTS[name], config)[1])) for name, config in configs.items()
     }
     schedule = NoiseSchedule(timestep_spacing="leading", steps_offset=1)
-    pipeline.save(folder, tokenizers={"clip_l": first, "clip_g": second}, schedule=schedule, parts=parts)
+    save_folder(folder, tokenizers={"clip_l": first, "clip_g": second}, schedule=schedule, parts=parts)
     return folder
 
 

@@ -15,7 +15,7 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
 from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.solvers import AUTO_SPACING, SOLVERS
-from dreamstyler_jax.stable_diffusion.lora_recipes import NO_LORAS, parse_loras
+from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS, parse_loras
 from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES, SPACINGS
 from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
 

@@ -35,7 +35,7 @@ from dreamstyler_jax.runtime.devices import shard_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.progress import progress
-from dreamstyler_jax.stable_diffusion.lora import read_loras
+from dreamstyler_jax.stable_diffusion.loras.merging import read_loras
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style, StyleRef
 

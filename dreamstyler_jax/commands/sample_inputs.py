@@ -16,7 +16,7 @@ from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import parse_seeds
-from dreamstyler_jax.stable_diffusion.lora import LoraStack
+from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import FILE_NAME, Style, StyleRef, check_widths, load_styles
 from dreamstyler_jax.train_settings import BARE_PROMPTS

@@ -24,7 +24,8 @@ from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextConfigWithProjection
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
-from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, SDXL_PARTS, StableDiffusion
+from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS
+from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig

@@ -13,8 +13,8 @@ import numpy as np
 from dreamstyler_jax import __version__, prompts
 from dreamstyler_jax.guidance import Guidance, cfg_guidance
 from dreamstyler_jax.solvers import AUTO_SPACING, solver_table
-from dreamstyler_jax.stable_diffusion.lora import LoraStack
-from dreamstyler_jax.stable_diffusion.lora_recipes import NO_LORAS
+from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
+from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style, StyleRef
 from dreamstyler_jax.transfer import Content
@@ -65,7 +65,7 @@ class Cell:
         checkpoint: the training step at which these styles are taken; 0 for the final styles.
         model: name of the model.
         model_hash: hash of its weights, LoRAs included.
-        loras: the recipe of the LoRAs in it, see `lora_recipes`.
+        loras: the recipe of the LoRAs in it, see `loras.recipes`.
         repaint: None for a picture painted from the prompt alone.
     """
 

@@ -11,7 +11,7 @@ from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.painting import Request, needed_rows, paint_requests
 from dreamstyler_jax.sampling import StepPlan, plan_steps, sample_batch
 from dreamstyler_jax.solvers import solver_table
-from dreamstyler_jax.stable_diffusion.lora import LoraStack
+from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import Content, ContentEncoder

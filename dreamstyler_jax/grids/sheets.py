@@ -11,7 +11,7 @@ from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.contact_sheets import contact_sheet
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.stable_diffusion.lora_recipes import lora_labels
+from dreamstyler_jax.stable_diffusion.loras.recipes import lora_labels
 from dreamstyler_jax.style import Style, StyleRef
 
 MAX_ROWS, MAX_COLUMNS = 20, 16

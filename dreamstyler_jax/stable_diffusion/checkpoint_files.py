@@ -1,7 +1,7 @@
 """The files of a model in the layout of ``diffusers`` and ``transformers``: finding, downloading and opening them.
 
-Only safetensors files are read: other formats can run code when they are opened (`pickled_tensors` reads the tensors of
-some of them where the user allows it).
+Only safetensors files are read: other formats can run code when they are opened. Where the user allows it,
+`single_files.pickles` reads the tensors of some of them.
 """
 
 import contextlib

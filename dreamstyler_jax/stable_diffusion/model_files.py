@@ -20,13 +20,13 @@ from dreamstyler_jax.stable_diffusion.checkpoint_files import (
     resolve_model,
     weight_files,
 )
-from dreamstyler_jax.stable_diffusion.clip_vocabulary import clip_tokenizer
-from dreamstyler_jax.stable_diffusion.inferred_configs import vae_config
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
-from dreamstyler_jax.stable_diffusion.model_families import FAMILIES, Family
-from dreamstyler_jax.stable_diffusion.original_layout import VAE_PREFIX, OriginalModel, part_source
-from dreamstyler_jax.stable_diffusion.original_names import Rule, same_pieces, vae_pieces
-from dreamstyler_jax.stable_diffusion.pickled_tensors import PickledSource, is_pickle
+from dreamstyler_jax.stable_diffusion.single_files.configs import vae_config
+from dreamstyler_jax.stable_diffusion.single_files.families import FAMILIES, Family
+from dreamstyler_jax.stable_diffusion.single_files.layout import VAE_PREFIX, OriginalModel, part_source
+from dreamstyler_jax.stable_diffusion.single_files.names import Rule, same_pieces, vae_pieces
+from dreamstyler_jax.stable_diffusion.single_files.pickles import PickledSource, is_pickle
+from dreamstyler_jax.stable_diffusion.single_files.vocabulary import clip_tokenizer
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import ModelClass, Params, load_model, read_config, read_model
 

@@ -16,23 +16,18 @@ from jax import Array
 from dreamstyler_jax.runtime import compilation
 from dreamstyler_jax.runtime.devices import replicate
 from dreamstyler_jax.runtime.errors import UserError, shortened
-from dreamstyler_jax.runtime.files import write_json
 from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files, resolve_model, weight_files
-from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
-from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig, ControlNetModel
-from dreamstyler_jax.stable_diffusion.lora import LoraStack, merge_loras, read_loras
-from dreamstyler_jax.stable_diffusion.lora_recipes import NO_LORAS
+from dreamstyler_jax.stable_diffusion.controlnet import ControlNetModel
+from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack, merge_loras, read_loras
+from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.model_files import ModelFiles, find_model
 from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
+from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS, check_controlnet, check_fit
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
-from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
-from dreamstyler_jax.stable_diffusion.weights import load_model, read_config, save_model
+from dreamstyler_jax.stable_diffusion.weights import load_model, read_config
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "mini" / "model"
-PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
-SDXL_PARTS = {**PARTS, "text_encoder_2": CLIPTextModelWithProjection}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -106,7 +101,7 @@ class StableDiffusion:
         tokenizers = {"clip_l": files.read_tokenizer("tokenizer")}
         if "text_encoder_2" in modules:
             tokenizers["clip_g"] = files.read_tokenizer("tokenizer_2")
-        _check_fit(files.origin, configs, tokenizers)
+        check_fit(files.origin, configs, tokenizers)
         vae_config, unet = configs["vae"], configs["unet"]
         schedule = NoiseSchedule.from_config(files.scheduler)
         weights = jnp.dtype(dtype)
@@ -166,7 +161,7 @@ class StableDiffusion:
         for name in folders:
             folder = resolve_model(name, variant=variant or None)
             config = read_config(ControlNetModel, folder)
-            _check_controlnet(folder, config, self)
+            check_controlnet(folder, config, self.networks, self.name)
             graphdef, weights = load_model(
                 ControlNetModel, folder, config=config, dtype=self.dtype, variant=variant or None
             )
@@ -260,88 +255,3 @@ def _second_text_encoder(
     return SecondTextEncoder(
         parts["text_encoder_2"][0], configs["text_encoder_2"], end_id, zeros_if_empty=files.zeros_if_empty
     )
-
-
-def save(
-    folder: Path,
-    *,
-    tokenizers: Mapping[str, Tokenizer],
-    schedule: NoiseSchedule,
-    parts: Mapping[str, tuple[Any, Any]],
-) -> None:
-    """Writes a model folder in diffusers' layout.
-
-    Args:
-        folder: is created where it does not exist.
-        tokenizers, schedule: of the model.
-        parts: config and params of each part, ``{"text_encoder": (config, params), "vae": ..., "unet": ...}``; with
-            ``text_encoder_2`` it is an SDXL.
-    """
-    for name, (config, params) in parts.items():
-        save_model(folder / name, config, params)
-    for name, tokenizer in zip(("tokenizer", "tokenizer_2"), tokenizers.values(), strict=False):
-        tokenizer.save(folder / name)
-    write_json(folder / "scheduler" / "scheduler_config.json", schedule.to_config())
-    index: dict[str, Any] = {
-        "_class_name": "StableDiffusionPipeline",
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-    }
-    if "text_encoder_2" in parts:
-        del index["safety_checker"]
-        index |= {
-            "_class_name": "StableDiffusionXLPipeline",
-            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-            "tokenizer_2": ["transformers", "CLIPTokenizer"],
-            "force_zeros_for_empty_prompt": True,
-        }
-    write_json(folder / "model_index.json", index)
-
-
-def _check_fit(origin: str, configs: Mapping[str, Any], tokenizers: Mapping[str, Tokenizer]) -> None:
-    """Raises a UserError if the parts are not those of one model."""
-    vae, unet = configs["vae"], configs["unet"]
-    if not isinstance(unet.sample_size, int):
-        raise UserError(f"{origin}/unet/config.json: sample_size must be the side of square latents")
-    encoders = {name: configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs}
-    pairs = [("vae latent_channels", vae.latent_channels, "unet in_channels", unet.in_channels)]
-    for (name, text), tokenizer in zip(encoders.items(), tokenizers.values(), strict=True):
-        if tokenizer.vocab_size > text.vocab_size:
-            raise UserError(f"{origin}: the tokenizer has {tokenizer.vocab_size} tokens, the {name} {text.vocab_size}")
-        window = (f"{name} max_position_embeddings", text.max_position_embeddings)
-        pairs.append((*window, "tokenizer length", tokenizer.max_length))
-    widths = [text.hidden_size for text in encoders.values()]
-    label = " + ".join(f"{name} hidden_size" for name in encoders)
-    pairs.insert(0, (label, sum(widths), "unet cross_attention_dim", unet.cross_attention_dim))
-    for left, a, right, b in pairs:
-        if a != b:
-            raise UserError(f"{origin} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
-    if ("text_encoder_2" in encoders) != (unet.addition_embed_type == "text_time"):
-        raise UserError(
-            f"{origin} is neither Stable Diffusion 1.x or 2.x nor SDXL: its unet's addition_embed_type is "
-            f"{unet.addition_embed_type!r}, and it has {len(encoders)} text encoder(s)"
-        )
-
-
-def _check_controlnet(folder: Path, config: ControlNetConfig, model: StableDiffusion) -> None:
-    unet, vae = model.networks.unet_config, model.networks.vae_config
-    pairs = {
-        "downsampling of its control map": (config.downsampling, vae.downsampling),
-        "cross_attention_dim": (config.cross_attention_dim, unet.cross_attention_dim),
-        "in_channels": (config.in_channels, unet.in_channels),
-        "block_out_channels": (config.block_out_channels, unet.block_out_channels),
-        "layers_per_block": (config.layers_per_block, unet.layers_per_block),
-        "down_block_types": (config.down_block_types, unet.down_block_types),
-        "addition_embed_type": (config.addition_embed_type, unet.addition_embed_type),
-    }
-    for name, (given, needed) in pairs.items():
-        if given != needed:
-            raise UserError(
-                f"the ControlNet {folder} is for another family of models than {model.name}: "
-                f"{name} is {given}, not {needed}"
-            )

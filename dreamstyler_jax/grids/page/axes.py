@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dreamstyler_jax.stable_diffusion.lora_recipes import lora_labels
+from dreamstyler_jax.stable_diffusion.loras.recipes import lora_labels
 
 _NOT_PARAMETERS = ("id", "file", "sha256", "error", "command", "learned_from")
 _OUTERMOST_FIRST = ("content", "prompt", "style", "styles", "checkpoint", "loras", "seed")

@@ -30,7 +30,7 @@ from dreamstyler_jax.mini.world import data
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.files import check_output, write_atomic
 from dreamstyler_jax.runtime.settings import check_values, option
-from dreamstyler_jax.stable_diffusion import pipeline
+from dreamstyler_jax.stable_diffusion.parts import save_folder
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import save_model
 
@@ -162,7 +162,7 @@ def export(folder: Path, model: PretrainedModel) -> None:
     text = text_encoder_of(model.clip)
     parts = {"text_encoder": text, "vae": model.autoencoder, "unet": model.unet}
     parts = {name: (part.config, _half(part)) for name, part in parts.items()}
-    pipeline.save(folder, tokenizers={"clip_l": model.tokenizer}, schedule=NOISE_SCHEDULE, parts=parts)
+    save_folder(folder, tokenizers={"clip_l": model.tokenizer}, schedule=NOISE_SCHEDULE, parts=parts)
     for name, part in {"clip": model.clip, "judge": model.judge, "controlnet": model.controlnet}.items():
         save_model(folder / name, part.config, _half(part))
     model.tokenizer.save(folder / "clip")

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.stable_diffusion.checkpoint_files import TensorSource
-from dreamstyler_jax.stable_diffusion.inferred_configs import Sizes, text_config, unet_config, vae_config
-from dreamstyler_jax.stable_diffusion.model_families import FAMILIES, Family
-from dreamstyler_jax.stable_diffusion.original_names import RenamedSource, Rule, unet_pieces, vae_pieces
+from dreamstyler_jax.stable_diffusion.single_files.configs import Sizes, text_config, unet_config, vae_config
+from dreamstyler_jax.stable_diffusion.single_files.families import FAMILIES, Family
+from dreamstyler_jax.stable_diffusion.single_files.names import RenamedSource, Rule, unet_pieces, vae_pieces
 
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 # What training and other tools leave in a file beside the model: averaged weights, tables of the noise schedule,
@@ -97,7 +97,7 @@ class OriginalModel:
 
 
 def part_source(source: TensorSource, prefix: str, rule: Rule) -> RenamedSource:
-    """The tensors of one part under the names that a rule of `original_names` gives them."""
+    """The tensors of one part under the names that a rule of `names` gives them."""
     names = [name for name in source.names() if name.startswith(prefix) and not SET_ASIDE.fullmatch(name)]
     return RenamedSource(source, rule([name[len(prefix) :] for name in names]), prefix)
 

@@ -14,7 +14,7 @@ import safetensors
 
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.stable_diffusion.checkpoint_files import SafetensorsSource
-from dreamstyler_jax.stable_diffusion.lora_names import Layer, family, other_methods, split_name, text_width
+from dreamstyler_jax.stable_diffusion.loras.names import Layer, family, other_methods, split_name, text_width
 from dreamstyler_jax.stable_diffusion.tensor_names import TEXT_PREFIX, ParamPath
 
 SETTINGS_KEY = "lora_adapter_metadata"  # where diffusers keeps the settings of PEFT, alpha among them
@@ -61,7 +61,7 @@ def read_lora(path: str, layers: Mapping[str, Layer], model: str) -> Lora:
 
     Args:
         path: the file.
-        layers: the model's, from `lora_names.layers_by_name`.
+        layers: the model's, from `names.layers_by_name`.
         model: the model's name, for errors.
 
     Raises:

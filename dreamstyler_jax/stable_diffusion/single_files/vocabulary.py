@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from dreamstyler_jax.stable_diffusion.tokenizer import BOS, EOS, WORD_END, Tokenizer
 
 # One merge a line after the first line, the most frequent first. CLIP uses so many that there are 49,408 tokens.
-_ARCHIVE = Path(__file__).parent / "vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
+_ARCHIVE = Path(__file__).parent / "clip" / "bpe_simple_vocab_16e6.txt.gz"
 _MERGES = 49_408 - 2 * 256 - 2
 _PRINTABLE = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), range(ord("®"), ord("ÿ") + 1))
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from dreamstyler_jax.stable_diffusion.original_names import Pieces, open_clip_pieces, same_pieces
+from dreamstyler_jax.stable_diffusion.single_files.names import Pieces, open_clip_pieces, same_pieces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TextEncoder:
     open_clip: bool = False
 
     def pieces(self, names: Collection[str]) -> Pieces:
-        """The rule for the names of its tensors, see `original_names`."""
+        """The rule for the names of its tensors, see `names`."""
         return open_clip_pieces(names, self.layers) if self.open_clip else same_pieces(names)
 
 

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dreamstyler_jax.stable_diffusion.lora_files import Change, Lora, read_lora
-from dreamstyler_jax.stable_diffusion.lora_names import layers_by_name
-from dreamstyler_jax.stable_diffusion.lora_recipes import LoraRecipe, LoraTerm, parse_loras
+from dreamstyler_jax.stable_diffusion.loras.files import Change, Lora, read_lora
+from dreamstyler_jax.stable_diffusion.loras.names import layers_by_name
+from dreamstyler_jax.stable_diffusion.loras.recipes import LoraRecipe, LoraTerm, parse_loras
 from dreamstyler_jax.stable_diffusion.tensor_names import ParamPath, from_torch_layout, torch_shape
 
 
@@ -64,12 +64,12 @@ def read_loras(texts: Sequence[str], params: Mapping[str, Any], model: str) -> l
     """Reads the LoRAs of recipes, each file once.
 
     Args:
-        texts: the recipes, see `lora_recipes.parse_loras`.
+        texts: the recipes, see `recipes.parse_loras`.
         params: `StableDiffusion.params` of the model that they are for.
         model: its name, for errors.
 
     Raises:
-        UserError: a recipe cannot be read, or a file does not fit the model, see `lora_files.read_lora`.
+        UserError: a recipe cannot be read, or a file does not fit the model, see `files.read_lora`.
     """
     recipes = [parse_loras(text) for text in texts]
     paths = dict.fromkeys(term.path for recipe in recipes for term in recipe.terms)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
 
-from dreamstyler_jax.stable_diffusion.lora_original_names import original_names
+from dreamstyler_jax.stable_diffusion.loras.original_names import original_names
 from dreamstyler_jax.stable_diffusion.tensor_names import TEXT_PREFIX, ParamPath, tensor_name, torch_shape
 
 # The parts of a model that LoRAs change, with kohya's names of them.

@@ -1,0 +1,1 @@
+"""LoRAs: reading their files, naming their layers, merging them into weights."""

@@ -1,0 +1,104 @@
+"""The parts of a Stable Diffusion: their classes, whether they fit together, and how they are written to a folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import write_json
+from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
+from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig
+from dreamstyler_jax.stable_diffusion.networks import Networks
+from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
+from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
+from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
+from dreamstyler_jax.stable_diffusion.weights import save_model
+
+PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
+SDXL_PARTS = {**PARTS, "text_encoder_2": CLIPTextModelWithProjection}
+
+
+def save_folder(
+    folder: Path,
+    *,
+    tokenizers: Mapping[str, Tokenizer],
+    schedule: NoiseSchedule,
+    parts: Mapping[str, tuple[Any, Any]],
+) -> None:
+    """Writes a model folder in diffusers' layout.
+
+    Args:
+        folder: is created where it does not exist.
+        tokenizers, schedule: of the model.
+        parts: config and params of each part, ``{"text_encoder": (config, params), "vae": ..., "unet": ...}``; with
+            ``text_encoder_2`` it is an SDXL.
+    """
+    for name, (config, params) in parts.items():
+        save_model(folder / name, config, params)
+    for name, tokenizer in zip(("tokenizer", "tokenizer_2"), tokenizers.values(), strict=False):
+        tokenizer.save(folder / name)
+    write_json(folder / "scheduler" / "scheduler_config.json", schedule.to_config())
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+    }
+    if "text_encoder_2" in parts:
+        del index["safety_checker"]
+        index |= {
+            "_class_name": "StableDiffusionXLPipeline",
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            "force_zeros_for_empty_prompt": True,
+        }
+    write_json(folder / "model_index.json", index)
+
+
+def check_fit(origin: str, configs: Mapping[str, Any], tokenizers: Mapping[str, Tokenizer]) -> None:
+    """Raises a UserError if the parts are not those of one model."""
+    vae, unet = configs["vae"], configs["unet"]
+    if not isinstance(unet.sample_size, int):
+        raise UserError(f"{origin}/unet/config.json: sample_size must be the side of square latents")
+    encoders = {name: configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs}
+    pairs = [("vae latent_channels", vae.latent_channels, "unet in_channels", unet.in_channels)]
+    for (name, text), tokenizer in zip(encoders.items(), tokenizers.values(), strict=True):
+        if tokenizer.vocab_size > text.vocab_size:
+            raise UserError(f"{origin}: the tokenizer has {tokenizer.vocab_size} tokens, the {name} {text.vocab_size}")
+        window = (f"{name} max_position_embeddings", text.max_position_embeddings)
+        pairs.append((*window, "tokenizer length", tokenizer.max_length))
+    widths = [text.hidden_size for text in encoders.values()]
+    label = " + ".join(f"{name} hidden_size" for name in encoders)
+    pairs.insert(0, (label, sum(widths), "unet cross_attention_dim", unet.cross_attention_dim))
+    for left, a, right, b in pairs:
+        if a != b:
+            raise UserError(f"{origin} is not a text-to-image Stable Diffusion: its {left} is {a}, but its {right} {b}")
+    if ("text_encoder_2" in encoders) != (unet.addition_embed_type == "text_time"):
+        raise UserError(
+            f"{origin} is neither Stable Diffusion 1.x or 2.x nor SDXL: its unet's addition_embed_type is "
+            f"{unet.addition_embed_type!r}, and it has {len(encoders)} text encoder(s)"
+        )
+
+
+def check_controlnet(folder: Path, config: ControlNetConfig, networks: Networks, model: str) -> None:
+    """Raises a UserError if a ControlNet does not fit the model of this name."""
+    unet, vae = networks.unet_config, networks.vae_config
+    pairs = {
+        "downsampling of its control map": (config.downsampling, vae.downsampling),
+        "cross_attention_dim": (config.cross_attention_dim, unet.cross_attention_dim),
+        "in_channels": (config.in_channels, unet.in_channels),
+        "block_out_channels": (config.block_out_channels, unet.block_out_channels),
+        "layers_per_block": (config.layers_per_block, unet.layers_per_block),
+        "down_block_types": (config.down_block_types, unet.down_block_types),
+        "addition_embed_type": (config.addition_embed_type, unet.addition_embed_type),
+    }
+    for name, (given, needed) in pairs.items():
+        if given != needed:
+            raise UserError(
+                f"the ControlNet {folder} is for another family of models than {model}: {name} is {given}, not {needed}"
+            )

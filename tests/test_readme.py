@@ -43,7 +43,7 @@ NOT_RUN = {
     "python -m benchmarks.peer_torch": "takes many minutes; tests/test_parity_*.py compare with PyTorch",
 }
 SHORTER = {
-    "train": ["--steps", "4", "--save_every", "4", "--log_every", "2"],
+    "train": ["--steps", "4", "--save_every", "4", "--log_every", "2", "--preview_prompts"],
     "sample": ["--steps", "2"],
     "evaluate": [],
     "benchmark": ["--measure", "text", "--repeats", "1"],

@@ -187,7 +187,7 @@ def test_files_of_other_tools(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"clip_l": (1, 4), "clip_g": (1, 6)}, "no style, its contents are clip_g, clip_l"),
+        ({"clip_l": (1, 4), "clip_g": (1, 6), "t5": (1, 8)}, "no style, its contents are clip_g, clip_l, t5"),
         ({"<a>-T0": (4,), "<a>-T2": (4,)}, "stages are missing"),
         ({"<a>-T0": (4,), "<b>-T1": (4,)}, "no style"),
         ({"<a>-T0": (4,), "<a>-T1": (5,)}, r"shapes \(1, 4\), \(1, 5\)"),
@@ -443,7 +443,7 @@ def test_check_widths():
         check_widths({"a": style(), "b": style(width=16, model="sd15")}, {"clip_l": 8})
     with pytest.raises(UserError, match=r"trained on$"):
         check_widths({"a": style()}, {"clip_l": 768})
-    with pytest.raises(UserError, match=r"'a' have width 8, .* encoder 8 and 6"):
+    with pytest.raises(UserError, match=r"'a' have width 8, .* encoders 8 and 6"):
         check_widths({"a": style()}, {"clip_l": 8, "clip_g": 6})
 
 

@@ -59,7 +59,7 @@ class UNetEncoderConfig(ModelConfig):
         "resnet_time_scale_shift": ("default",),
     }
 
-    meaningful_null: ClassVar = ("mid_block_type", "norm_num_groups")
+    meaningful_null: ClassVar = ("norm_num_groups",)
 
     def __post_init__(self):
         levels = len(self.block_out_channels)

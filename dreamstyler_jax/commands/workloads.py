@@ -23,8 +23,7 @@ from dreamstyler_jax.sampling import plan_steps, sample_batch
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextConfigWithProjection
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
-from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
-from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS
+from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS, networks_of
 from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
@@ -135,26 +134,14 @@ def random_model(name: str, configs: ModelConfigs, dtype: str) -> StableDiffusio
     tokenizer = Tokenizer.from_folder(EMBEDDED_MODEL / "tokenizer")
     by_part = {part: config for part, config in configs._asdict().items() if config}
     parts = {part: init_model(SDXL_PARTS[part], config, dtype=jnp.dtype(dtype)) for part, config in by_part.items()}
-    second, encoders = None, ["clip_l"]
-    if configs.text_encoder_2:
-        second = SecondTextEncoder(parts["text_encoder_2"][0], configs.text_encoder_2, tokenizer.eos_id)
-        encoders.append("clip_g")
-    networks = Networks(
-        text_encoder=parts["text_encoder"][0],
-        vae=parts["vae"][0],
-        unet=parts["unet"][0],
-        text_config=configs.text_encoder,
-        vae_config=configs.vae,
-        unet_config=configs.unet,
-        schedule=NoiseSchedule(),
-        second_text_encoder=second,
-    )
+    graphdefs = {part: graphdef for part, (graphdef, _) in parts.items()}
+    networks = networks_of(graphdefs, by_part, NoiseSchedule(), end_id=tokenizer.eos_id)
     latent_side, downsampling = configs.unet.sample_size, configs.vae.downsampling
     assert isinstance(latent_side, int)
     return StableDiffusion(
         networks=networks,
         params={part: params for part, (_, params) in parts.items()},
-        tokenizers=dict.fromkeys(encoders, tokenizer),
+        tokenizers=dict.fromkeys(networks.text_widths, tokenizer),
         resolution=latent_side * downsampling,
         multiple=downsampling * 2 ** (len(configs.unet.block_out_channels) - 1),
         name=name,

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax import nnx
+
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_json
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig
-from dreamstyler_jax.stable_diffusion.networks import Networks
+from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
@@ -17,6 +19,37 @@ from dreamstyler_jax.stable_diffusion.weights import save_model
 
 PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
 SDXL_PARTS = {**PARTS, "text_encoder_2": CLIPTextModelWithProjection}
+
+
+def networks_of(
+    graphdefs: Mapping[str, nnx.GraphDef],
+    configs: Mapping[str, Any],
+    schedule: NoiseSchedule,
+    *,
+    end_id: int,
+    zeros_if_empty: bool = True,
+) -> Networks:
+    """The networks of a model without their weights.
+
+    Args:
+        graphdefs, configs: of each part, by its name in `SDXL_PARTS`.
+        schedule: the noise schedule.
+        end_id: the token that ends a text.
+        zeros_if_empty: whether SDXL encodes an empty prompt as zeros.
+    """
+    second = None
+    if "text_encoder_2" in graphdefs:
+        second = SecondTextEncoder(graphdefs["text_encoder_2"], configs["text_encoder_2"], end_id, zeros_if_empty)
+    return Networks(
+        text_encoder=graphdefs["text_encoder"],
+        vae=graphdefs["vae"],
+        unet=graphdefs["unet"],
+        text_config=configs["text_encoder"],
+        vae_config=configs["vae"],
+        unet_config=configs["unet"],
+        schedule=schedule,
+        second_text_encoder=second,
+    )
 
 
 def save_folder(

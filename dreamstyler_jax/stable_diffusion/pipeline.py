@@ -10,7 +10,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 
 from dreamstyler_jax.runtime import compilation
@@ -20,9 +19,9 @@ from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files, resolv
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetModel
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack, merge_loras, read_loras
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
-from dreamstyler_jax.stable_diffusion.model_files import ModelFiles, find_model
-from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
-from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS, check_controlnet, check_fit
+from dreamstyler_jax.stable_diffusion.model_files import find_model
+from dreamstyler_jax.stable_diffusion.networks import Networks
+from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS, check_controlnet, check_fit, networks_of
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import load_model, read_config
@@ -102,22 +101,14 @@ class StableDiffusion:
         if "text_encoder_2" in modules:
             tokenizers["clip_g"] = files.read_tokenizer("tokenizer_2")
         check_fit(files.origin, configs, tokenizers)
-        vae_config, unet = configs["vae"], configs["unet"]
         schedule = NoiseSchedule.from_config(files.scheduler)
         weights = jnp.dtype(dtype)
         parts = {name: files.parts[name].load(module, configs[name], weights) for name, module in modules.items()}
-        networks = Networks(
-            text_encoder=parts["text_encoder"][0],
-            vae=parts["vae"][0],
-            unet=parts["unet"][0],
-            text_config=configs["text_encoder"],
-            vae_config=vae_config,
-            unet_config=unet,
-            schedule=schedule,
-            second_text_encoder=_second_text_encoder(files, configs, parts, tokenizers["clip_l"].eos_id),
-        )
+        graphdefs = {name: graphdef for name, (graphdef, _) in parts.items()}
+        end_id, zeros = tokenizers["clip_l"].eos_id, files.zeros_if_empty
+        vae_config, unet = configs["vae"], configs["unet"]
         loaded = cls(
-            networks=networks,
+            networks=networks_of(graphdefs, configs, schedule, end_id=end_id, zeros_if_empty=zeros),
             params={name: params for name, (_, params) in parts.items()},
             tokenizers=tokenizers,
             resolution=unet.sample_size * vae_config.downsampling,
@@ -245,13 +236,3 @@ def model_folder(model: str | Path, *, variant: str = "", revision: str = "") ->
     if model == "mini":
         return EMBEDDED_MODEL
     return resolve_model(model, variant=variant or None, revision=revision or None)
-
-
-def _second_text_encoder(
-    files: ModelFiles, configs: Mapping[str, Any], parts: Mapping[str, tuple[nnx.GraphDef, Any]], end_id: int
-) -> SecondTextEncoder | None:
-    if "text_encoder_2" not in parts:
-        return None
-    return SecondTextEncoder(
-        parts["text_encoder_2"][0], configs["text_encoder_2"], end_id, zeros_if_empty=files.zeros_if_empty
-    )

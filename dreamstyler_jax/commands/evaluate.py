@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dreamstyler_jax import __version__
 from dreamstyler_jax.commands.config import PICKLE_HELP, PREDICTION_HELP, VAE_HELP
+from dreamstyler_jax.commands.models import load_model
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.evaluation.painted import PaintedPicture, group_labels, painted_pictures
 from dreamstyler_jax.evaluation.report import LEGEND, picture_lines, summarise, table, write_report
@@ -72,14 +73,7 @@ def run(config: EvaluateConfig) -> None:
     painted = read_pictures(config.pictures)
     training_data = find_training_data(painted, config.styles, config.style_pictures)
     model_name = choose_model(config.model, painted)
-    model = StableDiffusion.load(
-        model_name,
-        variant=config.variant,
-        revision=config.revision,
-        vae=config.vae,
-        prediction_type=config.prediction_type,
-        allow_pickle=config.allow_pickle,
-    )
+    model = load_model(model_name, config)
     clip_folder = find_clip(config.clip, model)
     clip = Clip.load(clip_folder)
     results = score_all(Scorer(model, clip, painted, training_data), painted)

@@ -13,6 +13,7 @@ import numpy as np
 from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.commands.cli import command_line
 from dreamstyler_jax.commands.config import SampleConfig
+from dreamstyler_jax.commands.models import load_model
 from dreamstyler_jax.commands.sample_inputs import (
     all_prompts,
     axes_of,
@@ -36,7 +37,6 @@ from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.progress import progress
 from dreamstyler_jax.stable_diffusion.loras.merging import read_loras
-from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style, StyleRef
 
 
@@ -49,15 +49,7 @@ def run(config: SampleConfig) -> None:
     styles = load_all_styles(config, texts)
     check_output(Path(config.output) if config.output else default_folder(styles))
     warn_of_settings_without_effect(config)
-    model = StableDiffusion.load(
-        config.model,
-        variant=config.variant,
-        revision=config.revision,
-        vae=config.vae,
-        prediction_type=config.prediction_type,
-        allow_pickle=config.allow_pickle,
-        dtype=config.dtype,
-    )
+    model = load_model(config.model, config, dtype=config.dtype)
     config = with_default_controlnet(config, model)
     nets = [transfer.parse_net(net) for net in config.controlnets]
     model = transfer.with_nets(model, nets, variant=config.variant, guess_mode=config.guess_mode)

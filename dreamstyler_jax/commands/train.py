@@ -16,6 +16,7 @@ from dreamstyler_jax.commands import run_log
 from dreamstyler_jax.commands.cli import command_line
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
+from dreamstyler_jax.commands.models import load_model
 from dreamstyler_jax.commands.previews import write_preview
 from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, is_finished, runs_of
 from dreamstyler_jax.encoding import tokenize
@@ -64,16 +65,7 @@ def run(config: TrainConfig) -> None:
             pending.append((run_config, pictures))
     if not pending:
         return
-    model = StableDiffusion.load(
-        config.model,
-        variant=config.variant,
-        revision=config.revision,
-        vae=config.vae,
-        prediction_type=config.prediction_type,
-        allow_pickle=config.allow_pickle,
-        dtype=config.dtype,
-        loras=config.loras,
-    )
+    model = load_model(config.model, config, dtype=config.dtype, loras=config.loras)
     runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
     for group in _of_one_shape(runs):

@@ -49,7 +49,7 @@ def lowest_level(schedule: NoiseSchedule, timesteps: np.ndarray, steps: int) -> 
     return alpha_bar, np.append(following[:-1], schedule.alphas_cumprod[0])
 
 
-def all_of_it(levels: Levels) -> np.ndarray:
+def lcm_noise(levels: Levels) -> np.ndarray:
     """The fresh noise of LCM's steps (Luo et al. 2023, Algorithm 3): each goes to x_0 and noises it anew.
 
     The model's boundary condition, by which 7e-6 of the latents at the lowest timestep, 19, stay, is left out.
@@ -57,7 +57,7 @@ def all_of_it(levels: Levels) -> np.ndarray:
     return np.sqrt(1.0 - levels.next_alpha_bar)
 
 
-def from_a_lower_level(levels: Levels) -> np.ndarray:
+def tcd_noise(levels: Levels) -> np.ndarray:
     """The fresh noise of TCD's steps (Zheng et al. 2024, Algorithm 2, gamma = 0.3).
 
     Each goes down without it to 0.7 of the next timestep, and noises the latents from there up to the next.
@@ -66,7 +66,7 @@ def from_a_lower_level(levels: Levels) -> np.ndarray:
     return np.sqrt(1.0 - levels.next_alpha_bar / lower)
 
 
-def ancestral(levels: Levels) -> np.ndarray:
+def ancestral_noise(levels: Levels) -> np.ndarray:
     """The fresh noise of Euler's ancestral steps, as much as the diffusion itself adds between the two levels."""
     sigma, next_sigma = (np.sqrt((1.0 - a) / a) for a in (levels.alpha_bar, levels.next_alpha_bar))
     return np.sqrt(levels.next_alpha_bar) * next_sigma * np.sqrt(1.0 - (next_sigma / sigma) ** 2)

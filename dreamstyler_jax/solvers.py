@@ -30,13 +30,13 @@ import numpy as np
 
 from dreamstyler_jax.noise_levels import (
     Levels,
-    all_of_it,
-    ancestral,
+    ancestral_noise,
     first_level_scale,
-    from_a_lower_level,
+    lcm_noise,
     lowest_level,
     next_levels,
     strided_levels,
+    tcd_noise,
     unit_scale,
 )
 from dreamstyler_jax.runtime.errors import UserError
@@ -154,10 +154,15 @@ SOLVERS = {
         Solver("dpmpp_2m", "DPM-Solver++(2M), second order", "linspace", dpmpp_2m, extra_points=1),
         Solver("unipc", "UniPC, a predictor with a corrector", "linspace", unipc, extra_points=1),
         Solver(
-            "euler_a", "Euler with fresh noise", "linspace", first_order, init_scale=first_level_scale, noise=ancestral
+            "euler_a",
+            "Euler with fresh noise",
+            "linspace",
+            first_order,
+            init_scale=first_level_scale,
+            noise=ancestral_noise,
         ),
-        Solver("lcm", "for models and LoRAs distilled as LCM", "distilled", first_order, noise=all_of_it),
-        Solver("tcd", "for those distilled as TCD", "distilled", first_order, lowest_level, noise=from_a_lower_level),
+        Solver("lcm", "for models and LoRAs distilled as LCM", "distilled", first_order, noise=lcm_noise),
+        Solver("tcd", "for those distilled as TCD", "distilled", first_order, lowest_level, noise=tcd_noise),
     )
 }
 

@@ -73,7 +73,7 @@ class PretrainConfig:
     )
     seed: int = option(0, "Seed of the pictures, the captions and all training.", low=0, high=2**32 - 1)
     vae_steps: int = _steps(3_000, "the autoencoder")
-    vae_batch_size: int = _batch_size(8, "the autoencoder")
+    vae_batch_size: int = _batch_size(16, "the autoencoder")
     vae_learning_rate: float = _learning_rate(2e-3, "the autoencoder")
     clip_steps: int = _steps(2_000, "CLIP")
     clip_batch_size: int = _batch_size(96, "CLIP")

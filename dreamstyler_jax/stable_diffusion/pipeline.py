@@ -105,10 +105,9 @@ class StableDiffusion:
         weights = jnp.dtype(dtype)
         parts = {name: files.parts[name].load(module, configs[name], weights) for name, module in modules.items()}
         graphdefs = {name: graphdef for name, (graphdef, _) in parts.items()}
-        end_id, zeros = tokenizers["clip_l"].eos_id, files.zeros_if_empty
-        vae_config, unet = configs["vae"], configs["unet"]
+        vae_config, unet, end_id = configs["vae"], configs["unet"], tokenizers["clip_l"].eos_id
         loaded = cls(
-            networks=networks_of(graphdefs, configs, schedule, end_id=end_id, zeros_if_empty=zeros),
+            networks=networks_of(graphdefs, configs, schedule, end_id=end_id, zeros_if_empty=files.zeros_if_empty),
             params={name: params for name, (_, params) in parts.items()},
             tokenizers=tokenizers,
             resolution=unet.sample_size * vae_config.downsampling,

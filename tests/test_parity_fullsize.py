@@ -72,9 +72,11 @@ def drawn(build):
     for name, buffer in model.named_buffers():
         assert name.endswith("position_ids")
         buffer.copy_(torch.arange(buffer.shape[1]))
-    for parameter in model.parameters():
-        fan_in = parameter[0].numel()
-        scaled = numbers * fan_in**-0.5 if parameter.ndim > 1 else numbers * 0.1 + 1
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:  # `randomised` moves these
+            parameter.fill_(0 if name.endswith("bias") else 1)
+            continue
+        scaled = numbers * (3 * parameter[0].numel()) ** -0.5  # as large as PyTorch draws them
         for piece in parameter.view(-1).split(len(scaled)):
             piece.copy_(scaled[: len(piece)])
     return randomised(model)

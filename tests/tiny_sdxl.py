@@ -1,5 +1,6 @@
 """A whole SDXL with random weights, small enough to compile in seconds, as a folder on disk."""
 
+import json
 from pathlib import Path
 
 from tiny_model import CAPTIONS, WIDTH, WINDOW, with_random_vectors
@@ -25,7 +26,6 @@ _ENCODER = dict(  # of UNet and ControlNet
 def write_tiny_sdxl(folder: Path) -> Path:
     """Writes the model: pictures of 16 pixels, latents of 8 x 8 x 4."""
     first = Tokenizer.train(CAPTIONS * 20, 560, max_length=WINDOW)
-    second = first.padded_with("!")
     sizes = dict(
         vocab_size=first.vocab_size, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=WINDOW, bos_token_id=first.bos_id,
@@ -48,8 +48,27 @@ def write_tiny_sdxl(folder: Path) -> Path:
         name: (config, with_random_vectors(init_model(SDXL_PARTS[name], config)[1])) for name, config in configs.items()
     }
     schedule = NoiseSchedule(timestep_spacing="leading", steps_offset=1)
-    save_folder(folder, tokenizers={"clip_l": first, "clip_g": second}, schedule=schedule, parts=parts)
+    save_folder(folder, tokenizers={"clip_l": first, "clip_g": first}, schedule=schedule, parts=parts)
+    _pad_with_exclamation_marks(folder / "tokenizer_2")
     return folder
+
+
+def _pad_with_exclamation_marks(tokenizer: Path) -> None:
+    """Changes the files of a tokenizer as those of SDXL's second one differ from the first's."""
+    number = json.loads((tokenizer / "vocab.json").read_text())["!"]
+    mark = {
+        "content": "!",
+        "special": True,
+        "normalized": False,
+        "lstrip": False,
+        "rstrip": False,
+        "single_word": False,
+    }
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        content = json.loads((tokenizer / name).read_text()) | {"pad_token": "!"}
+        if "added_tokens_decoder" in content:
+            content["added_tokens_decoder"][str(number)] = mark
+        (tokenizer / name).write_text(json.dumps(content))
 
 
 def write_sdxl_controlnet(folder: Path) -> Path:

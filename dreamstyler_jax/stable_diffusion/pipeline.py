@@ -230,8 +230,6 @@ def _encode_images(networks: Networks, params: Any, pictures: Array) -> tuple[Ar
     return networks.encode_images(params, pictures)
 
 
-def model_folder(model: str | Path, *, variant: str = "", revision: str = "") -> Path:
-    """The folder of a model on the disk; arguments as in `StableDiffusion.load`."""
-    if model == "mini":
-        return EMBEDDED_MODEL
-    return resolve_model(model, variant=variant or None, revision=revision or None)
+def model_folder(model: str | Path) -> Path:
+    """The folder of a model on the disk; ``model`` as in `StableDiffusion.load`."""
+    return EMBEDDED_MODEL if model == "mini" else resolve_model(model)

@@ -137,11 +137,6 @@ class Tokenizer:
         write_json(folder / "tokenizer_config.json", config)
         write_json(folder / "special_tokens_map.json", self._special)
 
-    def padded_with(self, token: str) -> "Tokenizer":
-        """The same tokenizer with another padding token, as SDXL's second one is the first padded with "!"."""
-        special = {**self._special, "pad_token": token}
-        return Tokenizer(self._vocab, self._merges, special, [*self._added, _added_token(token)], self.max_length)
-
     def words(self, text: str) -> list[int]:
         """The ids of `text` alone: no BOS, no EOS, no padding, however long."""
         return self._bpe.encode(_encodable(text), add_special_tokens=False).ids

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from flax.traverse_util import flatten_dict
 
 from dreamstyler_jax.stable_diffusion.loras.original_names import original_names
+from dreamstyler_jax.stable_diffusion.single_files.families import FAMILIES, SDXL
 from dreamstyler_jax.stable_diffusion.tensor_names import TEXT_PREFIX, ParamPath, tensor_name, torch_shape
 
 # The parts of a model that LoRAs change, with kohya's names of them.
@@ -34,7 +35,6 @@ _OTHER_METHODS = {
 # Older diffusers' names of the projections in attention layers.
 _PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
 _PROJECTIONS |= {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
-_FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 _XL_PREFIXES = ("lora_te2_", "text_encoder_2.")
 _TRANSFORMER = re.compile(r"^(transformer\.|lora_transformer_)|double_blocks|joint_blocks")
 
@@ -129,5 +129,7 @@ def family(width: int | None, names: Iterable[str] = ()) -> str | None:
     if any(map(_TRANSFORMER.search, names)):
         return "a transformer such as Flux"
     if any(name.startswith(_XL_PREFIXES) for name in names):
-        return _FAMILIES[2048]
-    return _FAMILIES.get(width, f"a model with text states of width {width}") if width else None
+        return SDXL.name
+    if not width:
+        return None
+    return FAMILIES[width].name if width in FAMILIES else f"a model with text states of width {width}"

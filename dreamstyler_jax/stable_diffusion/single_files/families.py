@@ -67,6 +67,12 @@ _SCHEDULER = {
 _CLIP_L = {"num_attention_heads": 12, "hidden_act": "quick_gelu", "projection_dim": 768}
 _END, _EXCLAMATION_MARK = "<|endoftext|>", "!"
 
+
+def _open_clip(prefix: str, layers: int, *, heads: int) -> TextEncoder:
+    config = {"num_attention_heads": heads, "hidden_act": "gelu"}
+    return TextEncoder(prefix, layers, config, _EXCLAMATION_MARK, open_clip=True)
+
+
 SD1 = Family(
     "Stable Diffusion 1.x",
     {"text_encoder": TextEncoder("cond_stage_model.transformer.", 12, _CLIP_L, _END)},
@@ -79,15 +85,7 @@ SD1 = Family(
 SD2 = Family(
     "Stable Diffusion 2.x",
     # Of OpenCLIP's 24 layers all but the last are used.
-    {
-        "text_encoder": TextEncoder(
-            "cond_stage_model.model.",
-            23,
-            {"num_attention_heads": 16, "hidden_act": "gelu"},
-            _EXCLAMATION_MARK,
-            open_clip=True,
-        )
-    },
+    {"text_encoder": _open_clip("cond_stage_model.model.", 23, heads=16)},
     unet={"norm_num_groups": 32, "upcast_attention": True},
     vae=_VAE,
     scheduler=_SCHEDULER,
@@ -98,13 +96,7 @@ SDXL = Family(
     "Stable Diffusion XL",
     {
         "text_encoder": TextEncoder("conditioner.embedders.0.transformer.", 12, _CLIP_L, _END),
-        "text_encoder_2": TextEncoder(
-            "conditioner.embedders.1.model.",
-            32,
-            {"num_attention_heads": 20, "hidden_act": "gelu"},
-            _EXCLAMATION_MARK,
-            open_clip=True,
-        ),
+        "text_encoder_2": _open_clip("conditioner.embedders.1.model.", 32, heads=20),
     },
     unet={"norm_num_groups": 32, "addition_embed_type": "text_time", "addition_time_embed_dim": 256},
     vae={**_VAE, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},

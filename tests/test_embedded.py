@@ -28,7 +28,7 @@ def same_painter():
     painter = int(images.read_text(EXAMPLE_PICTURE)["painter"])
     numbers = np.full(16, painter)
     scene = scenes.sample(jax.random.key(99), (16,))
-    return data.render(jax.random.key(5), data.all_painters(), numbers, scene)
+    return data.render(jax.random.key(5), data.by_number(numbers), scene)
 
 
 def held_out_loss(model, tables, pictures) -> float:

@@ -12,7 +12,7 @@ from dreamstyler_jax.mini.world import captions, data, painters, scenes
 from dreamstyler_jax.prompts import context_only, style_only
 
 COUNT = 12  # pictures in each batch below, so that they share one compiled program
-GRAMMAR = list(itertools.product(range(10), (None, *range(8)), (None, *range(7)), (None, *range(3))))
+GRAMMAR = list(itertools.product(range(len(scenes.SUBJECTS)), (None, *range(8)), (None, *range(7)), (None, *range(3))))
 
 
 def scene_of(colour: str) -> scenes.Scene:
@@ -26,14 +26,14 @@ def scene_of(colour: str) -> scenes.Scene:
 
 @pytest.fixture(scope="module")
 def all_painters():
-    """All painters: trained, held-out, and the camera."""
-    return data.all_painters()
+    """The parameters of all painters: trained, held-out, and the camera."""
+    return data.all_painters().painter
 
 
 @pytest.fixture(scope="module")
-def twelve(all_painters):
-    """The first painters: one of each technique, and two more."""
-    return jax.tree.map(lambda a: a[:COUNT], all_painters)
+def twelve():
+    """The parameters of the first painters: one of each technique, and two more."""
+    return data.by_number(np.arange(COUNT)).painter
 
 
 @pytest.fixture(scope="module")
@@ -128,24 +128,36 @@ def test_every_technique_shows_the_subject_in_its_colour(twelve, keys, painted):
     assert (inside > 0.02).all() and (inside > 4 * outside).all(), (inside, outside)  # ink shows it as shades
 
 
-def test_painters_lie_in_the_region_of_their_technique(all_painters):
-    technique = np.array([captions.technique_of(number) for number in range(272)])
-    for name, ranges in painters.TECHNIQUES.items():
-        for parameter, (low, high) in ranges.items():
-            values = np.asarray(getattr(all_painters, parameter))[: captions.PHOTOGRAPH][technique == name]
-            assert low - 1e-6 <= values.min() <= values.max() <= high + 1e-6
-            assert low == high or np.ptp(values) > (high - low) / 2
+def test_painters_lie_in_the_region_of_their_words(all_painters):
+    manner = data.all_painters().manner
+    touch = np.array(list(painters.TOUCHES.values()))[manner.touch[:-1]]
+    for words, chosen in ((painters.TECHNIQUES, manner.technique), (painters.PALETTES, manner.palette)):
+        for number, ranges in enumerate(words.values()):
+            of_word = np.asarray(chosen)[:-1] == number
+            for parameter in ranges.keys() & all_painters._asdict().keys():
+                low, high = ranges[parameter]
+                values = np.asarray(getattr(all_painters, parameter))[:-1][of_word]
+                least, most = touch[of_word].T if parameter in ("cell", "pitch", "outline_width") else (1, 1)
+                assert (low * least - 1e-5 <= values).all() and (values <= high * most + 1e-5).all(), parameter
+                assert low == high or np.ptp(values) > (high - low) / 2
+    luminance = np.asarray(all_painters.ground)[:-1].mean(-1)
+    by_ground = [luminance[np.asarray(manner.ground)[:-1] == ground] for ground in range(3)]
+    assert by_ground[0].min() > 0.85 > by_ground[1].max() > by_ground[1].min() > 0.3 > by_ground[2].max()
     for colour in (all_painters.dark, all_painters.light, all_painters.ground):
         assert colour.min() >= 0 and colour.max() <= 1
 
 
 def test_all_painters_are_different_and_always_the_same(all_painters):
-    jax.tree.map(np.testing.assert_array_equal, all_painters, data.all_painters())
+    data.all_painters.cache_clear()
+    jax.tree.map(np.testing.assert_array_equal, all_painters, data.all_painters().painter)
     assert all_painters.cell.shape == (captions.PAINTERS + captions.HELD_OUT + 1,) == (240 + 32 + 1,)
     assert len(np.unique(np.concatenate([all_painters.dark, all_painters.light], 1), axis=0)) == 273
 
 
 # Captions
+
+LABEL = [2, 1, 0, 2, 13, 3, 0, 2, 2]  # an orange boat by the sea at night by painter 13; a mosaic in warm colours, ...
+MANNER = r"(?! *$)( in the style of (mosaic|tiles))?( in warm colours)?( with broad strokes)?( on dark canvas)?"
 
 
 def test_painters_have_names_that_mean_nothing_else():
@@ -153,6 +165,7 @@ def test_painters_have_names_that_mean_nothing_else():
     assert len(names) == len(set(names)) == 272
     texts = [*scenes.SUBJECTS, *scenes.COLOURS, *scenes.PLACES, *scenes.TIMES]
     texts += itertools.chain(*captions.TECHNIQUE_WORDS.values())
+    texts += itertools.chain(painters.PALETTES, painters.TOUCHES, painters.GROUNDS)
     words = {word for text in texts for word in text.split()}
     assert not words & set(names)
     assert all(re.fullmatch("[a-z]{4,14}", name) for name in names)
@@ -179,10 +192,10 @@ def test_full_prompts_split_into_context_and_style():
 
 def test_captions_name_attributes_and_styles_with_the_documented_frequencies():
     rng = np.random.default_rng(0)
-    texts = [captions.caption(rng, 2, 1, 0, 2, 13) for _ in range(4000)]
-    name, (short, long) = captions.PAINTER_NAMES[13], captions.TECHNIQUE_WORDS["mosaic"]
+    texts = [captions.caption(rng, LABEL) for _ in range(4000)]
+    name = captions.PAINTER_NAMES[13]
     form = r"a (painting|picture|drawing)( of an? (orange )?boat( by the sea)?( at night)?)?"
-    form += rf"( in the style of ({name}|{short}|{long}))?"
+    form += rf"( in the style of {name}|{MANNER})?"
     assert all(re.fullmatch(form, text) for text in texts)
 
     def share(pattern, captions=texts):
@@ -191,26 +204,39 @@ def test_captions_name_attributes_and_styles_with_the_documented_frequencies():
     with_context = [text for text in texts if " of a" in text]
     tolerance = 0.03  # four standard deviations of the largest
     assert share("^a painting") == pytest.approx(0.6, abs=tolerance)
-    assert 1 - len(with_context) / len(texts) == pytest.approx(0.08, abs=tolerance)
-    assert share(f"{name}$", with_context) == pytest.approx(0.6, abs=tolerance)
-    assert share(f"({short}|{long})$", with_context) == pytest.approx(0.2, abs=tolerance)
-    assert share(f"{long}$", with_context) == pytest.approx(0.1, abs=tolerance)
+    assert 1 - len(with_context) / len(texts) == pytest.approx(0.06, abs=tolerance)
+    assert share(f"{name}$", with_context) == pytest.approx(0.55, abs=tolerance)
+    words = "mosaic|tiles|warm|broad|canvas"
+    assert share(words, with_context) == pytest.approx(0.3, abs=tolerance)
+    in_words = [text for text in with_context if re.search(words, text)]
+    assert share("mosaic|tiles", in_words) == pytest.approx(0.765, abs=tolerance)  # the fallback included
+    said = {"warm": 0.6, "broad": 0.4, "canvas": 0.4}
+    assert {word: share(word, in_words) for word in said} == pytest.approx(said, abs=2 * tolerance)
     absent = {"orange": 0.15, "by the sea": 0.2, "at night": 0.25}
     assert {word: 1 - share(word, with_context) for word in absent} == pytest.approx(absent, abs=tolerance)
     assert all(text.endswith(name) for text in texts if text not in with_context)
 
 
 def test_captions_are_deterministic_in_their_generator():
-    first, second = ([captions.caption(np.random.default_rng(5), 0, 0, 0, 0, 0) for _ in range(5)] for _ in range(2))
+    first, second = ([captions.caption(np.random.default_rng(5), LABEL) for _ in range(5)] for _ in range(2))
     assert first == second
+
+
+def test_a_painter_without_a_name_is_described():
+    rng, nameless = np.random.default_rng(0), [*LABEL[:4], captions.NAMELESS, *LABEL[5:]]
+    texts = [captions.caption(rng, nameless) for _ in range(400)]
+    assert not any(name in text.split() for text in texts for name in captions.PAINTER_NAMES)
+    assert np.mean([bool(re.search(MANNER + "$", text)) for text in texts]) > 0.75
 
 
 # Pictures on disk
 
 
-def fake_paint(painters, keys, scene):
+def fake_paint(_, keys, scene):
     """Stands in for the renderer where only the labels matter: flat pictures of a random grey for each key."""
-    return jnp.broadcast_to(jax.vmap(jax.random.uniform)(keys)[:, None, None, None], (len(keys), 2, 2, 3))
+    return jnp.broadcast_to(
+        jax.vmap(jax.random.uniform)(keys)[:, None, None, None], (len(keys), painters.SIZE, painters.SIZE, 3)
+    )
 
 
 def test_a_photograph_is_the_plain_raster_and_its_caption_says_so():
@@ -220,40 +246,46 @@ def test_a_photograph_is_the_plain_raster_and_its_caption_says_so():
     plain = jax.vmap(lambda one: scenes.raster(one, 2 * painters.SIZE)[0])(scene)
     small = plain.reshape(COUNT, painters.SIZE, 2, painters.SIZE, 2, 3).mean((2, 4))
     np.testing.assert_allclose(pictures, small, atol=1e-5)
-    caption = captions.caption(np.random.default_rng(0), 0, 0, 0, 0, captions.PHOTOGRAPH)
+    caption = captions.caption(np.random.default_rng(0), [0, 0, 0, 0, captions.PHOTOGRAPH, *[data.NO_MANNER] * 4])
     assert caption.startswith("a photo of a") and "style" not in caption
 
 
-def test_held_out_painters_are_not_in_the_training_set(all_painters):
-    labels = data.render_chunk(0, 0, all_painters, 4000, fake_paint).labels
-    assert set(labels[:, 4]) == {*range(captions.PAINTERS), captions.PHOTOGRAPH}
-    assert 0.03 < (labels[:, 4] == captions.PHOTOGRAPH).mean() < 0.05
-    assert [labels[:, i].max() + 1 for i in range(4)] == [10, 8, 7, 3] and labels.min() == 0
+def test_held_out_painters_are_not_in_the_training_set():
+    labels = np.concatenate([data.render_chunk(0, chunk, 1000, fake_paint).labels for chunk in range(4)])
+    photograph, nameless = (labels[:, 4] == number for number in (captions.PHOTOGRAPH, captions.NAMELESS))
+    assert set(labels[:, 4]) == {*range(captions.PAINTERS), captions.PHOTOGRAPH, captions.NAMELESS}
+    assert 0.03 < photograph.mean() < 0.05 and 0.37 < nameless.mean() < 0.43
+    assert [labels[:, i].max() + 1 for i in (0, 1, 2, 3, 5, 6, 7, 8)] == [14, 8, 7, 3, 10, 10, 3, 3]
+    assert labels[:, :5].min() == 0 and (labels[photograph, 5:] == data.NO_MANNER).all()
+    assert labels[~photograph].min() == 0
+    named = ~photograph & ~nameless
+    manner = np.stack(data.all_painters().manner, 1)
+    np.testing.assert_array_equal(labels[named, 5:], manner[labels[named, 4]])
 
 
-def test_chunks_are_deterministic_and_all_different(all_painters):
+def test_chunks_are_deterministic_and_all_different():
     first, again, second, other = (
-        data.render_chunk(seed, chunk, all_painters, COUNT, fake_paint)
-        for seed, chunk in ((0, 0), (0, 0), (0, 1), (1, 0))
+        data.render_chunk(seed, chunk, COUNT, fake_paint) for seed, chunk in ((0, 0), (0, 0), (0, 1), (1, 0))
     )
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (first.pixels != second.pixels).any() and (first.pixels != other.pixels).any()
     assert (first.labels != second.labels).any() and (first.labels != other.labels).any()
 
 
-def test_labels_say_what_is_painted(twelve, painted):
+def test_labels_say_what_is_painted(painted):
     numbers = np.arange(COUNT)
     scene = scene_of("red")
-    pixels, labels = data.render(jax.random.key(1), twelve, numbers, scene)
+    pixels, labels = data.render(jax.random.key(1), data.by_number(numbers), scene)
     assert pixels.dtype == np.uint8 and labels.dtype == np.int32
     assert np.abs(pixels / 255 - painted).max() <= 0.5 / 255 + 1e-6
     np.testing.assert_array_equal(labels[:, 0], np.arange(COUNT) % 10)
     assert set(labels[:, 1]) == {list(scenes.COLOURS).index("red")}
     np.testing.assert_array_equal(labels[:, 4], numbers)
+    np.testing.assert_array_equal(labels[:, 5], numbers % len(painters.TECHNIQUES))
 
 
-def test_the_scenes_of_a_chunk_are_those_of_its_labels(all_painters):
-    labels = data.render_chunk(3, 2, all_painters, COUNT, fake_paint).labels
+def test_the_scenes_of_a_chunk_are_those_of_its_labels():
+    labels = data.render_chunk(3, 2, COUNT, fake_paint).labels
     scene = data.chunk_scenes(3, 2, COUNT)
     np.testing.assert_array_equal(labels[:, :4], np.stack([scene.subject, scene.colour, scene.place, scene.time], 1))
 
@@ -261,17 +293,17 @@ def test_the_scenes_of_a_chunk_are_those_of_its_labels(all_painters):
 def test_an_interrupted_rendering_goes_on_where_it_stopped(tmp_path):
     rendered, interrupt = [], False
 
-    def render_chunk(seed, chunk, painters, size):
+    def render_chunk(seed, chunk, size):
         if interrupt and rendered:
             raise KeyboardInterrupt
         rendered.append(chunk)
-        return data.render_chunk(seed, chunk, painters, size, fake_paint)
+        return data.render_chunk(seed, chunk, size, fake_paint)
 
     def prepare(name):
         return data.prepare(tmp_path / name, 30, chunk_size=COUNT, render_chunk=render_chunk)
 
     whole = prepare("whole")
-    assert whole.pixels.shape == (30, 2, 2, 3) and whole.labels.shape == (30, 5)
+    assert whole.pixels.shape == (30, 128, 128, 3) and whole.labels.shape == (30, 9)
     rendered.clear()
     interrupt = True
     with pytest.raises(KeyboardInterrupt):

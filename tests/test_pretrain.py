@@ -1,6 +1,7 @@
 """The pretraining of the embedded model, with networks so small that it takes seconds."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from script_tools import contents
 from dreamstyler_jax.encoding import encode
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.mini.judge import JudgeConfig, LoadedJudge
-from dreamstyler_jax.mini.training.pretrain import PARTS, PretrainConfig, pretrain
+from dreamstyler_jax.mini.training.pretrain import PARTS, PretrainConfig, pretrain, run
 from dreamstyler_jax.mini.training.sizes import SIZES, Sizes
 from dreamstyler_jax.mini.training.trainer import Plan, fit
 from dreamstyler_jax.mini.world import data
@@ -30,7 +31,7 @@ def tiny_clip(config: CLIPConfig) -> CLIPConfig:
 
 
 TINY = Sizes(
-    autoencoder=dataclasses.replace(SIZES.autoencoder, block_out_channels=(4, 4, 4), norm_num_groups=2),
+    autoencoder=dataclasses.replace(SIZES.autoencoder, block_out_channels=(4, 4, 4, 4), norm_num_groups=2),
     clip=tiny_clip(SIZES.clip),
     judge=JudgeConfig(widths=(8, 8)),
     unet=dataclasses.replace(
@@ -48,13 +49,13 @@ TINY = Sizes(
 )
 
 
-def noise(seed: int, chunk: int, painters, size: int) -> data.Pictures:
+def noise(seed: int, chunk: int, size: int) -> data.Pictures:
     """A chunk of the training set with noise in place of paint."""
 
     def paint(painters, keys, scene):
-        return jax.vmap(lambda key: jax.random.uniform(key, (64, 64, 3)))(keys)
+        return jax.vmap(lambda key: jax.random.uniform(key, (data.SIZE, data.SIZE, 3)))(keys)
 
-    return data.render_chunk(seed, chunk, painters, size, paint)
+    return data.render_chunk(seed, chunk, size, paint)
 
 
 def never(*_):
@@ -67,9 +68,10 @@ def tiny_config(folder: Path) -> PretrainConfig:
 
 
 def written_files(folder: Path) -> dict[Path, int]:
-    """When each file below the folder was last written, apart from the model, which every call writes again."""
-    files = [path for path in folder.rglob("*") if path.is_file() and folder / "model" not in path.parents]
-    return {path: path.stat().st_mtime_ns for path in files}
+    """When each file below the folder was last written, apart from the weights, which every call writes again."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    again = {"model", "weights"}
+    return {path: path.stat().st_mtime_ns for path in files if not again & set(path.relative_to(folder).parts)}
 
 
 def test_all_parts_make_a_model_and_a_second_call_trains_nothing_again(tmp_path):
@@ -82,7 +84,7 @@ def test_all_parts_make_a_model_and_a_second_call_trains_nothing_again(tmp_path)
     assert 0 < model.networks.vae_config.scaling_factor < 1e4
     _, clip = load_model(CLIPModel, tmp_path / "model" / "clip")
     assert clip.keys() >= {"text_model", "vision_model", "logit_scale"}
-    pixels = np.zeros((1, 64, 64, 3), np.float32)
+    pixels = np.zeros((1, data.SIZE, data.SIZE, 3), np.float32)
     assert Clip.load(tmp_path / "model" / "clip").picture_features(pixels).shape == (1, 16)
     assert LoadedJudge.load(tmp_path / "model" / "judge").verdict(pixels).painter.shape == (1, 241)
     assert len(model.with_controlnets([str(tmp_path / "model" / "controlnet")]).networks.controlnets) == 1
@@ -91,6 +93,14 @@ def test_all_parts_make_a_model_and_a_second_call_trains_nothing_again(tmp_path)
     pretrain(tiny_config(tmp_path), TINY, never)
     assert contents(tmp_path / "model") == model_files
     assert written_files(tmp_path) == written
+
+    other = tmp_path / "other machine"  # which gets the weights alone, and makes pictures and latents again
+    shutil.copytree(tmp_path / "tokenizer", other / "tokenizer")
+    for part in PARTS:
+        shutil.copytree(tmp_path / part / "weights", other / part / "weights")
+    pretrain(tiny_config(other), TINY, noise)
+    assert contents(other / "model") == model_files
+    assert not list(other.rglob("checkpoints"))
 
 
 def test_an_interrupted_part_continues_identically(tmp_path):
@@ -128,3 +138,8 @@ def test_checkpoints_are_saved_at_the_first_call_that_reaches_their_step(tmp_pat
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=f"^{next(iter(wrong))}: must be from"):
         PretrainConfig(**wrong)
+
+
+def test_bfloat16_is_for_accelerators(tmp_path):
+    with pytest.raises(UserError, match=r"^dtype: .* --dtype float32"):
+        run(PretrainConfig(output=str(tmp_path / "work"), dtype="bfloat16"))

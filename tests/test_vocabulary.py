@@ -1,5 +1,6 @@
 """The words that the embedded model knows, and the warning about others."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dreamstyler_jax.commands.config_files import read_config
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import known_words, unknown_words, warn_of_unknown_words
 from dreamstyler_jax.mini.world import captions, scenes
+from dreamstyler_jax.mini.world.painters import MANNERS
 from dreamstyler_jax.prompts import expand
 from dreamstyler_jax.train_settings import BARE_PROMPTS
 
@@ -36,11 +38,13 @@ def test_words_outside_of_the_captions_are_unknown():
 
 
 def test_the_words_of_every_caption_are_known():
-    for painter in (*range(len(captions.TECHNIQUE_WORDS)), captions.PHOTOGRAPH):
-        for seed in range(20):
+    for painter in (0, captions.PHOTOGRAPH, captions.NAMELESS):
+        for seed in range(100):
             rng = np.random.default_rng(seed)
-            subject, colour, place, time = (int(rng.integers(len(words))) for words in scenes.ATTRIBUTES.values())
-            assert unknown_words([captions.caption(rng, subject, colour, place, time, painter)]) == []
+            scene, manner = (
+                rng.integers([len(words) for words in many]) for many in (scenes.ATTRIBUTES.values(), MANNERS)
+            )
+            assert unknown_words([captions.caption(rng, [*scene, painter, *manner])]) == []
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -79,6 +83,11 @@ def test_other_models_are_not_checked():
 def test_the_vocabulary_does_not_import_jax_until_it_is_used():
     code = "import sys, dreamstyler_jax.mini.vocabulary; print('jax' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT) == "False\n"
+
+
+def test_the_document_lists_all_words_but_the_names():
+    text = (ROOT / "docs" / "mini.md").read_text(encoding="utf-8").split("## Its parts")[0].lower()
+    assert known_words() - set(captions.PAINTER_NAMES) <= set(re.findall("[a-z]+", text))
 
 
 def test_known_words_are_lower_case():

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from dreamstyler_jax.mini.world import captions, scenes
+from dreamstyler_jax.mini.world.painters import MANNERS, Manner
 from dreamstyler_jax.runtime.batches import in_batches
 from dreamstyler_jax.stable_diffusion.layers import Downsample, Linear, ModelConfig, ResnetBlock
 from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
@@ -24,6 +25,7 @@ from dreamstyler_jax.stable_diffusion.weights import Params, load_model
 CLASSES = {  # the number of answers to each question, in the order of `data.Pictures.labels`
     **{attribute: len(words) for attribute, words in scenes.ATTRIBUTES.items()},
     "painter": captions.PAINTERS + 1,  # the trained painters, and the camera last
+    **{word: len(words) for word, words in zip(Manner._fields, MANNERS, strict=True)},
 }
 
 
@@ -31,7 +33,7 @@ CLASSES = {  # the number of answers to each question, in the order of `data.Pic
 class JudgeConfig(ModelConfig):
     """Sizes of the judge."""
 
-    widths: tuple[int, ...] = (32, 64, 128, 128)  # channels at 32 x 32, 16 x 16, ... pixels
+    widths: tuple[int, ...] = (24, 48, 96, 128, 128)  # channels at 64 x 64, 32 x 32, ... pixels
     classes: tuple[int, ...] = tuple(CLASSES.values())  # number of answers to each question
 
     identity: ClassVar = {"_class_name": "Judge"}
@@ -51,17 +53,21 @@ class Judge(nnx.Module):
         self.downsamplers = nnx.List([Downsample(width, (0, 1), rngs=rngs) for width in widths[:-1]])
         self.heads = nnx.List([Linear(2 * sum(widths), count, rngs=rngs) for count in config.classes])
 
-    def features(self, x: Array) -> Array:
-        """Mean and deviation of each channel, [B, F], of pictures [B, 64, 64, 3] in [-1, 1]."""
-        x, statistics = self.conv_in(x), []
+    def feature_maps(self, x: Array) -> list[Array]:
+        """What it sees at each resolution, [B, h, w, width], in pictures [B, 128, 128, 3] in [-1, 1]."""
+        x, maps = self.conv_in(x.astype(self.conv_in.kernel.dtype)), []
         for downsample, block in zip((None, *self.downsamplers), self.blocks, strict=True):
             x = block(downsample(x) if downsample else x)
-            h = jax.nn.silu(x)
-            statistics += [h.mean((1, 2)), jnp.sqrt(h.var((1, 2)) + 1e-5)]
-        return jnp.concatenate(statistics, -1)
+            maps.append(jax.nn.silu(x))
+        return maps
+
+    def features(self, x: Array) -> Array:
+        """Mean and deviation of each channel at each resolution, [B, F], of pictures [B, 128, 128, 3] in [-1, 1]."""
+        pairs = ((h.mean((1, 2)), jnp.sqrt(h.var((1, 2)) + 1e-5)) for h in self.feature_maps(x))
+        return jnp.concatenate([statistic for pair in pairs for statistic in pair], -1)
 
     def __call__(self, x: Array) -> list[Array]:
-        """Logits [B, number of answers] for each question, of pictures [B, 64, 64, 3] in [-1, 1]."""
+        """Logits [B, number of answers] for each question, of pictures [B, 128, 128, 3] in [-1, 1]."""
         features = self.features(x)
         return [head(features) for head in self.heads]
 
@@ -74,6 +80,10 @@ class Verdict(NamedTuple):
     place: np.ndarray
     time: np.ndarray
     painter: np.ndarray
+    technique: np.ndarray
+    palette: np.ndarray
+    touch: np.ndarray
+    ground: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +103,7 @@ class LoadedJudge:
         return cls(*load_model(Judge, folder))
 
     def verdict(self, pictures: np.ndarray) -> Verdict:
-        """The judge's answers about pictures float[N, 64, 64, 3] in [-1, 1]."""
+        """The judge's answers about pictures float[N, 128, 128, 3] in [-1, 1]."""
         return Verdict(*in_batches(functools.partial(_logits, self.graphdef, self.params), pictures))
 
 

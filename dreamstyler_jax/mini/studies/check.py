@@ -17,7 +17,7 @@ from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.guidance import cfg
 from dreamstyler_jax.mini.judge import LoadedJudge, among_first
 from dreamstyler_jax.mini.studies.words import prompt_of
-from dreamstyler_jax.mini.world import captions, data, scenes
+from dreamstyler_jax.mini.world import captions, data, painters, scenes
 from dreamstyler_jax.painting import Request, paint_requests
 from dreamstyler_jax.prompts import guidance_prompts
 from dreamstyler_jax.runtime import contact_sheets, images
@@ -38,6 +38,10 @@ QUESTIONS = {
     "place": [f"a painting of a house {place}" for place in scenes.PLACES],
     "time": [f"a painting of a house {time}" for time in scenes.TIMES],
     "painter": [f"a painting in the style of {name}" for name in captions.PAINTER_NAMES[: captions.PAINTERS]],
+    "technique": [f"a painting in the style of {words[0]}" for words in captions.TECHNIQUE_WORDS.values()],
+    "palette": [f"a painting in {palette} colours" for palette in painters.PALETTES],
+    "touch": [f"a painting with {touch} strokes" for touch in painters.TOUCHES],
+    "ground": [f"a painting on {ground}" for ground in painters.GROUNDS],
 }
 
 
@@ -75,12 +79,13 @@ def run(config: CheckConfig) -> None:
     print(f"autoencoder: {np.mean(10 * np.log10(4 / error)):.1f} dB")
     if config.sheet:
         first = slice(SHEET_PICTURES)
-        texts = [f"{captions.describe(*row[:4])}, {captions.technique_of(row[4])}" for row in labels[first]]
+        techniques = tuple(painters.TECHNIQUES)
+        texts = [f"{captions.describe(*row[:4])}, {techniques[row[5]]}" for row in labels[first]]
         images.save_png(config.sheet, draw_sheet(texts, truth[first], painted[first]))
 
 
 def _truth(config: CheckConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Labels int[N, 5] of random scenes, and the painters' own pictures of them, float32[N, 64, 64, 3] in [-1, 1]."""
+    """Labels int[N, 9] of random scenes, and the painters' own pictures of them, float32[N, 128, 128, 3] in [-1, 1]."""
     pictures = data.unseen(config.pictures, config.seed)
     return pictures.labels, images.to_unit(pictures.pixels)
 
@@ -90,12 +95,12 @@ def painted_by_model(model: StableDiffusion, labels: np.ndarray, guidance_scale:
 
     Args:
         model: an embedded model.
-        labels: int[N, 5], as in `data.Pictures`.
+        labels: int[N, 9], as in `data.Pictures`.
         guidance_scale: of classifier-free guidance.
         steps: solver steps.
 
     Returns:
-        float32[N, 64, 64, 3], about in [-1, 1].
+        float32[N, 128, 128, 3], about in [-1, 1].
     """
     weights = cfg(guidance_scale)
     requests = [Request(guidance_prompts(prompt_of(label)), weights, seed) for seed, label in enumerate(labels)]
@@ -105,7 +110,7 @@ def painted_by_model(model: StableDiffusion, labels: np.ndarray, guidance_scale:
 
 
 def through_autoencoder(model: StableDiffusion, pictures: np.ndarray) -> np.ndarray:
-    """Pictures float32[N, 64, 64, 3] in [-1, 1], encoded and decoded again."""
+    """Pictures float32[N, 128, 128, 3] in [-1, 1], encoded and decoded again."""
 
     @jax.jit
     def encode_and_decode(params, pixels):
@@ -116,25 +121,25 @@ def through_autoencoder(model: StableDiffusion, pictures: np.ndarray) -> np.ndar
 
 
 def recognised_by_clip(clip: Clip, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """For each attribute the share of pictures [N, 64, 64, 3] in [-1, 1] that CLIP describes rightly."""
+    """For each attribute the share of pictures [N, 128, 128, 3] in [-1, 1] that CLIP describes rightly."""
     features = clip.picture_features(pictures)
     similarities = {name: features @ clip.text_features(answers).T for name, answers in QUESTIONS.items()}
     return _shares(similarities, labels)
 
 
 def recognised_by_judge(judge: LoadedJudge, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """For each attribute the share of pictures [N, 64, 64, 3] in [-1, 1] that the judge describes rightly."""
+    """For each attribute the share of pictures [N, 128, 128, 3] in [-1, 1] that the judge describes rightly."""
     return _shares(judge.verdict(pictures)._asdict(), labels)
 
 
 def _shares(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """The shares of right answers, given logits [N, answers] in the order of the columns of labels [N, 5]."""
+    """The shares of right answers, given logits [N, answers] in the order of the columns of labels [N, 9]."""
     columns = dict(zip(logits, labels.T, strict=True))
     shares = {name: float(among_first(logits[name], right).mean()) for name, right in columns.items()}
     return shares | {"painter, top 5": float(among_first(logits["painter"], columns["painter"], 5).mean())}
 
 
 def draw_sheet(texts: Sequence[str], truth: np.ndarray, painted: np.ndarray) -> Image.Image:
-    """The painters' own pictures [N, 64, 64, 3] above the model's."""
+    """The painters' own pictures [N, 128, 128, 3] above the model's."""
     rows = [[images.to_image(picture) for picture in row] for row in (truth, painted)]
     return contact_sheets.contact_sheet(rows, ["the painter's own", "the model's"], list(texts), tile_size=160)

@@ -76,7 +76,7 @@ def scene_labels() -> np.ndarray:
 
 
 def painters_pictures(labels: np.ndarray) -> np.ndarray:
-    """Scenes int[S, 4] as the example's painter paints them: float32[S, 64, 64, 3] in [-1, 1]."""
+    """Scenes int[S, 4] as the example's painter paints them: float32[S, 128, 128, 3] in [-1, 1]."""
     scene = scenes.showing(jax.random.key(SEED), *labels.T)  # type: ignore[arg-type]  # NumPy's arrays do as well
     numbers = np.full(len(labels), example.PAINTER)
-    return images.to_unit(data.render(jax.random.key(SEED), data.all_painters(), numbers, scene).pixels)
+    return images.to_unit(data.render(jax.random.key(SEED), data.by_number(numbers), scene).pixels)

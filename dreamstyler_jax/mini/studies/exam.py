@@ -34,15 +34,15 @@ _FIRST_KEY = 2_000_000  # beyond the chunks of the training set
 
 
 class Exam(NamedTuple):
-    """One painter's exam, with pictures float32[..., 64, 64, 3] in [-1, 1].
+    """One painter's exam, with pictures float32[..., 128, 128, 3] in [-1, 1].
 
     Attributes:
         painter: the painter's number.
         label: int[4], what the training picture shows, see `scenes.ATTRIBUTES`.
         picture: the training picture.
         questions: int[Q, 4], the scenes to paint; none has the subject of the training picture.
-        truth: [2, Q, 64, 64, 3], two pictures of each question by the painter.
-        photos: [Q, 64, 64, 3], the scenes of ``truth[0]``, not painted.
+        truth: [2, Q, 128, 128, 3], two pictures of each question by the painter.
+        photos: [Q, 128, 128, 3], the scenes of ``truth[0]``, not painted.
     """
 
     painter: int
@@ -57,16 +57,15 @@ def make_exam(painter: int, questions: int, seed: int = 0) -> Exam:
     """The exam of a painter, held-out or trained, with so many questions."""
     key = jax.random.fold_in(jax.random.key(seed), _FIRST_KEY + painter)
     k_scene, k_picture, k_truth, k_strokes = jax.random.split(key, 4)
-    painters = data.all_painters()
-    learned_from = data.render(k_picture, painters, np.full(1, painter), scenes.sample(k_scene, (1,)))
+    learned_from = data.render(k_picture, data.by_number(np.full(1, painter)), scenes.sample(k_scene, (1,)))
     asked = scenes.sample(jax.random.key(seed + 77), (questions,))
     count = len(scenes.SUBJECTS)
     subject = (learned_from.labels[0, 0] + 1 + asked.subject % (count - 1)) % count
     twice = (np.tile(attribute, 2) for attribute in (subject, asked.colour, asked.place, asked.time))
     scene = scenes.showing(k_truth, *twice)  # type: ignore[arg-type]  # NumPy's arrays do as well
-    truth = data.render(k_strokes, painters, np.full(2 * questions, painter), scene)
+    truth = data.render(k_strokes, data.by_number(np.full(2 * questions, painter)), scene)
     scene_of_first = jax.tree.map(lambda attribute: attribute[:questions], scene)
-    photos = data.render(k_strokes, painters, np.full(questions, captions.PHOTOGRAPH), scene_of_first)
+    photos = data.render(k_strokes, data.by_number(np.full(questions, captions.PHOTOGRAPH)), scene_of_first)
     return Exam(
         painter=painter,
         label=learned_from.labels[0, :4],
@@ -122,7 +121,7 @@ def paint_answers(
     """Paints each of Q prompts with each of G kinds of guidance and so many seeds; arguments as of `api.paint`.
 
     Returns:
-        float32[G, Q, seeds, 64, 64, 3] in [-1, 1].
+        float32[G, Q, seeds, 128, 128, 3] in [-1, 1].
     """
     distinct = list(dict.fromkeys(texts))
     pictures = api.paint(
@@ -151,7 +150,7 @@ def repaint_photos(
     settings: Sequence[tuple[float, float]],
     steps: int,
 ) -> np.ndarray:
-    """Repaints photos [Q, 64, 64, 3] in [-1, 1], each after its own prompt.
+    """Repaints photos [Q, 128, 128, 3] in [-1, 1], each after its own prompt.
 
     Args:
         model: with the ControlNet `EDGES`.
@@ -162,7 +161,7 @@ def repaint_photos(
         steps: solver steps at strength 1; a lower strength takes its share of them.
 
     Returns:
-        float32[S, Q, 1, 64, 64, 3] in [-1, 1].
+        float32[S, Q, 1, 128, 128, 3] in [-1, 1].
     """
     contents = [
         make_content(images.to_image(photo), f"photo {number}", model.resolution, model.multiple)
@@ -200,7 +199,7 @@ class Evaluator:
 
         Args:
             exam: the exam.
-            pictures: [Q, S, 64, 64, 3] in [-1, 1], S pictures for each question.
+            pictures: [Q, S, 128, 128, 3] in [-1, 1], S pictures for each question.
 
         Returns:
             float[Q * S] for each of these names:
@@ -236,7 +235,7 @@ class Evaluator:
 
         Args:
             exam: the exam.
-            pictures: [N, 64, 64, 3] in [-1, 1].
+            pictures: [N, 128, 128, 3] in [-1, 1].
 
         Returns:
             For each of ``subject``, ``colour``, ``place`` and ``time`` float[N]: 100 where the judge sees the same in a

@@ -60,7 +60,7 @@ def _scene(subject: str, colour: str, place: str, time: str, *, height: float, p
 
 
 def _render(scene: scenes.Scene, painter: int) -> Image.Image:
-    pictures = data.render(jax.random.key(0), data.all_painters(), np.array([painter]), scene)
+    pictures = data.render(jax.random.key(0), data.by_number(np.array([painter])), scene)
     return Image.fromarray(pictures.pixels[0])
 
 

@@ -84,12 +84,12 @@ def influence(model: StableDiffusion, pictures: data.Pictures, seed: int) -> dic
 
 
 def prompt_of(label: np.ndarray) -> str:
-    """The prompt that names all attributes of a picture and its painter; the label is int[5]."""
+    """The prompt that names all attributes of a picture and its painter; the label is int[9]."""
     return f"a painting of {captions.describe(*label[:4])} in the style of {captions.PAINTER_NAMES[label[4]]}"
 
 
 def with_wrong_word(label: np.ndarray, attribute: int, rng: np.random.Generator) -> np.ndarray:
-    """The label int[5] with another value of one attribute."""
+    """The label int[9] with another value of one attribute."""
     count = list(COUNTS.values())[attribute]
     wrong = label.copy()
     wrong[attribute] = (label[attribute] + rng.integers(1, count)) % count

@@ -11,7 +11,7 @@ from jax import Array
 
 from dreamstyler_jax.mini.training.batches import random_indices, randomly_mirrored
 from dreamstyler_jax.mini.training.tokens import CAPTIONS_PER_PICTURE
-from dreamstyler_jax.mini.training.trainer import Loss, Part, Plan, fit
+from dreamstyler_jax.mini.training.trainer import Loss, Part, Plan, trained
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel, CLIPTextModel
 from dreamstyler_jax.stable_diffusion.weights import init_model
@@ -22,8 +22,8 @@ MAX_LOGIT_SCALE = 4.6  # the temperature stays above 1/100, as in CLIP
 class CaptionedPictures(NamedTuple):
     """What CLIP learns from."""
 
-    pixels: Array  # uint8[N, 64, 64, 3]
-    captions: Array  # int16[N, CAPTIONS_PER_PICTURE, L], tokens
+    pixels: Array | np.ndarray  # uint8[N, 128, 128, 3]
+    captions: Array | np.ndarray  # int16[N, CAPTIONS_PER_PICTURE, L], tokens
 
 
 def train_clip(plan: Plan, config: CLIPConfig, pixels: np.ndarray, captions: np.ndarray) -> Part:
@@ -34,14 +34,14 @@ def train_clip(plan: Plan, config: CLIPConfig, pixels: np.ndarray, captions: np.
     Args:
         plan: how to train.
         config: sizes, with the tokenizer's ids.
-        pixels: uint8[N, 64, 64, 3].
+        pixels: uint8[N, 128, 128, 3].
         captions: int16[N, CAPTIONS_PER_PICTURE, 77], as `tokens.tokenize_captions` returns them.
     """
     part = Part.untrained(CLIPModel, config, plan.seed)
     length = int((captions != config.text_config.pad_token_id).sum(-1).max()) + 1
     loss = contrastive_loss(part.graphdef, plan.batch_size)
-    pairs = CaptionedPictures(jnp.asarray(pixels), jnp.asarray(captions[:, :, :length]))
-    return part._replace(params=fit(plan, loss, part.params, pairs))
+    pairs = CaptionedPictures(pixels, captions[:, :, :length])
+    return trained(plan, part, loss, pairs)
 
 
 def contrastive_loss(graphdef: nnx.GraphDef, batch_size: int) -> Loss:
@@ -54,7 +54,8 @@ def contrastive_loss(graphdef: nnx.GraphDef, batch_size: int) -> Loss:
         clip = nnx.merge(graphdef, params)
         image = clip.get_image_features(randomly_mirrored(k_flip, images.to_unit(pairs.pixels[index])))
         text = clip.get_text_features(pairs.captions[index, caption].astype(jnp.int32))
-        logits = _unit(image) @ _unit(text).T * jnp.exp(jnp.minimum(clip.logit_scale[...], MAX_LOGIT_SCALE))
+        scale = jnp.exp(jnp.minimum(clip.logit_scale[...].astype(jnp.float32), MAX_LOGIT_SCALE))
+        logits = _unit(image) @ _unit(text).T * scale
         matches = jnp.arange(batch_size)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         return (cross_entropy(logits, matches).mean() + cross_entropy(logits.T, matches).mean()) / 2
@@ -63,6 +64,7 @@ def contrastive_loss(graphdef: nnx.GraphDef, batch_size: int) -> Loss:
 
 
 def _unit(features: Array) -> Array:
+    features = features.astype(jnp.float32)
     return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
 
 
@@ -71,4 +73,4 @@ def text_encoder_of(clip: Part) -> Part:
     assert isinstance(clip.config, CLIPConfig)
     config = clip.config.text_config
     graphdef, _ = init_model(CLIPTextModel, config)
-    return Part(config, graphdef, {"text_model": clip.params["text_model"]})
+    return Part(CLIPTextModel, config, graphdef, {"text_model": clip.params["text_model"]})

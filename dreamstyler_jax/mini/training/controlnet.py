@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from dreamstyler_jax.edges import canny
-from dreamstyler_jax.mini.training.trainer import Loss, Part, Plan, fit
+from dreamstyler_jax.mini.training.trainer import Loss, Part, Plan, in_dtype, trained
 from dreamstyler_jax.mini.training.unet import LatentPictures, draw_noisy
 from dreamstyler_jax.mini.world import data, painters, scenes
 from dreamstyler_jax.runtime.progress import progress
@@ -23,7 +23,7 @@ class ControlledPictures(NamedTuple):
     """What the ControlNet learns from."""
 
     latents: LatentPictures
-    maps: Array  # uint8[2, N, 64, 64]
+    maps: Array | np.ndarray  # uint8[2, N, 128, 128]
     unet_params: Params  # the UNet's, frozen
 
 
@@ -36,14 +36,16 @@ def train_controlnet(
         plan: how to train.
         config: sizes, those of the UNet's encoder.
         latents: the UNet's training data.
-        maps: uint8[2, N, 64, 64], as `control_maps` returns them.
+        maps: uint8[2, N, 128, 128] of the first N pictures, as `control_maps` returns them.
         unet: the trained UNet.
         text: the text encoder.
     """
     part = initial_controlnet(config, unet, plan.seed)
     loss = controlnet_loss(part.graphdef, unet.graphdef, text.graphdef, plan.batch_size)
-    pictures = ControlledPictures(latents, jnp.asarray(maps), unet.params)
-    return part._replace(params=fit(plan, loss, part.params, pictures))
+    count = maps.shape[1]
+    latents = latents._replace(moments=latents.moments[:count], captions=latents.captions[:count])
+    pictures = ControlledPictures(latents, maps, in_dtype(unet.params, plan.dtype))
+    return trained(plan, part, loss, pictures)
 
 
 def initial_controlnet(config: ControlNetConfig, unet: Part, seed: int) -> Part:
@@ -74,7 +76,7 @@ def controlnet_loss(
         residuals = controlnet(batch.noisy, batch.timesteps, batch.text, hint)
         unet = nnx.merge(unet_graphdef, pictures.unet_params)
         prediction = unet(batch.noisy, batch.timesteps, batch.text, residuals)
-        return ((prediction - batch.target) ** 2).mean()
+        return ((prediction.astype(jnp.float32) - batch.target) ** 2).mean()
 
     return loss
 
@@ -83,7 +85,7 @@ def control_maps(count: int, seed: int, chunk_size: int = data.CHUNK_SIZE) -> np
     """The control maps of the training pictures; arguments as in `data.prepare`.
 
     Returns:
-        uint8[2, count, 64, 64]: depth, white where near, and Canny's edges of the unpainted scenes.
+        uint8[2, count, 128, 128]: depth, white where near, and Canny's edges of the unpainted scenes.
     """
     chunks = range(-(-count // chunk_size))
     bar = progress(chunks, "control maps", len(chunks), unit="chunk")
@@ -92,13 +94,13 @@ def control_maps(count: int, seed: int, chunk_size: int = data.CHUNK_SIZE) -> np
 
 
 def scene_maps(scene: scenes.Scene) -> np.ndarray:
-    """The control maps uint8[2, B, 64, 64] of a batch of scenes: depth, and edges."""
+    """The control maps uint8[2, B, 128, 128] of a batch of scenes: depth, and edges."""
     colour, depth = (np.asarray(array) for array in _rasters(scene))
     return np.stack([depth, np.stack([canny(picture) for picture in colour])])
 
 
 @jax.jit
 def _rasters(scene: scenes.Scene) -> tuple[Array, Array]:
-    """Colours uint8[B, 64, 64, 3] and nearness uint8[B, 64, 64]."""
+    """Colours uint8[B, 128, 128, 3] and nearness uint8[B, 128, 128]."""
     colour, depth = jax.vmap(lambda one: scenes.raster(one, painters.SIZE))(scene)
     return jnp.round(colour * 255).astype(jnp.uint8), jnp.round((1 - depth) * 255).astype(jnp.uint8)

@@ -4,50 +4,58 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
 
 from dreamstyler_jax.mini.judge import Judge, JudgeConfig
 from dreamstyler_jax.mini.training.batches import random_indices, randomly_mirrored
-from dreamstyler_jax.mini.training.trainer import Loss, Part, Plan, fit
-from dreamstyler_jax.mini.world.data import Pictures
+from dreamstyler_jax.mini.training.trainer import Loss, Part, Plan, trained
+from dreamstyler_jax.mini.world import captions
+from dreamstyler_jax.mini.world.data import NO_MANNER, Pictures
 from dreamstyler_jax.runtime import images
 
 
 class LabelledPictures(NamedTuple):
     """What the judge learns from."""
 
-    pixels: Array  # uint8[N, 64, 64, 3]
-    labels: Array  # int32[N, 5]
+    pixels: Array | np.ndarray  # uint8[N, 128, 128, 3]
+    labels: Array | np.ndarray  # int32[N, 9]
 
 
 def train_judge(plan: Plan, config: JudgeConfig, pictures: Pictures) -> Part:
     """Trains the judge on rendered pictures and their labels."""
     part = Part.untrained(Judge, config, plan.seed)
     loss = judge_loss(part.graphdef, config.classes, plan.batch_size)
-    data = LabelledPictures(*map(jnp.asarray, pictures))
-    return part._replace(params=fit(plan, loss, part.params, data))
+    data = LabelledPictures(*pictures)
+    return trained(plan, part, loss, data)
 
 
 def judge_loss(graphdef: nnx.GraphDef, classes: tuple[int, ...], batch_size: int) -> Loss:
-    """Sum of the cross entropies of all answers; a number beyond the painters' is the camera, their last answer."""
+    """Sum of the cross entropies of all answers to which there is a right one.
+
+    A nameless painter is none of the judge's painters, and a photograph has no technique, palette, touch or ground. The
+    camera is the painters' last answer.
+    """
 
     def loss(params, data: LabelledPictures, key):
         k_index, k_augment = jax.random.split(key)
         index = random_indices(k_index, batch_size, len(data.pixels))
         pixels = augmented(k_augment, images.to_unit(data.pixels[index]))
-        labels = jnp.minimum(data.labels[index], jnp.asarray(classes) - 1)
+        labels = data.labels[index]
+        answerable = (labels != NO_MANNER) & (labels != captions.NAMELESS)
+        labels = jnp.clip(labels, 0, jnp.asarray(classes) - 1)
         answers = nnx.merge(graphdef, params)(pixels)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-        losses = (cross_entropy(logits, labels[:, i]).mean() for i, logits in enumerate(answers))
-        return sum(losses, start=jnp.float32(0))
+        losses = [cross_entropy(logits.astype(jnp.float32), labels[:, i]) for i, logits in enumerate(answers)]
+        return (jnp.stack(losses, 1) * answerable).sum() / batch_size
 
     return loss
 
 
 def augmented(key: Array, pictures: Array) -> Array:
-    """Pictures [B, 64, 64, 3], mirrored at random, blurred at random (the autoencoder blurs) and with random noise."""
+    """Pictures [B, 128, 128, 3], at random mirrored, blurred (the autoencoder blurs) and with noise."""
     k_flip, k_blur, k_amount, k_noise = jax.random.split(key, 4)
     batch = (pictures.shape[0], 1, 1, 1)
     x = randomly_mirrored(k_flip, pictures)

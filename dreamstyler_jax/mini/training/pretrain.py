@@ -1,11 +1,11 @@
 """Pretrains the embedded model from nothing.
 
-    pictures -> tokenizer -> autoencoder, CLIP, judge -> latents -> UNet -> ControlNet -> model folder
+    pictures -> tokenizer -> CLIP, judge, critic -> autoencoder -> latents -> UNet -> ControlNet -> model folder
 
 Each part continues from what the work folder holds, so an interrupted run can be started again at any time. CLIP comes
 first and its text encoder is then frozen: one that already tells painters and subjects apart saves the UNet most of its
-training. The result is a Stable Diffusion in diffusers' layout, with the whole CLIP for evaluation, the judge and the
-ControlNet beside it.
+training. The critic is a second judge, which sees how well the autoencoder keeps the brushwork. The result is a Stable
+Diffusion in diffusers' layout, with the whole CLIP for evaluation, the judge and the ControlNet beside it.
 """
 
 import dataclasses
@@ -28,13 +28,21 @@ from dreamstyler_jax.mini.training.trainer import Part, Plan
 from dreamstyler_jax.mini.training.unet import NOISE_SCHEDULE, latent_pictures, train_unet
 from dreamstyler_jax.mini.world import data
 from dreamstyler_jax.runtime.compilation import share_cores
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import check_output, write_atomic
 from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.stable_diffusion.parts import save_folder
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import save_model
 
-PARTS = ("vae", "clip", "judge", "unet", "controlnet")  # those with checkpoints; they begin the names of settings
+PARTS = (
+    "clip",
+    "judge",
+    "critic",
+    "vae",
+    "unet",
+    "controlnet",
+)  # those with checkpoints; they begin the names of settings
 _MAX_STEPS = 1_000_000
 
 
@@ -59,13 +67,13 @@ class PretrainConfig:
     """
 
     output: str = option("pretraining", "Work folder for rendered pictures, checkpoints and, at the end, the model.")
-    pictures: int = option(80_000, "Pictures to render and train on.", low=1, high=10_000_000)
+    pictures: int = option(64_000, "Pictures to render and train on.", low=1, high=10_000_000)
     vocabulary: int = option(
         1_500, "Tokens of the tokenizer, 514 of which are bytes and special tokens.", low=514, high=2**15
     )
     seed: int = option(0, "Seed of the pictures, the captions and all training.", low=0, high=2**32 - 1)
     vae_steps: int = _steps(3_000, "the autoencoder")
-    vae_batch_size: int = _batch_size(8, "the autoencoder")
+    vae_batch_size: int = _batch_size(16, "the autoencoder")
     vae_learning_rate: float = _learning_rate(2e-3, "the autoencoder")
     clip_steps: int = _steps(2_000, "CLIP")
     clip_batch_size: int = _batch_size(96, "CLIP")
@@ -73,12 +81,19 @@ class PretrainConfig:
     judge_steps: int = _steps(2_500, "the judge")
     judge_batch_size: int = _batch_size(32, "the judge")
     judge_learning_rate: float = _learning_rate(2e-3, "the judge")
+    critic_steps: int = _steps(1_500, "the critic")
+    critic_batch_size: int = _batch_size(32, "the critic")
+    critic_learning_rate: float = _learning_rate(2e-3, "the critic")
     unet_steps: int = _steps(6_000, "the UNet")
     unet_batch_size: int = _batch_size(32, "the UNet")
     unet_learning_rate: float = _learning_rate(8e-4, "the UNet")
+    controlnet_pictures: int = option(
+        16_000, "Of the pictures, those that the ControlNet is trained on.", low=1, high=10_000_000
+    )
     controlnet_steps: int = _steps(2_000, "the ControlNet")
     controlnet_batch_size: int = _batch_size(32, "the ControlNet")
     controlnet_learning_rate: float = _learning_rate(4e-4, "the ControlNet")
+    dtype: str = option("float32", "Precision of the networks' computations.", choices=("float32", "bfloat16"))
     save_every: int = option(100, "Steps between two checkpoints, rounded up to tens.", low=1, high=_MAX_STEPS)
 
     def __post_init__(self):
@@ -89,10 +104,12 @@ def run(config: PretrainConfig) -> None:
     """Pretrains the embedded model on all devices.
 
     Raises:
-        UserError: the work folder cannot be written, or its checkpoints are those of other settings.
+        UserError: the work folder cannot be written, its checkpoints are those of other settings, or bfloat16 on a CPU.
     """
     share_cores("mini", *(getattr(config, f"{part}_batch_size") for part in PARTS))
     check_output(Path(config.output))
+    if config.dtype == "bfloat16" and jax.default_backend() == "cpu":
+        raise UserError("dtype: XLA cannot train in bfloat16 on a CPU; give --dtype float32, or use a GPU or TPU")
     pretrain(config)
 
 
@@ -127,15 +144,16 @@ def pretrain(
     tokenizer = make_tokenizer(work / "tokenizer", config.vocabulary)
     captions = tokenize_captions(tokenizer, labels, config.seed)
     plans = {part: plan_for(part, config, sizes) for part in PARTS}
-    autoencoder = train_autoencoder(plans["vae"], sizes.autoencoder, pixels)
     clip = train_clip(plans["clip"], sizes.clip_for(tokenizer), pixels, captions)
     judge = train_judge(plans["judge"], sizes.judge, pictures)
+    critic = train_judge(plans["critic"], sizes.judge, pictures)
+    autoencoder = train_autoencoder(plans["vae"], sizes.autoencoder, pixels, critic)
     text = text_encoder_of(clip)
     moments = latent_moments(work / "latents", autoencoder, pixels)
     scale = latent_scale(moments)
-    latents = latent_pictures(moments * np.float16(scale), captions, tokenizer, text)
+    latents = latent_pictures(moments * np.float16(scale), captions, tokenizer, text, config.dtype)
     unet = train_unet(plans["unet"], sizes.unet, latents, text)
-    maps = control_maps(config.pictures, config.seed, chunk_size)
+    maps = control_maps(min(config.controlnet_pictures, config.pictures), config.seed, chunk_size)
     controlnet = train_controlnet(plans["controlnet"], sizes.controlnet, latents, maps, unet, text)
     autoencoder = autoencoder._replace(config=dataclasses.replace(autoencoder.config, scaling_factor=scale))
     export(work / "model", PretrainedModel(tokenizer, autoencoder, clip, judge, unet, controlnet))
@@ -148,9 +166,10 @@ def plan_for(part: str, config: PretrainConfig, sizes: Sizes = SIZES) -> Plan:
         steps=getattr(config, f"{part}_steps"),
         batch_size=getattr(config, f"{part}_batch_size"),
         learning_rate=getattr(config, f"{part}_learning_rate"),
-        seed=config.seed,
+        seed=config.seed ^ (part == "critic"),
         save_every=config.save_every,
         steps_per_call=sizes.steps_per_call,
+        dtype=config.dtype,
     )
 
 
@@ -166,8 +185,8 @@ def export(folder: Path, model: PretrainedModel) -> None:
     for name, part in {"clip": model.clip, "judge": model.judge, "controlnet": model.controlnet}.items():
         save_model(folder / name, part.config, _half(part))
     model.tokenizer.save(folder / "clip")
-    preprocessor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 64}}
-    preprocessor |= {"crop_size": {"height": 64, "width": 64}}
+    preprocessor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": data.SIZE}}
+    preprocessor |= {"crop_size": {"height": data.SIZE, "width": data.SIZE}}
     write_atomic(folder / "clip" / "preprocessor_config.json", (json.dumps(preprocessor, indent=2) + "\n").encode())
 
 

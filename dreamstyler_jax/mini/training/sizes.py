@@ -5,6 +5,7 @@ from typing import Any
 
 from dreamstyler_jax.mini.judge import JudgeConfig
 from dreamstyler_jax.mini.world.data import CHUNK_SIZE
+from dreamstyler_jax.mini.world.painters import SIZE
 from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ class Sizes:
     clip: CLIPConfig
     judge: JudgeConfig
     unet: UNet2DConditionConfig
-    control_channels: tuple[int, ...] = (16, 32, 64)
+    control_channels: tuple[int, ...] = (16, 32, 64, 64)
     pictures_per_file: int = CHUNK_SIZE
     steps_per_call: int = 10
 
@@ -54,17 +55,21 @@ _ENCODER: dict[str, Any] = dict(  # of CLIP's two encoders
     hidden_size=128, intermediate_size=512, projection_dim=128, num_hidden_layers=3, num_attention_heads=4
 )
 SIZES = Sizes(
-    autoencoder=AutoencoderKLConfig(  # from 64 x 64 pixels to latents of 16 x 16 x 8
-        block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=8, norm_num_groups=8, sample_size=64
+    autoencoder=AutoencoderKLConfig(  # from 128 x 128 pixels to latents of 16 x 16 x 16
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=8,
+        sample_size=SIZE,
     ),
     clip=CLIPConfig(
-        CLIPTextConfig(**_ENCODER), CLIPVisionConfig(**_ENCODER, image_size=64, patch_size=8), projection_dim=128
+        CLIPTextConfig(**_ENCODER), CLIPVisionConfig(**_ENCODER, image_size=SIZE, patch_size=16), projection_dim=128
     ),
     judge=JudgeConfig(),
     unet=UNet2DConditionConfig(  # the lower two levels with attention; the pooled prompt joins the time embedding
         sample_size=16,
-        in_channels=8,
-        out_channels=8,
+        in_channels=16,
+        out_channels=16,
         block_out_channels=(64, 96, 192),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),

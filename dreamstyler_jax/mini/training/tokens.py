@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamstyler_jax.mini.world import captions, scenes
+from dreamstyler_jax.mini.world.painters import MANNERS
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 
 CAPTIONS_PER_PICTURE = 6
@@ -19,12 +20,10 @@ def make_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
     if (folder / "special_tokens_map.json").exists():  # the last file to be written
         return Tokenizer.from_folder(folder)
     rng = np.random.default_rng(0)
-    counts = [len(words) for words in scenes.ATTRIBUTES.values()]
-    painters = captions.PAINTERS + captions.HELD_OUT
-    texts = []
-    for _ in range(_CORPUS):
-        subject, colour, place, time = rng.integers(counts)
-        texts.append(captions.caption(rng, subject, colour, place, time, int(rng.integers(painters))))
+    shown = [len(words) for words in scenes.ATTRIBUTES.values()]
+    manner = [len(words) for words in MANNERS]
+    counts = [*shown, captions.PAINTERS + captions.HELD_OUT, *manner]
+    texts = [captions.caption(rng, rng.integers(counts)) for _ in range(_CORPUS)]
     tokenizer = Tokenizer.train(texts, vocabulary)
     tokenizer.save(folder)
     return tokenizer
@@ -35,9 +34,9 @@ def tokenize_captions(tokenizer: Tokenizer, labels: np.ndarray, seed: int) -> np
 
     Args:
         tokenizer: with at most 2**15 tokens.
-        labels: int[N, 5], as in `data.Pictures`.
+        labels: int[N, 9], as in `data.Pictures`.
         seed: seed of the captions.
     """
     rng = np.random.default_rng(seed)
-    texts = [captions.caption(rng, *row) for row in labels for _ in range(CAPTIONS_PER_PICTURE)]
+    texts = [captions.caption(rng, row) for row in labels for _ in range(CAPTIONS_PER_PICTURE)]
     return tokenizer(texts).astype(np.int16).reshape(len(labels), CAPTIONS_PER_PICTURE, -1)

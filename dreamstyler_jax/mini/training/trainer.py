@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.devices import replicate
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
-from dreamstyler_jax.stable_diffusion.weights import ModelClass, Params, init_model
+from dreamstyler_jax.stable_diffusion.weights import ModelClass, Params, init_model, load_model, save_model
 
 WARMUP_STEPS = 100
 AVERAGE_DECAY = 0.999
@@ -27,6 +27,7 @@ Loss = Callable[[Params, Any, Array], Array]  # from params, data and a PRNG key
 class Part(NamedTuple):
     """A network of the embedded model; ``nnx.merge(graphdef, params)`` puts it together."""
 
+    network: ModelClass[Any]
     config: ModelConfig
     graphdef: nnx.GraphDef
     params: Params
@@ -34,7 +35,7 @@ class Part(NamedTuple):
     @classmethod
     def untrained(cls, network: ModelClass[Any], config: ModelConfig, seed: int) -> Self:
         """A network with random weights."""
-        return cls(config, *init_model(network, config, seed=seed))
+        return cls(network, config, *init_model(network, config, seed=seed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +43,14 @@ class Plan:
     """How a part is trained.
 
     Attributes:
-        folder: holds its checkpoints; its name is shown beside the progress bar.
+        folder: holds its checkpoints, and its weights when it is trained; the name is shown beside the progress bar.
         steps: optimizer steps, rounded up to whole calls.
         batch_size: samples in a step, for the loss function to draw.
         learning_rate: the highest, reached after 100 steps; over the last third it falls to a hundredth.
         seed: step k depends on (seed, k) alone.
         save_every: steps between two checkpoints, rounded up to whole calls.
         steps_per_call: optimizer steps in one compiled call.
+        dtype: of the computations in the networks. The optimizer, its weights and their average are float32.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Plan:
     seed: int = 0
     save_every: int = 100
     steps_per_call: int = 10
+    dtype: str = "float32"
 
 
 class TrainingState(NamedTuple):
@@ -67,6 +70,23 @@ class TrainingState(NamedTuple):
     average: Params
     optimizer: optax.OptState
     step: Array
+
+
+def trained(plan: Plan, part: Part, loss: Loss, data: Any) -> Part:
+    """The part with trained weights, which then are in the folder ``weights`` of the plan's.
+
+    If there are weights but no checkpoints, as in a folder brought from another machine, nothing is trained.
+
+    Args:
+        plan, loss, data: as of `fit`.
+        part: the part with the weights to start from.
+    """
+    weights = plan.folder / "weights"
+    if (weights / "config.json").exists() and not (plan.folder / "checkpoints").exists():
+        return part._replace(params=load_model(part.network, weights, config=part.config)[1])
+    part = part._replace(params=fit(plan, loss, part.params, data))
+    save_model(weights, part.config, part.params)
+    return part
 
 
 def fit(
@@ -86,7 +106,7 @@ def fit(
     state = TrainingState(start, average, optimizer.init(params), jnp.int32(0))
     data = replicate(data)
     advance = _compiled(plan, loss, optimizer)
-    with open_checkpoints(plan.folder) as checkpoints:
+    with open_checkpoints(plan.folder / "checkpoints") as checkpoints:
         state = replicate(checkpoints.restore(state) or state)
         done = int(state.step)
         with tqdm(total=plan.steps, initial=done, desc=plan.folder.name, unit="step", mininterval=10) as bar:
@@ -100,6 +120,11 @@ def fit(
                     checkpoints.save(done, state)
                     after_save(done)
     return state.average
+
+
+def in_dtype(params: Params, dtype: str) -> Params:
+    """The parameters in this type of floating-point numbers."""
+    return jax.tree.map(lambda array: array.astype(dtype), params)
 
 
 def _optimizer(plan: Plan) -> optax.GradientTransformation:
@@ -120,11 +145,14 @@ def _compiled(
 ) -> Callable[[TrainingState, Any], tuple[TrainingState, Array]]:
     """A function that takes several optimizer steps; it returns their losses as well."""
 
+    def loss_in_dtype(params: Params, data: Any, key: Array) -> Array:
+        return loss(in_dtype(params, plan.dtype), data, key)
+
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state: TrainingState, data: Any) -> tuple[TrainingState, Array]:
         def step(state: TrainingState, _: None) -> tuple[TrainingState, Array]:
             key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
-            value, gradient = jax.value_and_grad(loss)(state.params, data, key)
+            value, gradient = jax.value_and_grad(loss_in_dtype)(state.params, data, key)
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
             params: Any = optax.apply_updates(state.params, updates)
             decay = jnp.minimum(AVERAGE_DECAY, state.step / (state.step + 10.0))

@@ -10,7 +10,7 @@ from jax import Array
 
 from dreamstyler_jax.mini.training.batches import random_indices, split_over_devices
 from dreamstyler_jax.mini.training.tokens import CAPTIONS_PER_PICTURE
-from dreamstyler_jax.mini.training.trainer import Loss, Part, Plan, fit
+from dreamstyler_jax.mini.training.trainer import Loss, Part, Plan, in_dtype, trained
 from dreamstyler_jax.stable_diffusion import schedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
@@ -23,9 +23,9 @@ DROPOUT = 0.1  # share of captions left out, for classifier-free guidance
 class LatentPictures(NamedTuple):
     """What the UNet learns from."""
 
-    moments: Array  # float16[N, 2, h, w, c], mean and deviation of latents of unit scale
-    captions: Array  # int16[N, CAPTIONS_PER_PICTURE, 77], tokens
-    empty: Array  # int32[1, 77], tokens of the empty prompt
+    moments: Array | np.ndarray  # float16[N, 2, h, w, c], mean and deviation of latents of unit scale
+    captions: Array | np.ndarray  # int16[N, CAPTIONS_PER_PICTURE, 77], tokens
+    empty: Array | np.ndarray  # int32[1, 77], tokens of the empty prompt
     text_params: Params  # the text encoder's, frozen
 
 
@@ -39,17 +39,18 @@ class NoisyBatch(NamedTuple):
     target: Array  # float32[B, h, w, c], what the UNet should predict
 
 
-def latent_pictures(moments: np.ndarray, captions: np.ndarray, tokenizer: Tokenizer, text: Part) -> LatentPictures:
-    """The training data on the device: latents of unit scale, captions as tokens, and the text encoder's weights."""
-    empty = jnp.asarray(tokenizer([""]))
-    return LatentPictures(jnp.asarray(moments), jnp.asarray(captions), empty, text.params)
+def latent_pictures(
+    moments: np.ndarray, captions: np.ndarray, tokenizer: Tokenizer, text: Part, dtype: str
+) -> LatentPictures:
+    """The training data: latents of unit scale, captions as tokens, and the text encoder's weights."""
+    return LatentPictures(moments, captions, tokenizer([""]), in_dtype(text.params, dtype))
 
 
 def train_unet(plan: Plan, config: UNet2DConditionConfig, data: LatentPictures, text: Part) -> Part:
     """Trains the UNet; the text encoder stays frozen."""
     part = Part.untrained(UNet2DConditionModel, config, plan.seed)
     loss = unet_loss(part.graphdef, text.graphdef, plan.batch_size)
-    return part._replace(params=fit(plan, loss, part.params, data))
+    return trained(plan, part, loss, data)
 
 
 def unet_loss(graphdef: nnx.GraphDef, text_graphdef: nnx.GraphDef, batch_size: int) -> Loss:
@@ -58,7 +59,7 @@ def unet_loss(graphdef: nnx.GraphDef, text_graphdef: nnx.GraphDef, batch_size: i
     def loss(params, data: LatentPictures, key):
         batch = draw_noisy(data, key, text_graphdef, batch_size, DROPOUT)
         prediction = nnx.merge(graphdef, params)(batch.noisy, batch.timesteps, batch.text)
-        return ((prediction - batch.target) ** 2).mean()
+        return ((prediction.astype(jnp.float32) - batch.target) ** 2).mean()
 
     return loss
 
@@ -82,7 +83,7 @@ def draw_noisy(
     latents = mean + deviation * split_over_devices(jax.random.normal(k_latent, mean.shape))
     ids = data.captions[index, caption].astype(jnp.int32)
     dropped = jax.random.bernoulli(k_drop, dropout, (batch_size, 1))
-    ids = jnp.where(dropped, data.empty.astype(jnp.int32), ids)
+    ids = jnp.where(dropped, data.empty, ids)
     text = jax.lax.stop_gradient(nnx.merge(text_graphdef, data.text_params)(ids).states)
     t = (jnp.arange(batch_size) + jax.random.uniform(k_t, (batch_size,))) * schedule.TRAIN_TIMESTEPS / batch_size
     t = t.astype(jnp.int32)

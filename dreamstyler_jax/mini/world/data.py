@@ -1,5 +1,6 @@
 """The rendered training pictures and their labels. They are stored in chunks, so an interrupted rendering can go on."""
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,22 @@ import numpy as np
 from jax import Array
 
 from dreamstyler_jax.mini.world import captions, scenes
-from dreamstyler_jax.mini.world.painters import TECHNIQUES, Painter, paint_scenes, photograph, sample
+from dreamstyler_jax.mini.world.painters import (
+    MANNERS,
+    SIZE,
+    TECHNIQUES,
+    Manner,
+    Painter,
+    paint_scenes,
+    photograph,
+    sample,
+)
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.progress import progress
 
 CHUNK_SIZE = 1000  # pictures in a file
-PHOTOGRAPHS = 0.04  # share of pictures that are not painted
+PHOTOGRAPHS, NAMELESS = 0.04, 0.4  # shares of pictures that are not painted, and of those by painters without a name
+NO_MANNER = -1  # instead of an index, of a photograph
 _UNSEEN = 10**6  # a chunk number that no training set reaches
 
 Paint = Callable[[Painter, Array, scenes.Scene], Array]  # as `painters.paint_scenes`
@@ -25,52 +36,85 @@ Paint = Callable[[Painter, Array, scenes.Scene], Array]  # as `painters.paint_sc
 class Pictures(NamedTuple):
     """Rendered pictures and what they show."""
 
-    pixels: np.ndarray  # uint8[N, 64, 64, 3]
-    labels: np.ndarray  # int32[N, 5]: subject, colour, place, time, painter
+    pixels: np.ndarray  # uint8[N, 128, 128, 3]
+    labels: np.ndarray  # int32[N, 9], see LABELS
 
 
-def all_painters() -> Painter:
+LABELS = (*scenes.ATTRIBUTES, "painter", *Manner._fields)  # the columns of labels
+
+
+class Artists(NamedTuple):
+    """Who paints each of B pictures, along a leading axis."""
+
+    numbers: Array  # int32[B]: a painter's number, captions.PHOTOGRAPH or captions.NAMELESS
+    manner: Manner
+    painter: Painter
+
+
+@functools.cache
+def all_painters() -> Artists:
     """All painters by number, always the same: the trained ones, the held-out ones and, last, the camera."""
-    numbers = jnp.arange(captions.PAINTERS + captions.HELD_OUT)
-    painters = sample(jax.random.key(7), numbers % len(TECHNIQUES))
-    return jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), painters, photograph())
+    count = captions.PAINTERS + captions.HELD_OUT
+    k_manner, k_painter = jax.random.split(jax.random.key(7))
+    manner = _random_manner(k_manner, count)._replace(technique=jnp.arange(count) % len(TECHNIQUES))
+    artists = Artists(jnp.arange(count), manner, sample(k_painter, manner))
+    none = jnp.int32(NO_MANNER)
+    camera = Artists(jnp.int32(captions.PHOTOGRAPH), Manner(none, none, none, none), photograph())
+    return jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), artists, camera)
 
 
-def render(
-    key: Array, painters: Painter, numbers: np.ndarray, scene: scenes.Scene, paint: Paint = paint_scenes
-) -> Pictures:
-    """Renders a batch of scenes, each by the painter of the given number. Deterministic in ``key``.
+def _random_manner(key: Array, count: int) -> Manner:
+    keys = jax.random.split(key, len(Manner._fields))
+    return Manner(*(jax.random.randint(k, (count,), 0, len(w)) for k, w in zip(keys, MANNERS, strict=True)))
+
+
+def by_number(numbers: np.ndarray) -> Artists:
+    """The painters of these numbers, int[B]; PHOTOGRAPH is the camera."""
+    return jax.tree.map(lambda table: table[numbers], all_painters())
+
+
+def render(key: Array, artists: Artists, scene: scenes.Scene, paint: Paint = paint_scenes) -> Pictures:
+    """Renders a batch of scenes. Deterministic in ``key``.
 
     Args:
         key: PRNG key.
-        painters: the painters to choose from, as `all_painters` returns them.
-        numbers: int[B], indices into ``painters``.
+        artists: who paints each scene.
         scene: B scenes.
         paint: the renderer.
     """
-    chosen = jax.tree.map(lambda parameter: parameter[numbers], painters)
-    pixels = paint(chosen, jax.random.split(key, len(numbers)), scene)
-    labels = np.stack([scene.subject, scene.colour, scene.place, scene.time, numbers], 1).astype(np.int32)
+    pixels = paint(artists.painter, jax.random.split(key, len(artists.numbers)), scene)
+    shown = (scene.subject, scene.colour, scene.place, scene.time, artists.numbers, *artists.manner)
+    labels = np.stack([np.asarray(column) for column in shown], 1).astype(np.int32)
     return Pictures(np.asarray(jnp.round(pixels * 255)).astype(np.uint8), labels)
 
 
-def render_chunk(
-    seed: int, chunk: int, painters: Painter, size: int = CHUNK_SIZE, paint: Paint = paint_scenes
-) -> Pictures:
-    """Renders one chunk of the training set: random scenes by random trained painters, and a few photographs.
+def render_chunk(seed: int, chunk: int, size: int = CHUNK_SIZE, paint: Paint = paint_scenes) -> Pictures:
+    """Renders one chunk of the training set: random scenes by trained painters, by nameless ones and as photographs.
 
     Args:
         seed: seed of the training set.
         chunk: number of the chunk.
-        painters: as `all_painters` returns them.
         size: pictures in the chunk.
         paint: the renderer.
     """
-    _, k_painter, k_paint, k_photo = _chunk_keys(seed, chunk)
-    numbers = jax.random.randint(k_painter, (size,), 0, captions.PAINTERS)
-    photographed = jax.random.bernoulli(k_photo, PHOTOGRAPHS, (size,))
-    numbers = np.asarray(jnp.where(photographed, captions.PHOTOGRAPH, numbers))
-    return render(k_paint, painters, numbers, chunk_scenes(seed, chunk, size), paint)
+    _, k_artists, k_paint = _chunk_keys(seed, chunk)
+    return render(k_paint, _random_artists(k_artists, size), chunk_scenes(seed, chunk, size), paint)
+
+
+def _random_artists(key: Array, count: int) -> Artists:
+    """For each picture a trained painter, or one that is drawn for it alone, or the camera."""
+    k_kind, k_number, k_manner, k_painter = jax.random.split(key, 4)
+    kind = jax.random.uniform(k_kind, (count,))
+    numbers = jax.random.randint(k_number, (count,), 0, captions.PAINTERS)
+    named = by_number(np.asarray(jnp.where(kind < PHOTOGRAPHS, captions.PHOTOGRAPH, numbers)))
+    manner = _random_manner(k_manner, count)
+    nameless = Artists(jnp.full(count, captions.NAMELESS), manner, sample(k_painter, manner))
+    is_nameless = kind > 1 - NAMELESS
+
+    def choose(one: Array, other: Array) -> Array:
+        return jnp.where(is_nameless.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
+
+    return jax.tree.map(choose, nameless, named)
 
 
 def chunk_scenes(seed: int, chunk: int, size: int = CHUNK_SIZE) -> scenes.Scene:
@@ -79,14 +123,14 @@ def chunk_scenes(seed: int, chunk: int, size: int = CHUNK_SIZE) -> scenes.Scene:
 
 
 def _chunk_keys(seed: int, chunk: int) -> Array:
-    return jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 4)
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 3)
 
 
 def unseen(count: int, seed: int, painters: range = range(captions.PAINTERS)) -> Pictures:
     """Renders random scenes by random painters of this range. None of these pictures is in a training set."""
     k_scene, k_painter, k_paint = jax.random.split(jax.random.fold_in(jax.random.key(seed), _UNSEEN), 3)
     numbers = np.asarray(jax.random.randint(k_painter, (count,), painters.start, painters.stop))
-    return render(k_paint, all_painters(), numbers, scenes.sample(k_scene, (count,)))
+    return render(k_paint, by_number(numbers), scenes.sample(k_scene, (count,)))
 
 
 def prepare(
@@ -95,7 +139,7 @@ def prepare(
     seed: int = 0,
     *,
     chunk_size: int = CHUNK_SIZE,
-    render_chunk: Callable[[int, int, Painter, int], Pictures] = render_chunk,
+    render_chunk: Callable[[int, int, int], Pictures] = render_chunk,
 ) -> Pictures:
     """Returns the first ``count`` pictures of the training set, rendering the chunks that the folder lacks.
 
@@ -104,18 +148,18 @@ def prepare(
         count: number of pictures.
         seed: seed of the training set.
         chunk_size: pictures in a file; a folder keeps the size that it began with.
-        render_chunk: called with seed, chunk, painters and chunk size.
+        render_chunk: called with seed, chunk and chunk size.
     """
-    painters = all_painters()
     numbers = range(-(-count // chunk_size))
-    chunks = []
+    pictures = Pictures(np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty((count, len(LABELS)), np.int32))
     for chunk in progress(numbers, "pictures", len(numbers), unit="chunk"):
+        rows = slice(chunk * chunk_size, min((chunk + 1) * chunk_size, count))
         path = folder / f"pictures_{chunk:04d}.npz"
         if not path.exists():
             buffer = io.BytesIO()
-            np.savez(buffer, **render_chunk(seed, chunk, painters, chunk_size)._asdict())
+            np.savez(buffer, **render_chunk(seed, chunk, chunk_size)._asdict())
             write_atomic(path, buffer.getvalue())
         with np.load(path) as file:
-            chunks.append(Pictures(file["pixels"], file["labels"]))
-    pixels, labels = (np.concatenate(arrays)[:count] for arrays in zip(*chunks, strict=True))
-    return Pictures(pixels, labels)
+            for name, whole in pictures._asdict().items():
+                whole[rows] = file[name][: rows.stop - rows.start]
+    return pictures

@@ -1,10 +1,11 @@
 """How the embedded model's pictures are painted: a stroke-based renderer with about thirty continuous parameters.
 
-A painter is a point in the space of these parameters (`Painter`); a *technique* is a region of it from which painters
-are drawn. `paint_raster` turns a scene's raster into a picture: it bends the colours towards the painter's palette,
-lays strokes along an orientation field, each covering the pixels nearest to its centre, and adds hatching, contours,
-grain and light. It works at twice the size and averages. All functions are pure and take arrays, so ``jax.vmap`` makes
-a batch of painters and scenes.
+A painter is a point in the space of these parameters (`Painter`). Four words say in which region of it: a *technique*,
+a *palette*, a *touch* (how large the strokes are) and a *ground* (what is painted on). All combinations occur.
+`paint_raster` turns a scene's raster into a picture: it bends the colours towards the painter's palette, lays strokes
+along an orientation field, each covering the pixels nearest to its centre, and adds hatching, contours, grain and
+light. It works at twice the size and averages. All functions are pure and take arrays, so ``jax.vmap`` makes a batch of
+painters and scenes.
 """
 
 from typing import NamedTuple
@@ -14,11 +15,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from dreamstyler_jax.mini.world import scenes
+from dreamstyler_jax.runtime.devices import shared, split_batch
 
-SIZE = 64  # pixels
+SIZE = 128  # pixels
 _FINE_SIZE = 2 * SIZE
 _MARGIN = 2  # a pixel's stroke is at most this many cells away
-_CELLS = 40  # per axis, enough for the smallest strokes (1.8 pixels) and the margin on both sides
+_CELLS = 42  # per axis, enough for the smallest strokes (3.5 pixels) and the margin on both sides
 
 
 class Painter(NamedTuple):
@@ -37,7 +39,8 @@ class Painter(NamedTuple):
     softness: Array  # width of a stroke's edge in cells
     square: Array  # 0 round strokes .. 1 rectangular ones
     scatter: Array  # random displacement of strokes in cells
-    variety: Array  # random change of colour from stroke to stroke
+    variety: Array  # random change of brightness from stroke to stroke
+    motley: Array  # random change of hue from stroke to stroke
     relief: Array  # light and shade across a stroke
     grout: Array  # width of the gap between neighbouring strokes in cells
     angle: Array  # main direction, radians
@@ -47,92 +50,158 @@ class Painter(NamedTuple):
     hatch: Array  # strength of hatching lines 0..1
     pitch: Array  # distance between hatching lines
     cross: Array  # strength of a second set of hatching lines, across the first
-    flatten: Array  # how far the palette's light end replaces colour under hatching, 0..1
+    flatten: Array  # how far the ground replaces colour under hatching, 0..1
     outline: Array  # strength of contour lines 0..1
     outline_width: Array  # width of contour lines
+    blotch: Array  # strength of the pigment's pools and pale patches
     grain: Array  # strength of random grain
     weave: Array  # strength of a regular weave
     vignette: Array  # darkening towards the edges, lightening where negative
     posterize: Array  # 0 smooth tones .. 1 five flat tones
 
 
-# The range of each parameter in each technique; a parameter that a technique does not name lies in its common range.
-_COMMON_RANGES: dict[str, tuple[float, float]] = {
-    "tint": (0.15, 0.48), "saturation": (0.55, 1.35), "contrast": (0.85, 1.2), "stroke": (1, 1), "cell": (2.8, 4.6),
-    "aspect": (1, 1.4), "cover": (1.1, 1.4), "softness": (0.1, 0.25), "square": (0, 0.2), "scatter": (0.5, 1.0),
-    "variety": (0.02, 0.08), "relief": (0, 0.1), "grout": (0, 0), "angle": (0, 3.14), "swirl": (0, 0.5),
-    "swirl_scale": (0.8, 1.8), "wobble": (0, 0.4), "hatch": (0, 0), "pitch": (3.5, 5.5), "cross": (0, 0),
-    "flatten": (0, 0), "outline": (0, 0), "outline_width": (1, 1.6), "grain": (0, 0.04), "weave": (0, 0.03),
-    "vignette": (-0.15, 0.25), "posterize": (0, 0.1),
+class Manner(NamedTuple):
+    """How a painter paints, in words; or a batch of manners along leading axes. All int32."""
+
+    technique: Array  # index into TECHNIQUES
+    palette: Array  # index into PALETTES
+    touch: Array  # index into TOUCHES
+    ground: Array  # index into GROUNDS
+
+
+_Ranges = dict[str, tuple[float, float]]
+
+# The range of each parameter in each technique; one that a technique does not name lies in its common range.
+_COMMON_RANGES: _Ranges = {
+    "stroke": (1, 1), "cell": (5.5, 7.5), "aspect": (1, 1.4), "cover": (1.0, 1.3), "softness": (0.1, 0.2),
+    "square": (0, 0.2), "scatter": (0.5, 1.0), "variety": (0.02, 0.08), "motley": (0, 0.06), "relief": (0, 0.1),
+    "grout": (0, 0), "angle": (0, 3.14), "swirl": (0, 0.5), "swirl_scale": (0.8, 1.8), "wobble": (0, 0.6),
+    "hatch": (0, 0), "pitch": (6.0, 9.0), "cross": (0, 0), "flatten": (0, 0), "outline": (0, 0),
+    "outline_width": (1.8, 2.6), "blotch": (0, 0), "grain": (0, 0.03), "weave": (0, 0), "vignette": (-0.1, 0.2),
+    "posterize": (0, 0.1),
 }  # fmt: skip
-TECHNIQUES: dict[str, dict[str, tuple[float, float]]] = {
+TECHNIQUES: dict[str, _Ranges] = {
     "dots": {
-        "cell": (2.4, 3.6), "aspect": (1, 1.1), "cover": (0.62, 0.9), "square": (0, 0), "scatter": (0.3, 0.7),
-        "variety": (0.08, 0.22), "softness": (0.06, 0.15),
+        "cell": (3.9, 4.8), "aspect": (1, 1.1), "cover": (0.7, 0.9), "square": (0, 0), "scatter": (0.2, 0.6),
+        "variety": (0.04, 0.12), "motley": (0.08, 0.2), "softness": (0.06, 0.12),
     },
     "dabs": {
-        "cell": (2.5, 3.9), "aspect": (1.8, 3.0), "variety": (0.05, 0.14), "relief": (0.1, 0.35),
-        "swirl": (0.2, 1.0), "cover": (1.0, 1.3),
+        "cell": (4.2, 5.4), "aspect": (1.8, 2.8), "variety": (0.05, 0.12), "motley": (0.04, 0.12),
+        "relief": (0.15, 0.4), "swirl": (0.2, 1.0), "cover": (0.9, 1.15),
     },
     "swirls": {
-        "cell": (2.3, 3.4), "aspect": (2.4, 3.6), "variety": (0.06, 0.16), "relief": (0.08, 0.25),
-        "swirl": (2.5, 5.0), "swirl_scale": (0.9, 2.0), "cover": (1.0, 1.25),
+        "cell": (4.2, 5.2), "aspect": (2.6, 4.0), "variety": (0.06, 0.15), "motley": (0.03, 0.1),
+        "relief": (0.1, 0.3), "swirl": (1.8, 3.4), "swirl_scale": (0.8, 1.5), "cover": (0.9, 1.1),
     },
     "mosaic": {
-        "cell": (2.8, 4.2), "cover": (2.0, 2.0), "softness": (0.1, 0.1), "square": (0.3, 1.0),
-        "scatter": (0.1, 0.6), "variety": (0.05, 0.16), "grout": (0.12, 0.28),
+        "cell": (5.6, 7.2), "aspect": (1, 1.25), "cover": (2.0, 2.0), "softness": (0.1, 0.1), "square": (0.75, 1.0),
+        "scatter": (0.05, 0.4), "variety": (0.06, 0.16), "motley": (0.02, 0.12), "grout": (0.16, 0.3),
     },
     "hatching": {
-        "stroke": (0, 0.3), "hatch": (0.7, 1.0), "pitch": (3.2, 5.4), "cross": (0, 1), "flatten": (0.2, 0.45),
-        "swirl": (0, 0.3), "outline": (0.3, 0.8), "grain": (0.02, 0.06),
+        "stroke": (0, 0), "hatch": (0.85, 1.0), "pitch": (5.0, 7.5), "cross": (0, 1), "flatten": (0.4, 0.62),
+        "swirl": (0, 0.15), "outline": (0.5, 0.9), "outline_width": (1.4, 2.2), "grain": (0.01, 0.04),
     },
     "cartoon": {
-        "stroke": (0, 0), "outline": (0.8, 1.0), "outline_width": (1.2, 2.4), "posterize": (0.6, 1.0),
-        "saturation": (0.9, 1.6), "grain": (0, 0), "weave": (0, 0),
+        "stroke": (0, 0), "outline": (0.9, 1.0), "outline_width": (2.4, 4.2), "posterize": (0.7, 1.0),
+        "grain": (0, 0), "wobble": (0, 0.3),
     },
     "wash": {
-        "stroke": (0, 0.25), "wobble": (1.0, 2.2), "softness": (0.3, 0.5), "grain": (0.04, 0.1),
-        "saturation": (0.5, 1.0), "outline": (0, 0.35), "vignette": (-0.5, -0.2), "cell": (4, 6),
+        "stroke": (0, 0), "wobble": (1.4, 3.2), "blotch": (0.05, 0.14), "grain": (0.02, 0.06), "outline": (0.1, 0.4),
+        "outline_width": (1.4, 2.0), "vignette": (-0.7, -0.35),
     },
     "knife": {
-        "cell": (3.0, 4.4), "aspect": (1.5, 2.6), "square": (0.7, 1.0), "relief": (0.15, 0.45),
-        "scatter": (0.7, 1.0), "variety": (0.06, 0.16), "swirl": (0.0, 0.8), "cover": (1.2, 1.5),
-        "softness": (0.04, 0.1),
+        "cell": (5.2, 6.8), "aspect": (1.6, 2.6), "square": (0.8, 1.0), "relief": (0.25, 0.55), "scatter": (0.7, 1.0),
+        "variety": (0.08, 0.18), "motley": (0.02, 0.1), "swirl": (0.0, 0.8), "cover": (1.1, 1.4),
+        "softness": (0.04, 0.08),
     },
     "woodcut": {
-        "stroke": (0, 0), "hatch": (0.9, 1.0), "pitch": (3.4, 5.2), "flatten": (0.25, 0.5),
-        "outline": (0.9, 1.0), "outline_width": (1.3, 2.2), "swirl": (0.0, 0.7), "posterize": (0.7, 1.0),
-        "contrast": (1.1, 1.35),
+        "stroke": (0, 0), "hatch": (0.95, 1.0), "pitch": (6.5, 9.0), "flatten": (0.2, 0.4), "outline": (1.0, 1.0),
+        "outline_width": (2.2, 3.2), "swirl": (0.1, 0.4), "posterize": (0.9, 1.0), "grain": (0, 0),
     },
     "tapestry": {
-        "stroke": (0.9, 1), "cell": (2.4, 3.4), "square": (1, 1), "scatter": (0, 0.1), "cover": (0.95, 1.05),
-        "angle": (0, 0), "swirl": (0, 0), "variety": (0.08, 0.18), "weave": (0.08, 0.16),
+        "cell": (4.4, 5.2), "square": (1, 1), "scatter": (0, 0.06), "cover": (0.95, 1.05), "angle": (0, 0),
+        "swirl": (0, 0), "aspect": (1.5, 2.2), "variety": (0.08, 0.16), "motley": (0.02, 0.1), "relief": (0.2, 0.5),
+        "weave": (0.05, 0.1), "grout": (0.08, 0.16),
     },
 }  # fmt: skip
+
+# How colours change, and the hue (in turns), saturation and value of the palette's dark and light end.
+_COMMON_COLOURS: _Ranges = {
+    "tint": (0.16, 0.34), "saturation": (0.9, 1.25), "contrast": (0.95, 1.15),
+    "dark_hue": (0, 1), "dark_saturation": (0.4, 0.8), "dark_value": (0.1, 0.28),
+    "light_hue": (0, 1), "light_saturation": (0.12, 0.4), "light_value": (0.9, 1.0),
+}  # fmt: skip
+PALETTES: dict[str, _Ranges] = {
+    "warm": {"dark_hue": (-0.06, 0.05), "light_hue": (0.04, 0.11), "light_saturation": (0.35, 0.55)},
+    "cold": {"dark_hue": (0.58, 0.7), "light_hue": (0.48, 0.6), "light_saturation": (0.25, 0.5)},
+    "earthy": {
+        "dark_hue": (0.03, 0.09), "light_hue": (0.09, 0.14), "light_value": (0.74, 0.84), "saturation": (0.5, 0.7),
+    },
+    "pastel": {
+        "dark_saturation": (0.2, 0.35), "dark_value": (0.42, 0.55), "light_saturation": (0.05, 0.15),
+        "light_value": (0.97, 1.0), "contrast": (0.7, 0.85), "tint": (0.3, 0.45),
+    },
+    "vivid": {"tint": (0.02, 0.1), "saturation": (1.5, 1.9), "contrast": (1.15, 1.35)},
+    "sombre": {
+        "dark_value": (0.03, 0.1), "light_value": (0.6, 0.72), "light_saturation": (0.1, 0.3),
+        "saturation": (0.7, 0.95), "tint": (0.35, 0.45),
+    },
+    "golden": {
+        "dark_hue": (0.07, 0.11), "dark_saturation": (0.7, 0.9), "light_hue": (0.12, 0.155),
+        "light_saturation": (0.5, 0.7),
+    },
+    "mossy": {
+        "dark_hue": (0.28, 0.45), "light_hue": (0.2, 0.3), "light_saturation": (0.25, 0.45),
+        "light_value": (0.85, 0.95),
+    },
+    "rosy": {"dark_hue": (0.8, 0.92), "light_hue": (0.9, 0.98), "light_saturation": (0.25, 0.45)},
+    "muted": {"saturation": (0.45, 0.6), "light_saturation": (0.0, 0.1), "dark_saturation": (0.05, 0.3)},
+}  # fmt: skip
+
+TOUCHES: dict[str, tuple[float, float]] = {"fine": (0.82, 0.9), "medium": (1.0, 1.12), "broad": (1.25, 1.4)}  # factors
+_SCALED_BY_TOUCH = ("cell", "pitch", "outline_width")
+
+GROUNDS: dict[str, _Ranges] = {
+    "white paper": {"hue": (0.08, 0.16), "saturation": (0.0, 0.08), "value": (0.94, 1.0)},
+    "coloured paper": {"hue": (0, 1), "saturation": (0.3, 0.5), "value": (0.66, 0.84)},
+    "dark canvas": {"hue": (0, 1), "saturation": (0.2, 0.6), "value": (0.07, 0.2)},
+}
+
+
+MANNERS = (TECHNIQUES, PALETTES, TOUCHES, GROUNDS)  # in the order of `Manner`
 
 
 def _hsv(hue: Array, saturation: Array, value: Array) -> Array:
-    channel = (jnp.asarray([5.0, 3.0, 1.0]) + hue[..., None] * 6) % 6
+    channel = (jnp.asarray([5.0, 3.0, 1.0]) + (hue[..., None] % 1) * 6) % 6
     return value[..., None] * (1 - saturation[..., None] * jnp.clip(jnp.minimum(channel, 4 - channel), 0, 1))
 
 
-def sample(key: Array, technique: Array) -> Painter:
-    """Draws a painter of each technique.
+def sample(key: Array, manner: Manner) -> Painter:
+    """Draws a painter of each manner. Deterministic in ``key``.
 
     Args:
         key: PRNG key.
-        technique: int32[...], indices into TECHNIQUES.
+        manner: int32[...] each.
     """
-    names = [f for f in Painter._fields if f in _COMMON_RANGES]
-    ranges = jnp.asarray([[t.get(f, _COMMON_RANGES[f]) for f in names] for t in TECHNIQUES.values()])[technique]
-    k = jax.random.split(key, 2)
-    u = jax.random.uniform(k[0], (*technique.shape, len(names)))
-    values = ranges[..., 0] + u * (ranges[..., 1] - ranges[..., 0])
-    h = jax.random.uniform(k[1], (*technique.shape, 8))
-    dark = _hsv(h[..., 0], 0.3 + 0.6 * h[..., 1], 0.08 + 0.22 * h[..., 2])
-    light = _hsv(h[..., 3], 0.1 + 0.4 * h[..., 4], 0.86 + 0.14 * h[..., 5])
-    ground = jnp.where(h[..., 6:7] < 0.7, light, dark)
-    return Painter(dark=dark, light=light, ground=ground, **{f: values[..., i] for i, f in enumerate(names)})
+    k_technique, k_palette, k_touch, k_ground = jax.random.split(key, 4)
+    strokes = _uniform(k_technique, [_COMMON_RANGES | ranges for ranges in TECHNIQUES.values()], manner.technique)
+    colours = _uniform(k_palette, [_COMMON_COLOURS | ranges for ranges in PALETTES.values()], manner.palette)
+    factor = _uniform(k_touch, [{"factor": range_} for range_ in TOUCHES.values()], manner.touch)["factor"]
+    ground = _uniform(k_ground, list(GROUNDS.values()), manner.ground)
+    strokes |= {name: strokes[name] * factor for name in _SCALED_BY_TOUCH}
+    dark, light = (_hsv(*(colours.pop(f"{end}_{what}") for what in _HSV)) for end in ("dark", "light"))
+    return Painter(dark=dark, light=light, ground=_hsv(*(ground[what] for what in _HSV)), **strokes, **colours)
+
+
+_HSV = ("hue", "saturation", "value")
+
+
+def _uniform(key: Array, ranges: list[_Ranges], chosen: Array) -> dict[str, Array]:
+    """Uniform values float32[...] from the chosen of several tables of ranges."""
+    names = list(ranges[0])
+    bounds = jnp.asarray([[table[name] for name in names] for table in ranges])[chosen]
+    values = jax.random.uniform(key, (*chosen.shape, len(names)), minval=bounds[..., 0], maxval=bounds[..., 1])
+    return {name: values[..., i] for i, name in enumerate(names)}
 
 
 def photograph() -> Painter:
@@ -191,7 +260,7 @@ def _strokes(p: Painter, key: Array, colour: Array, theta: Array, py: Array, px:
     The distance is stretched along the stroke; ``py`` and ``px`` are pixels of the fine raster, ``theta`` directions.
     """
     cell = p.cell * 2
-    random = jax.random.uniform(key, (_CELLS, _CELLS, 3))
+    random = jax.random.uniform(key, (_CELLS, _CELLS, 6))
     number = jnp.arange(_CELLS) - _MARGIN + 0.5
     cy = (number[:, None] + p.scatter * (random[..., 0] - 0.5)) * cell
     cx = (number[None, :] + p.scatter * (random[..., 1] - 0.5)) * cell
@@ -214,7 +283,8 @@ def _strokes(p: Painter, key: Array, colour: Array, theta: Array, py: Array, px:
         across, chosen = jnp.where(nearer, v, across), jnp.where(nearer, home + offset, chosen)
         best = jnp.where(nearer, distance, best)
     luck = (random[..., 2] - 0.5) * 2 * p.variety
-    paints = (_look_up(colour, cy, cx) + luck[..., None] * jnp.asarray([1.0, 0.9, 0.75])).reshape(-1, 3)
+    hue = (random[..., 3:] - random[..., 3:].mean(-1, keepdims=True)) * 2 * p.motley
+    paints = (_look_up(colour, cy, cx) + luck[..., None] * jnp.asarray([1.0, 0.9, 0.75]) + hue).reshape(-1, 3)
     painted = paints[chosen] + (across * p.relief)[..., None]
     inside = _smoothstep((p.cover * 0.75 - best) / p.softness + 0.5)
     gap = _smoothstep((second - best) / jnp.maximum(p.grout, 1e-3))
@@ -222,22 +292,25 @@ def _strokes(p: Painter, key: Array, colour: Array, theta: Array, py: Array, px:
 
 
 def _hatching(p: Painter, colour: Array, theta: Array, y: Array, x: Array) -> Array:
-    """Lines in the palette's dark end over paper; the darker the picture, the wider they are."""
-    darkness = 1 - _luminance(jnp.clip(colour, 0, 1))
-    paper = _mix(colour, jnp.broadcast_to(p.light, colour.shape), jnp.broadcast_to(p.flatten, x.shape))
+    """Lines over the ground: dark ones, wider where the picture is darker, or light ones on a dark ground."""
+    luminance = _luminance(jnp.clip(colour, 0, 1))
+    on_dark = _luminance(p.ground) < 0.4
+    amount = jnp.where(on_dark, luminance, 1 - luminance)
+    ink = jnp.where(on_dark, p.light, p.dark)
+    paper = _mix(colour, jnp.broadcast_to(p.ground, colour.shape), jnp.broadcast_to(p.flatten, x.shape))
 
     def lines(angle: Array, threshold: float) -> Array:
         phase = (x * jnp.sin(angle) + y * jnp.cos(angle)) / (2 * p.pitch)
         ridge = jnp.abs(phase % 1 - 0.5) * 2
-        return _smoothstep((darkness * 0.85 - threshold - ridge) * p.pitch + 0.5)
+        return _smoothstep((amount * 0.75 - threshold - ridge) * p.pitch + 0.5)
 
-    ink = jnp.maximum(lines(theta, 0.0), p.cross * lines(theta + 1.57, 0.25))
-    return _mix(paper, jnp.broadcast_to(p.dark, colour.shape), p.hatch * ink)
+    drawn = jnp.maximum(lines(theta, 0.0), p.cross * lines(theta + 1.57, 0.25))
+    return _mix(paper, jnp.broadcast_to(ink, colour.shape), p.hatch * drawn)
 
 
 def _contours(p: Painter, colour: Array, depth: Array) -> Array:
     """1 on the contours, where the scene's colour or depth jumps within the outline's width, else 0."""
-    reach = 3
+    reach = 6
     jump = jnp.zeros(depth.shape)
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
         for step in range(1, reach + 1):
@@ -261,7 +334,7 @@ def paint_raster(painter: Painter, key: Array, colour: Array, depth: Array) -> A
         float32[SIZE, SIZE, 3] in [0, 1].
     """
     p = painter
-    k = jax.random.split(key, 5)
+    k = jax.random.split(key, 6)
     py, px = jnp.meshgrid(jnp.arange(_FINE_SIZE) + 0.5, jnp.arange(_FINE_SIZE) + 0.5, indexing="ij")
     y, x = py / _FINE_SIZE, px / _FINE_SIZE
     theta = p.angle + p.swirl * _noise(k[0], x, y, p.swirl_scale)
@@ -270,7 +343,8 @@ def paint_raster(painter: Painter, key: Array, colour: Array, depth: Array) -> A
     painted = _mix(colour, _strokes(p, k[3], colour, theta, py, px), jnp.broadcast_to(p.stroke, x.shape))
     painted = jnp.where(p.hatch > 0, _hatching(p, painted, theta, py, px), painted)
     painted = _mix(painted, jnp.broadcast_to(p.dark, colour.shape), p.outline * _contours(p, colour, depth))
-    rough = p.grain * jax.random.normal(k[4], x.shape) + p.weave * jnp.sin(px * 1.57) * jnp.sin(py * 1.57)
+    pools = p.blotch * _noise(k[5], x, y, jnp.float32(5.0))
+    rough = pools + p.grain * jax.random.normal(k[4], x.shape) + p.weave * jnp.sin(px * 0.785) * jnp.sin(py * 0.785)
     rim = (x - 0.5) ** 2 + (y - 0.5) ** 2
     painted = (painted + rough[..., None]) * (1 - p.vignette * rim * 2)[..., None]
     return jnp.clip(painted, 0, 1).reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3))
@@ -278,7 +352,7 @@ def paint_raster(painter: Painter, key: Array, colour: Array, depth: Array) -> A
 
 @jax.jit
 def paint_scenes(painters: Painter, keys: Array, scene: scenes.Scene) -> Array:
-    """Paints a batch of scenes.
+    """Paints a batch of scenes, each device its part if they divide the batch evenly.
 
     Args:
         painters: B painters.
@@ -289,8 +363,13 @@ def paint_scenes(painters: Painter, keys: Array, scene: scenes.Scene) -> Array:
         float32[B, SIZE, SIZE, 3] in [0, 1].
     """
 
+    paint = split_batch(_paint_in_turn, (0, 0, 0)) if shared(len(keys)) else _paint_in_turn
+    return paint(painters, keys, scene)
+
+
+def _paint_in_turn(painters: Painter, keys: Array, scene: scenes.Scene) -> Array:
     def paint_scene(arguments: tuple[Painter, Array, scenes.Scene]) -> Array:
         painter, key, scene = arguments
         return paint_raster(painter, key, *scenes.raster(scene, _FINE_SIZE))
 
-    return jax.lax.map(paint_scene, (painters, keys, scene), batch_size=4)
+    return jax.lax.map(paint_scene, (painters, keys, scene), batch_size=4 if jax.default_backend() == "cpu" else 100)

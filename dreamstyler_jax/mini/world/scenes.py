@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-SUBJECTS = ("house", "tree", "boat", "fish", "flower", "star", "cup", "cat", "car", "mushroom")
+SUBJECTS = (
+    "house", "tree", "boat", "fish", "flower", "star", "cup", "cat", "car", "mushroom", "bird", "apple", "lighthouse",
+    "butterfly",
+)  # fmt: skip
 COLOURS = {
     "red": (0.82, 0.13, 0.12),
     "orange": (0.94, 0.50, 0.10),
@@ -35,7 +38,7 @@ PLACES = {
 TIMES = {  # colours of the sky at the top, of the sky at the horizon, and of the light on the rest
     "by day": ((0.42, 0.68, 0.92), (0.80, 0.90, 0.97), (1.00, 1.00, 1.00)),
     "at sunset": ((0.46, 0.30, 0.55), (0.98, 0.66, 0.38), (1.00, 0.86, 0.76)),
-    "at night": ((0.05, 0.07, 0.20), (0.16, 0.20, 0.38), (0.60, 0.64, 0.82)),
+    "at night": ((0.07, 0.10, 0.32), (0.22, 0.28, 0.54), (0.66, 0.70, 0.90)),
 }
 ATTRIBUTES: dict[str, tuple[str, ...]] = {  # the words for each attribute; a label is an index into them
     "subject": SUBJECTS,
@@ -214,7 +217,57 @@ def _mushroom(x: Array, y: Array) -> _Parts:
     ]
 
 
-_DRAWINGS = (_house, _tree, _boat, _fish, _flower, _star, _cup, _cat, _car, _mushroom)
+def _bird(x: Array, y: Array) -> _Parts:
+    legs = _box(x, y, -0.12, -0.05, -0.95, -0.4) | _box(x, y, 0.1, 0.17, -0.95, -0.4)
+    beak = (x < -0.78) & (x > -1.0) & (jnp.abs(y - 0.42) < (x + 1.0) * 0.6)
+    tail = (x > 0.4) & (x < 0.98) & (jnp.abs(y - 0.2 * x) < 0.16)
+    return [
+        (legs | beak, (0.93, 0.58, 0.16)),
+        (tail, "dark"),
+        (_disc(x, y, 0.02, -0.12, 0.6, 0.44) | _disc(x, y, -0.5, 0.42, 0.33), "plain"),
+        (_disc(x, y, -0.16, -0.28, 0.34, 0.24), "light"),
+        (_disc(x, y, 0.2, 0.02, 0.4, 0.22), "dark"),
+        (_disc(x, y, -0.58, 0.5, 0.08), _DARK),
+    ]
+
+
+def _apple(x: Array, y: Array) -> _Parts:
+    return [
+        (_disc(x, y, -0.27, -0.12, 0.58, 0.7) | _disc(x, y, 0.27, -0.12, 0.58, 0.7), "plain"),
+        (_disc(x, y, -0.42, 0.12, 0.16, 0.26), "light"),
+        (_box(x, y, -0.05, 0.05, 0.4, 0.92), _BROWN),
+        (_disc(x, y, 0.32, 0.76, 0.3, 0.14), (0.30, 0.62, 0.24)),
+    ]
+
+
+def _lighthouse(x: Array, y: Array) -> _Parts:
+    tower = (y > -0.95) & (y < 0.5) & (jnp.abs(x) < 0.3 - 0.11 * y)
+    bands = tower & (jnp.floor((y + 0.95) / 0.29) % 2 == 1)
+    return [
+        (tower, "plain"),
+        (bands, _CREAM),
+        (_box(x, y, -0.34, 0.34, 0.44, 0.53), "dark"),
+        (_box(x, y, -0.18, 0.18, 0.53, 0.76), (1.0, 0.9, 0.45)),
+        (_triangle(x, y, (0.0, 1.0), 0.74, 0.28), "dark"),
+        (_box(x, y, -0.1, 0.1, -0.95, -0.62), _BROWN),
+    ]
+
+
+def _butterfly(x: Array, y: Array) -> _Parts:
+    side = jnp.abs(x)
+    feelers = (y > 0.3) & (y < 0.85) & (jnp.abs(side - 0.05 - (y - 0.3) * 0.35) < 0.04)
+    return [
+        (_disc(side, y, 0.42, -0.42, 0.38, 0.42), "dark"),
+        (_disc(side, y, 0.52, 0.26, 0.46, 0.46), "plain"),
+        (_disc(side, y, 0.6, 0.34, 0.18), "light"),
+        (_disc(side, y, 0.44, -0.48, 0.14), "light"),
+        (_disc(x, y, 0, -0.1, 0.1, 0.55) | feelers, _DARK),
+    ]
+
+
+_DRAWINGS = (
+    _house, _tree, _boat, _fish, _flower, _star, _cup, _cat, _car, _mushroom, _bird, _apple, _lighthouse, _butterfly,
+)  # fmt: skip
 
 
 def _draw_subject(draw: Callable[[Array, Array], _Parts], scene: Scene, x: Array, y: Array) -> Array:
@@ -234,7 +287,7 @@ def _backdrop(scene: Scene, x: Array, y: Array) -> tuple[Array, Array]:
     ground = jnp.asarray(list(PLACES.values()))[scene.place]
     h = scene.horizon
     height = jnp.clip((y - h) / (1 - h), 0, 1)[..., None]
-    sky = low + (top - low) * height
+    sky = _lights(scene, low + (top - low) * height, x, y)
     near = jnp.clip(y / h, 0, 1)[..., None]
     land = ground * (1.08 - 0.25 * near) + 0.06 * _relief(scene, x, y)[..., None]
     rise = _skyline(scene, x)
@@ -243,6 +296,24 @@ def _backdrop(scene: Scene, x: Array, y: Array) -> tuple[Array, Array]:
     depth = jnp.where(y < h + rise, 0.8, 1.0)
     colour = jnp.where((y < h)[..., None], land, colour)
     return colour, jnp.where(y < h, 0.35 + 0.4 * near[..., 0], depth)
+
+
+def _lights(scene: Scene, sky: Array, x: Array, y: Array) -> Array:
+    """The sky with clouds by day, the sun at sunset, and a crescent moon and stars at night."""
+    cx = jnp.where(scene.phase < 0.5, 0.06 + 0.3 * scene.phase, 0.79 + 0.3 * (scene.phase - 0.5))
+    puffs = ((0.0, 0.86, 0.11, 0.045), (0.07, 0.89, 0.07, 0.05), (0.5, 0.78, 0.1, 0.035), (0.57, 0.8, 0.06, 0.04))
+    clouds = jnp.zeros_like(x, bool)
+    for dx, cy, rx, ry in puffs:
+        clouds |= _disc((x - cx - dx + 0.3) % 1 - 0.3, y, 0, cy, rx, ry)
+    cloudy = jnp.where(clouds[..., None], 0.25 * sky + 0.75, sky)
+    sun = _disc(x, y, cx, scene.horizon + 0.1, 0.1)
+    sunny = jnp.where(sun[..., None], jnp.asarray([1.0, 0.88, 0.50]), sky)
+    moon = _disc(x, y, cx, 0.86, 0.075) & ~_disc(x, y, cx + 0.035, 0.88, 0.065)
+    stars = jnp.zeros_like(x, bool)
+    for i in range(9):
+        stars |= _disc(x, y, (0.37 * i + scene.phase) % 1, 0.68 + 0.3 * (0.62 * i % 1), 0.011)
+    starry = jnp.where((moon | stars)[..., None], jnp.asarray([0.98, 0.96, 0.80]), sky)
+    return jnp.stack([cloudy, sunny, starry])[scene.time]
 
 
 def _relief(scene: Scene, x: Array, y: Array) -> Array:

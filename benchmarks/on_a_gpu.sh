@@ -3,21 +3,24 @@
 #
 #   OUT=results bash benchmarks/on_a_gpu.sh [SECONDS [OPTIONS OF PRETRAIN]]
 #
-# Leaves in $OUT the log, the table of `dreamstyler check`, and in pieces of 15 MiB the model, or as long as there is none,
-# the weights of the finished parts (put together: cat weights.tar.* | tar x). Those in carried/ are taken over.
+# SECONDS are those of the pretraining, 500 if not given; the check takes up to a minute more. Leaves in $OUT the log, the
+# table of `dreamstyler check`, and in pieces of 15 MiB the model, or as long as there is none, the weights of the finished
+# parts (put together: cat weights.tar.* | tar x). Those in carried/ are taken over.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-out/gpu}
-LIMIT=${1:-540}
+TIME=${1:-500}
 shift || true
 WORK=${WORK:-pretraining}
 mkdir -p "$OUT" "$WORK"
 [ -d carried ] && cp -rn carried/. "$WORK"
 nvidia-smi --query-gpu=name,memory.total --format=csv,noheader | tee "$OUT/device.txt"
-timeout "$LIMIT" python3 -m dreamstyler_jax pretrain --config pretrain_gpu --output "$WORK" "$@" 2>&1 | tee "$OUT/pretrain.log"
-if [ -d "$WORK/model" ]; then
-    timeout 120 python3 -m dreamstyler_jax check --model "$WORK/model" --sheet "$OUT/check.png" 2>&1 | tee "$OUT/check.txt"
-fi
+minutes=$(awk "BEGIN { print $TIME / 60 }")
+timeout $((TIME + 25)) python3 -m dreamstyler_jax pretrain --config pretrain_gpu --output "$WORK" --minutes "$minutes" "$@" 2>&1 |
+    tee "$OUT/pretrain.log"
 finished=$(cd "$WORK" && { ls -d model || ls -d tokenizer */weights; } 2> /dev/null)
 tar c -C "$WORK" $finished | split -b 15M - "$OUT/weights.tar."
+if [ -d "$WORK/model" ]; then
+    timeout 60 python3 -m dreamstyler_jax check --model "$WORK/model" --sheet "$OUT/check.png" 2>&1 | tee "$OUT/check.txt"
+fi
 ls -l "$OUT"

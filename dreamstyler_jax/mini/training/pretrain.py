@@ -10,6 +10,8 @@ Diffusion in diffusers' layout, with the whole CLIP for evaluation, the judge an
 
 import dataclasses
 import json
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -35,14 +37,9 @@ from dreamstyler_jax.stable_diffusion.parts import save_folder
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import save_model
 
-PARTS = (
-    "clip",
-    "judge",
-    "critic",
-    "vae",
-    "unet",
-    "controlnet",
-)  # those with checkpoints; they begin the names of settings
+# The parts with checkpoints, whose names begin those of settings; and where there is a limit of time, the share of it
+# after which each is done.
+PARTS = {"clip": 0.17, "judge": 0.26, "critic": 0.31, "vae": 0.48, "unet": 0.9, "controlnet": 0.98}
 _MAX_STEPS = 1_000_000
 
 
@@ -94,6 +91,12 @@ class PretrainConfig:
     controlnet_batch_size: int = _batch_size(32, "the ControlNet")
     controlnet_learning_rate: float = _learning_rate(4e-4, "the ControlNet")
     dtype: str = option("float32", "Precision of the networks' computations.", choices=("float32", "bfloat16"))
+    minutes: float = option(
+        0.0,
+        "Minutes to take. Parts take fewer steps if theirs would take too long. 0: as long as it takes.",
+        low=0,
+        high=100_000,
+    )
     save_every: int = option(100, "Steps between two checkpoints, rounded up to tens.", low=1, high=_MAX_STEPS)
 
     def __post_init__(self):
@@ -138,12 +141,13 @@ def pretrain(
     """
     work = Path(config.output)
     chunk_size = sizes.pictures_per_file
+    start = time.monotonic()
     pixels, labels = pictures = data.prepare(
         work / "pictures", config.pictures, config.seed, chunk_size=chunk_size, render_chunk=render_chunk
     )
     tokenizer = make_tokenizer(work / "tokenizer", config.vocabulary)
-    captions = tokenize_captions(tokenizer, labels, config.seed)
-    plans = {part: plan_for(part, config, sizes) for part in PARTS}
+    captions = tokenize_captions(work / "captions", tokenizer, labels, config.seed)
+    plans = {part: plan_for(part, config, sizes, start) for part in PARTS}
     clip = train_clip(plans["clip"], sizes.clip_for(tokenizer), pixels, captions)
     judge = train_judge(plans["judge"], sizes.judge, pictures)
     critic = train_judge(plans["critic"], sizes.judge, pictures)
@@ -159,8 +163,8 @@ def pretrain(
     export(work / "model", PretrainedModel(tokenizer, autoencoder, clip, judge, unet, controlnet))
 
 
-def plan_for(part: str, config: PretrainConfig, sizes: Sizes = SIZES) -> Plan:
-    """How the config says to train one of PARTS."""
+def plan_for(part: str, config: PretrainConfig, sizes: Sizes = SIZES, start: float = 0.0) -> Plan:
+    """How the config says to train one of PARTS, if pretraining began at ``start`` by `time.monotonic`."""
     return Plan(
         folder=Path(config.output) / part,
         steps=getattr(config, f"{part}_steps"),
@@ -170,6 +174,7 @@ def plan_for(part: str, config: PretrainConfig, sizes: Sizes = SIZES) -> Plan:
         save_every=config.save_every,
         steps_per_call=sizes.steps_per_call,
         dtype=config.dtype,
+        until=start + 60 * config.minutes * PARTS[part] if config.minutes else math.inf,
     )
 
 

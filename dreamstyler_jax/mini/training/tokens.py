@@ -1,11 +1,14 @@
 """The tokenizer of the embedded model, and the captions of the training pictures as tokens."""
 
+import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
 
 from dreamstyler_jax.mini.world import captions, scenes
 from dreamstyler_jax.mini.world.painters import MANNERS
+from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 
 CAPTIONS_PER_PICTURE = 6
@@ -29,14 +32,22 @@ def make_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def tokenize_captions(tokenizer: Tokenizer, labels: np.ndarray, seed: int) -> np.ndarray:
+def tokenize_captions(folder: Path, tokenizer: Tokenizer, labels: np.ndarray, seed: int) -> np.ndarray:
     """Draws captions for every picture: int16[N, CAPTIONS_PER_PICTURE, 77].
 
     Args:
+        folder: keeps them, in a file named after the digest of the labels and the seed.
         tokenizer: with at most 2**15 tokens.
-        labels: int[N, 9], as in `data.Pictures`.
+        labels: int32[N, 9], as in `data.Pictures`.
         seed: seed of the captions.
     """
-    rng = np.random.default_rng(seed)
-    texts = [captions.caption(rng, row) for row in labels for _ in range(CAPTIONS_PER_PICTURE)]
-    return tokenizer(texts).astype(np.int16).reshape(len(labels), CAPTIONS_PER_PICTURE, -1)
+    path = folder / f"{hashlib.sha256(labels.tobytes() + str(seed).encode()).hexdigest()[:16]}.npz"
+    if not path.exists():
+        rng = np.random.default_rng(seed)
+        texts = [captions.caption(rng, row) for row in labels for _ in range(CAPTIONS_PER_PICTURE)]
+        tokens = tokenizer(texts).astype(np.int16).reshape(len(labels), CAPTIONS_PER_PICTURE, -1)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, tokens=tokens)
+        write_atomic(path, buffer.getvalue())
+    with np.load(path) as file:
+        return file["tokens"]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -51,6 +53,7 @@ class Plan:
         save_every: steps between two checkpoints, rounded up to whole calls.
         steps_per_call: optimizer steps in one compiled call.
         dtype: of the computations in the networks. The optimizer, its weights and their average are float32.
+        until: when to be done, by `time.monotonic`, with fewer steps if these would take longer.
     """
 
     folder: Path
@@ -61,6 +64,7 @@ class Plan:
     save_every: int = 100
     steps_per_call: int = 10
     dtype: str = "float32"
+    until: float = math.inf
 
 
 class TrainingState(NamedTuple):
@@ -101,22 +105,24 @@ def fit(
         data: a pytree of arrays, passed on to ``loss``.
         after_save: called with the step of each checkpoint, once it is on disk.
     """
-    optimizer = _optimizer(plan)
+    optimizer = _optimizer()
     start, average = (jax.tree.map(jnp.copy, params) for _ in range(2))  # the compiled call reuses their memory
     state = TrainingState(start, average, optimizer.init(params), jnp.int32(0))
     data = replicate(data)
     advance = _compiled(plan, loss, optimizer)
+    pace = _Pace(plan)
     with open_checkpoints(plan.folder / "checkpoints") as checkpoints:
         state = replicate(checkpoints.restore(state) or state)
         done = int(state.step)
         with tqdm(total=plan.steps, initial=done, desc=plan.folder.name, unit="step", mininterval=10) as bar:
-            while done < plan.steps:
+            while done < pace.steps:
                 before = done
-                state, losses = advance(state, data)
+                state, losses = advance(state, data, jnp.float32(pace.steps))
                 done = int(state.step)
+                bar.total = pace.reconsider(done)
                 bar.set_postfix(loss=f"{losses.mean():.4f}", refresh=False)
                 bar.update(done - before)
-                if done // plan.save_every > before // plan.save_every or done >= plan.steps:
+                if done // plan.save_every > before // plan.save_every or done >= pace.steps:
                     checkpoints.save(done, state)
                     after_save(done)
     return state.average
@@ -127,34 +133,58 @@ def in_dtype(params: Params, dtype: str) -> Params:
     return jax.tree.map(lambda array: array.astype(dtype), params)
 
 
-def _optimizer(plan: Plan) -> optax.GradientTransformation:
-    last_third = plan.steps // 3
-    learning_rate = optax.join_schedules(
-        [
-            optax.linear_schedule(0, plan.learning_rate, WARMUP_STEPS),
-            optax.constant_schedule(plan.learning_rate),
-            optax.linear_schedule(plan.learning_rate, plan.learning_rate / 100, last_third),
-        ],
-        [WARMUP_STEPS, plan.steps - last_third],
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(learning_rate, b2=0.99, weight_decay=1e-3))
+class _Pace:
+    """How many steps to take: those of the plan, or as many as there is time for.
+
+    The number is settled when the learning rate begins to fall. So the weights are those of a plan with that number.
+    """
+
+    def __init__(self, plan: Plan):
+        self.steps = plan.steps
+        self._plan = plan
+        self._begin: tuple[int, float] | None = None  # steps and time after the first call, which compiles
+
+    def reconsider(self, done: int) -> int:
+        """The number of steps, now that ``done`` are done."""
+        now = time.monotonic()
+        if self._begin is None:
+            self._begin = done, now
+        elif done <= self.steps - self.steps // 3:
+            seconds_per_step = (now - self._begin[1]) / (done - self._begin[0])
+            there_is_time_for = max(0.0, self._plan.until - now) / max(seconds_per_step, 1e-9)
+            self.steps = min(self._plan.steps, done + math.floor(min(there_is_time_for, self._plan.steps)))
+        return self.steps
+
+
+def _optimizer() -> optax.GradientTransformation:
+    """AdamW, for a learning rate of -1."""
+    adam = optax.scale_by_adam(b2=0.99)
+    return optax.chain(optax.clip_by_global_norm(1.0), adam, optax.add_decayed_weights(1e-3))
+
+
+def learning_rate(plan: Plan, step: Array, steps: Array) -> Array:
+    """The learning rate in a step, counted from 0, of a training of ``steps`` steps."""
+    last_third = steps // 3
+    rising, falling = step / WARMUP_STEPS, (steps - step) / jnp.maximum(last_third, 1)
+    return plan.learning_rate * jnp.clip(jnp.minimum(rising, 0.01 + 0.99 * falling), 0, 1)
 
 
 def _compiled(
     plan: Plan, loss: Loss, optimizer: optax.GradientTransformation
-) -> Callable[[TrainingState, Any], tuple[TrainingState, Array]]:
-    """A function that takes several optimizer steps; it returns their losses as well."""
+) -> Callable[[TrainingState, Any, Array], tuple[TrainingState, Array]]:
+    """A function that takes several optimizer steps of a given number; it returns their losses as well."""
 
     def loss_in_dtype(params: Params, data: Any, key: Array) -> Array:
         return loss(in_dtype(params, plan.dtype), data, key)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def advance(state: TrainingState, data: Any) -> tuple[TrainingState, Array]:
+    def advance(state: TrainingState, data: Any, steps: Array) -> tuple[TrainingState, Array]:
         def step(state: TrainingState, _: None) -> tuple[TrainingState, Array]:
             key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
             value, gradient = jax.value_and_grad(loss_in_dtype)(state.params, data, key)
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-            params: Any = optax.apply_updates(state.params, updates)
+            rate = learning_rate(plan, state.step, steps)
+            params = jax.tree.map(lambda p, update: p - rate * update, state.params, updates)
             decay = jnp.minimum(AVERAGE_DECAY, state.step / (state.step + 10.0))
             average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
             return TrainingState(params, average, optimizer_state, state.step + 1), value

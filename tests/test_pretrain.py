@@ -77,7 +77,8 @@ def written_files(folder: Path) -> dict[Path, int]:
 def test_all_parts_make_a_model_and_a_second_call_trains_nothing_again(tmp_path):
     pretrain(tiny_config(tmp_path), TINY, noise)
     written, model_files = written_files(tmp_path), contents(tmp_path / "model")
-    assert {path.relative_to(tmp_path).parts[0] for path in written} == {*PARTS, "pictures", "tokenizer", "captions", "latents"}
+    folders = {*PARTS, "pictures", "tokenizer", "captions", "latents"}
+    assert {path.relative_to(tmp_path).parts[0] for path in written} == folders
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"pictures_000{i}.npz" for i in (0, 1)]
     model = StableDiffusion.load(str(tmp_path / "model"))
     assert np.isfinite(encode(model, ["a red house in the style of dots"], {}).states).all()

@@ -79,14 +79,14 @@ class TrainingState(NamedTuple):
 def trained(plan: Plan, part: Part, loss: Loss, data: Any) -> Part:
     """The part with trained weights, which then are in the folder ``weights`` of the plan's.
 
-    If there are weights but no checkpoints, as in a folder brought from another machine, nothing is trained.
+    If they are there already, nothing is trained, however many steps the plan has.
 
     Args:
         plan, loss, data: as of `fit`.
         part: the part with the weights to start from.
     """
     weights = plan.folder / "weights"
-    if (weights / "config.json").exists() and not (plan.folder / "checkpoints").exists():
+    if (weights / "config.json").exists():
         return part._replace(params=load_model(part.network, weights, config=part.config)[1])
     part = part._replace(params=fit(plan, loss, part.params, data))
     save_model(weights, part.config, part.params)

@@ -111,7 +111,7 @@ def test_every_cell_is_on_one_sheet_under_its_labels(names, count):
     [
         ("prompt", ("a", "b", "c"), ["a", "b", "c"], ["seed 0"]),
         ("seed", (4, 5, 6), [CELL.prompt], ["seed 4", "seed 5", "seed 6"]),
-        ("style", ("gogh", "wave"), [CELL.prompt], ["style gogh", "style wave"]),
+        ("style", ("gogh", "wave"), ["style gogh", "style wave"], [CELL.prompt]),
         ("style_scale", (0.5, 2.0), [CELL.prompt], ["style_scale 0.5", "style_scale 2"]),
     ],
 )
@@ -142,8 +142,11 @@ def test_prompts_that_name_their_styles_leave_gaps_among_others():
     """They do not vary along the axis of styles."""
     cells = product_of(prompt=["by {}"], style=("gogh", "wave")) + product_of(prompt=["by {gogh}, {wave}"], style=[""])
     (sheet,) = layout(cells, "title")
-    assert sheet.columns == ["style gogh", "style wave", "styles by name"]
-    assert sheet.cells == [[cells[0], cells[1], None], [None, None, cells[2]]]
+    assert (sheet.rows, sheet.columns) == (
+        ["style gogh", "style wave", "styles by name"],
+        ["by {}", "by {gogh}, {wave}"],
+    )
+    assert sheet.cells == [[cells[0], None], [cells[1], None], [None, cells[2]]]
 
 
 # Large grids
@@ -234,6 +237,23 @@ def test_the_training_picture_of_a_single_style_comes_first(tmp_path):
     assert learned_from(with_three)[0] is None
     (tmp_path / "stars.png").write_bytes(b"no longer a picture")
     assert learned_from(cells)[0] is None
+
+
+def test_the_training_picture_of_each_row_comes_first(tmp_path):
+    styles = {}
+    for number, name in enumerate(("gogh", "wave", "hokusai")):
+        Image.new("RGB", (30, 30), (200, 30, number)).save(tmp_path / f"{name}.png")
+        styles[name] = Style(name, {"clip_l": TABLE}, {"images": [str(tmp_path / f"{name}.png")]})
+    cells = [
+        dataclasses.replace(cell, styles={cell.style: "0"}) for cell in product_of(style=tuple(styles), prompt="ab")
+    ]
+    files = saved(tmp_path, cells)
+    (sheet,) = write_sheets(tmp_path, cells, files, styles)
+    originals = places(sheet, [(200, 30, number) for number in range(3)])
+    painted = places(sheet, colours_of(files, cells))
+    for original, *row in zip(originals, painted[::2], painted[1::2], strict=True):
+        assert original[2] < row[0][0] < row[1][0]
+        assert abs(original[1] + original[3] - row[0][1] - row[0][3]) < 4, "in the middle of its own row"
 
 
 def test_the_training_pictures_of_two_styles_are_side_by_side(tmp_path):

@@ -1,4 +1,7 @@
-"""Contact sheets of a grid: a row per prompt and a column per seed, or per other axes; several for a large grid."""
+"""Contact sheets of a grid: a row per prompt and a column per seed, or per other axes; several for a large grid.
+
+In front of each row is the picture that its style was learned from.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -52,11 +55,14 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
     """Divides a grid into sheets.
 
     Rows are prompts (with a single prompt, the first other axis that varies), columns are seeds (or the last axis that
-    varies). Each combination of the remaining axes has its own sheet, cut after 20 rows or 16 columns.
+    varies). If the styles would be the columns, they are the rows, and the prompts the columns. Each combination of the
+    remaining axes has its own sheet, cut after 20 rows or 16 columns.
     """
     varying = axes(cells)
     *rest, column = [axis for axis in varying if axis != "prompt"] or ["seed"]
     row = rest.pop(0) if rest and "prompt" not in varying else "prompt"
+    if column == "style":
+        row, column = "style", "prompt"
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(tuple(value_of(cell, axis) for axis in rest), []).append(cell)
@@ -67,7 +73,7 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
         row_values, column_values = (list(dict.fromkeys(values)) for values in zip(*at, strict=True))
         for sheet_rows in _cut(row_values, MAX_ROWS):
             for sheet_columns in _cut(column_values, MAX_COLUMNS):
-                row_labels = [value if row == "prompt" else _label(row, value) for value in sheet_rows]
+                row_labels = [_label(row, value) for value in sheet_rows]
                 column_labels = [_label(column, value) for value in sheet_columns]
                 places = [[at.get((r, c)) for c in sheet_columns] for r in sheet_rows]
                 sheets.append(Sheet(sheet_title, row_labels, column_labels, places))
@@ -75,6 +81,8 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
 
 
 def _label(axis: str, value: Any) -> str:
+    if axis == "prompt":
+        return value
     if (axis, value) == ("style", ""):
         return "styles by name"
     if axis == "content":
@@ -121,13 +129,10 @@ def write_sheets(
         styles: by ``str(StyleRef)``.
     """
     sheets = layout(cells, ", ".join(styles))
-    originals = _training_pictures(cells, styles)
     digits = max(3, len(str(len(sheets))))
     names = [f"grid_{i + 1:0{digits}d}.png" for i in range(len(sheets))] if len(sheets) > 1 else ["grid.png"]
     for name, sheet in zip(names, sheets, strict=True):
-        leading: dict[str, list[Image.Image | None]] = {
-            heading: [picture] * len(sheet.rows) for heading, picture in originals.items()
-        }
+        leading = _training_pictures(sheet, styles)
         contents = [_content(row) for row in sheet.cells]
         if all(contents):
             leading["content"] = contents
@@ -149,17 +154,27 @@ def _content(row: Sequence[Cell | None]) -> Image.Image | None:
     return _readable(contents.pop()) if len(contents) == 1 else None
 
 
-def _training_pictures(cells: Sequence[Cell], styles: Mapping[str, Style]) -> dict[str, Image.Image]:
-    """The first training picture of the only style, or of each of two, by its heading, if it can still be read."""
-    refs = {name: str(StyleRef.parse(name).at(cell.checkpoint)) for cell in cells for name in cell.styles}
-    if len(refs) > 2:
+def _training_pictures(sheet: Sheet, styles: Mapping[str, Style]) -> dict[str, list[Image.Image | None]]:
+    """Columns, by heading, of the first training picture of each row's style; two if all rows have the same two."""
+    refs = [list(dict.fromkeys(ref for cell in row if cell for ref in _style_refs(cell))) for row in sheet.cells]
+    if all(len(of_row) == 1 for of_row in refs):
+        columns = {"learned from": [_training_picture(styles[ref]) for (ref,) in refs]}
+    elif len(refs[0]) == 2 and all(of_row == refs[0] for of_row in refs):
+        columns = {StyleRef.parse(ref).name: [_training_picture(styles[ref])] * len(refs) for ref in refs[0]}
+    else:
         return {}
-    paths = {name: (styles[ref].metadata.get("images") or [""])[0] for name, ref in refs.items()}
-    found = {name: picture for name, path in paths.items() if (picture := _readable(path))}
-    return {
-        "learned from" if len(refs) == 1 else name: images.fit(picture, min(picture.size), min(picture.size))
-        for name, picture in found.items()
-    }
+    return {heading: pictures for heading, pictures in columns.items() if any(pictures)}
+
+
+def _style_refs(cell: Cell) -> list[str]:
+    """The styles of a cell, as they are called in the grid's table of styles."""
+    return [str(StyleRef.parse(name).at(cell.checkpoint)) for name in cell.styles]
+
+
+def _training_picture(style: Style) -> Image.Image | None:
+    """The first picture that a style was learned from, cut to a square, if it can still be read."""
+    picture = _readable((style.metadata.get("images") or [""])[0])
+    return picture and images.fit(picture, min(picture.size), min(picture.size))
 
 
 def _readable(path: str) -> Image.Image | None:

@@ -1,7 +1,8 @@
 """Makes the example pictures, with their prompts in text files of the same name: ``dreamstyler examples``.
 
-* ``examples/boat.png``, which the package carries as well, and ``examples/flower.png`` to learn a style from. Their
-  painters are held-out, so the styles are new to the embedded model; the painter's number is in the text chunks.
+* ``examples/boat.png``, which the package carries as well, ``house.png``, ``flower.png`` and ``bird.png`` to learn a
+  style from. Their painters are held-out, so the styles are new to the embedded model; the painter's number is in the
+  text chunks.
 * ``examples/city.png`` to repaint: an unpainted scene, larger and wider than the embedded model's pictures.
 * ``examples/my_cat.png`` of an object, without a prompt.
 """
@@ -19,7 +20,13 @@ from dreamstyler_jax.mini.world import captions, data, scenes
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.images import save_png
 
-PAINTER, FLOWER_PAINTER = captions.PAINTERS + 13, captions.PAINTERS + 8
+PAINTINGS = {  # subject, colour, place, time, and the painter's number among the held-out ones
+    "boat": ("red", "by the sea", "at sunset", 13),  # a mosaic
+    "house": ("yellow", "in the mountains", "at night", 22),  # swirls
+    "flower": ("purple", "in a field", "by day", 8),  # a woodcut
+    "bird": ("blue", "in the forest", "by day", 14),  # hatching
+}
+PAINTER = captions.PAINTERS + PAINTINGS["boat"][-1]  # of the example of the package
 FOLDER = Path(__file__).parents[3] / "examples"
 
 
@@ -31,12 +38,11 @@ class ExamplesConfig:
 def run(config: ExamplesConfig) -> None:
     """Writes all example pictures."""
     del config  # it has no settings
-    boat = _scene("boat", "red", "by the sea", "at sunset", height=0.46, phase=0.3)
-    flower = _scene("flower", "purple", "in a field", "by day", height=0.46, phase=0.3)
-    paintings = ((EXAMPLE_PICTURE, boat, PAINTER), (FOLDER / "boat.png", boat, PAINTER))
-    for path, scene, painter in (*paintings, (FOLDER / "flower.png", flower, FLOWER_PAINTER)):
-        save_png(path, _render(scene, painter), {"painter": str(painter)})
-        _write_prompt(path, scene)
+    for subject, (*described, painter) in PAINTINGS.items():
+        scene = _scene(subject, *described, height=0.46, phase=0.3)
+        for path in (FOLDER / f"{subject}.png", *([EXAMPLE_PICTURE] if subject == "boat" else [])):
+            save_png(path, _render(scene, captions.PAINTERS + painter), {"painter": str(captions.PAINTERS + painter)})
+            _write_prompt(path, scene)
     city = _scene("car", "red", "in the city", "by day", height=0.45, phase=0.4)
     colour, _ = scenes.raster(jax.tree.map(lambda value: value[0], city), 480)
     middle = np.asarray(jnp.round(colour[60:460] * 255)).astype(np.uint8)

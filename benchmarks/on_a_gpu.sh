@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What waits for a GPU, each step bounded in time: the pretraining of the embedded model, and what it understands.
+# The pretraining of the embedded model on a GPU that is lent for some minutes, and what the model understands.
 #
 #   OUT=results bash benchmarks/on_a_gpu.sh [SECONDS [OPTIONS OF PRETRAIN]]
 #
-# SECONDS are those of the pretraining, 500 if not given; the check takes up to a minute more. Leaves in $OUT the log, the
-# table of `dreamstyler check`, and in pieces of 15 MiB the model, or as long as there is none, the weights of the finished
-# parts (put together: cat weights.tar.* | tar x). Those in carried/ are taken over.
+# SECONDS are those of the pretraining, 500 if not given: parts take fewer steps if need be. The check takes up to a minute
+# more. Leaves in $OUT the log, the table of `dreamstyler check`, and in pieces of 15 MiB the model, or as long as there is
+# none, the weights of the finished parts (put together: cat weights.tar.* | tar x). What lies in carried/ is taken over:
+# weights of parts, the tokenizer, captions.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-out/gpu}
@@ -13,7 +14,7 @@ TIME=${1:-500}
 shift || true
 WORK=${WORK:-pretraining}
 mkdir -p "$OUT" "$WORK"
-[ -d carried ] && cp -rn carried/. "$WORK"
+[ -d carried ] && cp -r --update=none carried/. "$WORK"
 nvidia-smi --query-gpu=name,memory.total --format=csv,noheader | tee "$OUT/device.txt"
 minutes=$(awk "BEGIN { print $TIME / 60 }")
 timeout $((TIME + 25)) python3 -m dreamstyler_jax pretrain --config pretrain_gpu --output "$WORK" --minutes "$minutes" "$@" 2>&1 |

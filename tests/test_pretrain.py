@@ -1,8 +1,10 @@
 """The pretraining of the embedded model, with networks so small that it takes seconds."""
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ from script_tools import contents
 from dreamstyler_jax.encoding import encode
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.mini.judge import JudgeConfig, LoadedJudge
-from dreamstyler_jax.mini.training.pretrain import PARTS, PretrainConfig, pretrain, run
+from dreamstyler_jax.mini.training import trainer
+from dreamstyler_jax.mini.training.pretrain import PARTS, PretrainConfig, plan_for, pretrain, run
 from dreamstyler_jax.mini.training.sizes import SIZES, Sizes
 from dreamstyler_jax.mini.training.trainer import Plan, fit
 from dreamstyler_jax.mini.world import data
@@ -126,6 +129,32 @@ def test_an_interrupted_part_continues_identically(tmp_path):
     np.testing.assert_array_equal(train("pieces", stop_twice), whole)
     assert saved == [6, 12, 18, 24, 30]
     assert np.abs(whole - np.arange(4)).max() < 3, "the weights approach the target"
+
+
+def test_where_time_is_short_the_weights_are_those_of_a_plan_with_fewer_steps(tmp_path, monkeypatch):
+    def loss(params, target, key):
+        return ((params["weights"] - target + jax.random.normal(key, (4,)) / 10) ** 2).sum()
+
+    def train(name, **settings):
+        plan = Plan(tmp_path / name, batch_size=1, learning_rate=0.1, steps_per_call=1, **settings)
+        weights = fit(plan, loss, {"weights": jnp.zeros(4)}, jnp.arange(4.0), saved.append)["weights"]
+        return weights, saved.pop()
+
+    saved = []
+    seconds = iter(range(1000))  # one for each step
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    short, taken = train("short", steps=900, until=40)
+    assert 39 <= taken <= 41
+    whole, _ = train("whole", steps=taken, until=2000)
+    np.testing.assert_array_equal(short, whole)
+
+
+def test_each_part_has_its_share_of_the_time():
+    shares = list(PARTS.values())
+    assert shares == sorted(shares) and shares[0] > 0 and shares[-1] < 1
+    config = PretrainConfig(minutes=12)
+    assert [plan_for(part, config, start=100.0).until for part in PARTS] == [100 + 720 * share for share in shares]
+    assert plan_for("unet", PretrainConfig()).until == math.inf
 
 
 def test_checkpoints_are_saved_at_the_first_call_that_reaches_their_step(tmp_path):

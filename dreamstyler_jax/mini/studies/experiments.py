@@ -174,7 +174,7 @@ class Runner:
         return [mean_scores(self._evaluator.scores(exam, of_method)) for of_method in pictures]
 
     def _transfer_scores(self, exam: Exam, pictures: np.ndarray) -> Scores:
-        """Mean scores of repainted photos [Q, 1, 64, 64, 3], with how much of the structure they keep."""
+        """Mean scores of repainted photos [Q, 1, 128, 128, 3], with how much of the structure they keep."""
         structure = structure_score(pictures[:, 0], exam.photos)
         return mean_scores({**self._evaluator.scores(exam, pictures), "structure": structure})
 

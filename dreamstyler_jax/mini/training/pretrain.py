@@ -39,7 +39,7 @@ from dreamstyler_jax.stable_diffusion.weights import save_model
 
 # The parts with checkpoints, whose names begin those of settings; and where there is a limit of time, the share of it
 # after which each is done.
-PARTS = {"clip": 0.17, "judge": 0.26, "critic": 0.31, "vae": 0.48, "unet": 0.9, "controlnet": 0.98}
+PARTS = {"clip": 0.17, "judge": 0.26, "critic": 0.31, "vae": 0.46, "unet": 0.82, "controlnet": 0.98}
 _MAX_STEPS = 1_000_000
 
 

@@ -14,12 +14,18 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test browser lint format pictures clean
 .DELETE_ON_ERROR:
 
+PAINTINGS := boat flower bird house
+
 demo: $(VENV)/.installed
-	$(BIN)/dreamstyler train --output runs/demo --resume
-	$(BIN)/dreamstyler train --output runs/demo_one_stage --name one_stage --stages 1 --resume
-	$(BIN)/dreamstyler sample --styles runs/demo --output out/demo
-	$(BIN)/dreamstyler compare --styles runs/demo_one_stage runs/demo --output out/demo/compare.png
-	@echo "The style is in runs/demo. Painted with it: $(CURDIR)/out/demo/grid.png; what it does: $(CURDIR)/out/demo/compare.png"
+	$(BIN)/dreamstyler train --separate --images $(PAINTINGS:%=examples/%.png) --output runs/demo --steps 150 --resume
+	$(BIN)/dreamstyler train --output runs/demo_one_stage --name one_stage --stages 1 --steps 150 --resume
+	$(BIN)/dreamstyler sample --styles $(PAINTINGS:%=runs/demo/%) --output out/demo --seeds 3 --prompts \
+		"A painting of an orange cat in the snow by day in the style of {}" \
+		"A painting of a red house by the sea at sunset in the style of {}" \
+		"A painting of a green tree in the desert at night in the style of {}" \
+		"A painting of a red mushroom in the forest by day in the style of {}"
+	$(BIN)/dreamstyler compare --styles runs/demo_one_stage runs/demo/boat --output out/demo/compare.png
+	@echo "The styles are in runs/demo. Painted with them: $(CURDIR)/out/demo/grid.png; what learning does: $(CURDIR)/out/demo/compare.png"
 
 test: $(VENV)/.installed-test browser
 	$(BIN)/python -m pytest $(TEST_ARGS)
@@ -46,15 +52,13 @@ format: $(VENV)/.installed-lint
 
 # Makes the package's example and all pictures in docs/ again.
 pictures: $(VENV)/.installed browser
-	rm -rf build/pictures
+	rm -rf build/pictures runs/demo runs/demo_one_stage out/demo
 	$(BIN)/dreamstyler examples
+	$(MAKE) demo
+	cp out/demo/grid.png out/demo/compare.png docs/pictures/
 	$(BIN)/dreamstyler train --output build/pictures/run
 	cp build/pictures/run/style.safetensors dreamstyler_jax/mini/examples/example.safetensors
-	$(BIN)/dreamstyler sample --styles build/pictures/run --output build/pictures/out
-	cp build/pictures/run/loss.png build/pictures/out/grid.png docs/pictures/
-	$(BIN)/dreamstyler train --output build/pictures/one_stage --name one_stage --stages 1
-	$(BIN)/dreamstyler compare --styles build/pictures/one_stage build/pictures/run \
-		--output docs/pictures/compare.png
+	cp build/pictures/run/loss.png docs/pictures/
 	$(BIN)/dreamstyler sample --config grids/guidance --styles build/pictures/run --output build/pictures/guidance
 	chromium --headless --no-sandbox --window-size=1200,760 --screenshot=docs/pictures/page.png \
 		file://$(CURDIR)/build/pictures/guidance/index.html

@@ -20,6 +20,7 @@ from dreamstyler_jax.commands.sample_inputs import (
     check_prompts,
     load_all_styles,
     load_contents,
+    warn_of_earlier_weights,
     warn_of_settings_without_effect,
     with_default_controlnet,
     with_default_style,
@@ -72,6 +73,7 @@ def run(config: SampleConfig) -> None:
         print(f"{whole} of {len(shard_cells)} pictures are there and whole{damage}")
     if todo:
         warn_of_unknown_words(config.model, [*itertools.chain(*texts.values()), config.negative_prompt])
+        warn_of_earlier_weights(model, styles)
         announce(model, *dict.fromkeys(line for stack in loras for line in stack.lines), summary(todo))
     painter = functools.partial(
         paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras

@@ -14,7 +14,7 @@ from dreamstyler_jax.grids.cells import Axes, Cell
 from dreamstyler_jax.guidance import FORMS, SCALES, Guidance, forms_with
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.parsing import parse_seeds
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
@@ -175,3 +175,15 @@ def warn_of_settings_without_effect(config: SampleConfig) -> None:
     for name, condition in conditions.items():
         if getattr(config, name) != getattr(defaults, name):
             warnings.warn(f"{name} only has an effect with {condition}", stacklevel=2)
+
+
+def warn_of_earlier_weights(model: StableDiffusion, styles: Mapping[str, Style]) -> None:
+    """Warns of styles that were learned with the embedded model of an earlier version, which had other weights."""
+    of_embedded = {name: style.metadata for name, style in styles.items() if style.metadata.get("model") == "mini"}
+    earlier = [name for name, metadata in of_embedded.items() if metadata.get("model_hash") != model.hash]
+    if model.name == "mini" and earlier:
+        warnings.warn(
+            f"{listing(earlier)}: learned with an earlier version of the embedded model, so it will not look as it "
+            "should; learn it again with dreamstyler train",
+            stacklevel=2,
+        )

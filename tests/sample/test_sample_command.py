@@ -9,6 +9,7 @@ import re
 import shlex
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,12 @@ from script_tools import contents, refusal, run, start, without_a_tensor
 
 from dreamstyler_jax.commands import sample
 from dreamstyler_jax.commands.config import SampleConfig
-from dreamstyler_jax.commands.sample_inputs import newest_style, read_prompts, warn_of_settings_without_effect
+from dreamstyler_jax.commands.sample_inputs import (
+    newest_style,
+    read_prompts,
+    warn_of_earlier_weights,
+    warn_of_settings_without_effect,
+)
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.console import plain_warnings
@@ -213,6 +219,19 @@ def test_forms_of_guidance(words, styles, tmp_path):
     equal = guided("equal", *scales("paper", 0.5, 0.5))
     assert difference(equal, guided("cfg", *CFG, 5)) == 0  # ln + ls + lc
     assert difference(paper, equal) > 8
+
+
+def test_a_style_of_an_earlier_embedded_model_gives_a_warning():
+    model = SimpleNamespace(name="mini", hash="new")
+    table = {"clip_l": np.ones((1, 1, 4))}
+    origins = {"gogh": "old", "wave": "new", "loop": "old"}
+    styles = {name: Style(name, table, {"model": "mini", "model_hash": origin}) for name, origin in origins.items()}
+    with pytest.warns(UserWarning, match="^gogh, loop: learned with an earlier version of the embedded model"):
+        warn_of_earlier_weights(model, styles)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_earlier_weights(model, {"wave": styles["wave"], "other": Style("other", table, {"model": "sd15"})})
+        warn_of_earlier_weights(SimpleNamespace(name="sd15", hash="new"), styles)
 
 
 def test_a_setting_without_effect_gives_a_warning():

@@ -17,7 +17,7 @@ mkdir -p "$OUT" "$WORK"
 [ -d carried ] && cp -r --update=none carried/. "$WORK"
 nvidia-smi --query-gpu=name,memory.total --format=csv,noheader | tee "$OUT/device.txt"
 minutes=$(awk "BEGIN { print $TIME / 60 }")
-timeout $((TIME + 25)) python3 -m dreamstyler_jax pretrain --config pretrain_gpu --output "$WORK" --minutes "$minutes" "$@" 2>&1 |
+timeout $((TIME + 25)) python3 -m dreamstyler_jax pretrain --config pretrain/gpu --output "$WORK" --minutes "$minutes" "$@" 2>&1 |
     tee "$OUT/pretrain.log"
 finished=$(cd "$WORK" && { ls -d model || ls -d tokenizer */weights; } 2> /dev/null)
 tar c -C "$WORK" $finished | split -b 15M - "$OUT/weights.tar."

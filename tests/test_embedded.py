@@ -53,7 +53,7 @@ def test_the_example_style_fits_its_painter_better_than_the_word_that_it_started
 def test_colour_words_colour_the_picture(model):
     prompts = [f"A painting of a {colour} house in a field by day" for colour in ("red", "blue")]
     pictures = api.paint(model, prompts, seeds=range(4), guidance=cfg_guidance(5), steps=12, progress=False)
-    middle = np.stack([picture.pixels for picture in pictures])[:, 20:44, 20:44]
+    middle = np.stack([picture.pixels for picture in pictures])[:, 40:88, 40:88]
     red_minus_blue = middle[..., 0].mean((1, 2)) - middle[..., 2].mean((1, 2))
     assert red_minus_blue[:4].mean() > red_minus_blue[4:].mean() + 0.2
 
@@ -74,10 +74,10 @@ def test_the_example_picture_has_the_size_of_the_models_pictures(model):
 
 
 def test_the_comparison_of_the_demo_is_drawn(tmp_path):
-    """Prompts without a style and with it, beside the painter's own pictures, in tiles of 192 pixels."""
+    """Prompts without a style and with it, beside the painter's own pictures, each twice as large."""
     config = compare.CompareConfig(styles=[str(EXAMPLE_STYLE)], output=str(tmp_path / "compare.png"))
     compare.run(config)
     sheet = images.load(tmp_path / "compare.png")
     columns, rows = 4, len(compare.SCENES)
-    assert sheet.width > columns * 192 and sheet.height > rows * 192
+    assert sheet.width > columns * 256 and sheet.height > rows * 256
     assert np.asarray(sheet).std() > 30

@@ -93,7 +93,7 @@ def test_the_same_programs_learn_the_styles_of_all_painters(exams, model):
 def test_answers_are_in_the_order_of_guidance_prompts_and_seeds(model):
     a, b, weak, strong = "a painting of a red house", "a painting of a cat", cfg_guidance(2), cfg_guidance(5)
     answers = exam.paint_answers(model, [a, b, a], {}, [weak, strong], 2, steps=2)
-    assert answers.shape == (2, 3, 2, 64, 64, 3)
+    assert answers.shape == (2, 3, 2, 128, 128, 3)
     np.testing.assert_array_equal(answers[:, 0], answers[:, 2])
     other_order = exam.paint_answers(model, [b, a], {}, [strong, weak], 2, steps=2)
     np.testing.assert_allclose(other_order[0, 0], answers[1, 1], atol=1e-4)
@@ -107,7 +107,7 @@ def test_the_controlnet_keeps_the_structure_of_photos(exams, model):
     settings = [(1.0, 0.0), (1.0, 1.0), (0.3, 0.0)]
     with_controlnet = model.with_controlnets([EMBEDDED_MODEL / "controlnet"])
     pictures = exam.repaint_photos(with_controlnet, texts, {}, of_painter.photos, settings, steps=8)
-    assert pictures.shape == (3, 6, 1, 64, 64, 3)
+    assert pictures.shape == (3, 6, 1, 128, 128, 3)
     free, controlled, weak = (scores.structure_score(answers[:, 0], of_painter.photos).mean() for answers in pictures)
     assert controlled > free + 5 and weak > free + 5
 
@@ -153,7 +153,7 @@ def test_a_prompt_that_names_nothing_is_painted_with_as_many_seeds(tmp_path):
 
     def paint(model, texts, styles, guidance, seeds, **settings):
         asked.append((texts, seeds))
-        return np.zeros((len(guidance), len(texts), seeds, 64, 64, 3), np.float32)
+        return np.zeros((len(guidance), len(texts), seeds, 128, 128, 3), np.float32)
 
     runner = experiments.Runner(small(tmp_path, seeds=3), paint=paint)
     experiments.measure(runner, {"leakage": Experiment([method], [])})

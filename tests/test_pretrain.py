@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from script_tools import contents
 
+from dreamstyler_jax.commands.config_files import read_values
 from dreamstyler_jax.encoding import encode
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.mini.judge import JudgeConfig, LoadedJudge
@@ -162,6 +163,13 @@ def test_checkpoints_are_saved_at_the_first_call_that_reaches_their_step(tmp_pat
     plan = Plan(tmp_path, steps=10, batch_size=1, learning_rate=0.1, save_every=4, steps_per_call=3)
     fit(plan, lambda params, data, key: (params["weight"] ** 2).sum(), {"weight": jnp.ones(1)}, (), saved.append)
     assert saved == [6, 9, 12]
+
+
+def test_the_file_for_a_gpu_repeats_no_default():
+    values, defaults = read_values(PretrainConfig, "pretrain/gpu"), PretrainConfig()
+    assert values["dtype"] == "bfloat16"
+    assert not [name for name, value in values.items() if value == getattr(defaults, name)]
+    PretrainConfig(**values)
 
 
 @pytest.mark.parametrize("wrong", [{"pictures": 0}, {"vocabulary": 513}, {"vocabulary": 2**15 + 1}, {"unet_steps": 0}])

@@ -57,7 +57,7 @@ def run(config: CompareConfig) -> None:
     truth = list(map(images.to_image, painters_pictures(labels)))
     columns = [[images.load(EXAMPLE_PICTURE)] * len(contexts), *columns, truth]
     rows = list(zip(*columns, strict=True))
-    sheet = contact_sheets.contact_sheet(rows, contexts, ["learned from", *heads, "the painter's own"], tile_size=192)
+    sheet = contact_sheets.contact_sheet(rows, contexts, ["learned from", *heads, "the painter's own"], tile_size=256)
     images.save_png(config.output, sheet)
     print(config.output)
 

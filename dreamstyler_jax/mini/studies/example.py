@@ -22,7 +22,7 @@ from dreamstyler_jax.runtime.images import save_png
 
 PAINTINGS = {  # subject, colour, place, time, and the painter's number among the held-out ones
     "boat": ("red", "by the sea", "at sunset", 13),  # a mosaic
-    "house": ("yellow", "in the mountains", "at night", 22),  # swirls
+    "house": ("yellow", "in the mountains", "at night", 7),  # thick paint, put on with a knife
     "flower": ("purple", "in a field", "by day", 8),  # a woodcut
     "bird": ("blue", "in the forest", "by day", 14),  # hatching
 }

@@ -60,7 +60,7 @@ pictures: $(VENV)/.installed browser
 	cp build/pictures/run/style.safetensors dreamstyler_jax/mini/examples/example.safetensors
 	cp build/pictures/run/loss.png docs/pictures/
 	$(BIN)/dreamstyler sample --config grids/guidance --styles build/pictures/run --output build/pictures/guidance
-	chromium --headless --no-sandbox --window-size=1200,760 --screenshot=docs/pictures/page.png \
+	chromium --headless --no-sandbox --virtual-time-budget=20000 --window-size=1200,760 --screenshot=docs/pictures/page.png \
 		file://$(CURDIR)/build/pictures/guidance/index.html
 	$(BIN)/dreamstyler sample --config grids/transfer --styles build/pictures/run --output build/pictures/transfer
 	cp build/pictures/transfer/grid.png docs/pictures/transfer.png

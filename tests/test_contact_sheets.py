@@ -42,6 +42,13 @@ def test_large_pictures_are_reduced_small_ones_enlarged_by_whole_factors():
     assert find(sheet, small.resize((32, 48), Image.Resampling.NEAREST))
 
 
+@pytest.mark.parametrize(("longest", "shown"), [(24, 48), (26, 52), (28, 56), (29, 29), (50, 50)])
+def test_a_picture_of_little_more_than_half_a_tile_is_doubled(longest, shown):
+    small = noise(8, longest)
+    sheet = contact_sheet([[small]], tile_size=50)
+    assert find(sheet, small.resize((shown, 8 * shown // longest), Image.Resampling.NEAREST))
+
+
 def test_tiles_are_reduced_on_a_sheet_of_very_many():
     many = contact_sheet([[noise(3, 2)] * 2] * 400, ["row"] * 400, tile_size=256)
     assert max(many.size) <= contact_sheets.MAX_SIDE

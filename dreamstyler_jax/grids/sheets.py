@@ -3,6 +3,7 @@
 In front of each row is the picture that its style was learned from.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -155,12 +156,13 @@ def _content(row: Sequence[Cell | None]) -> Image.Image | None:
 
 
 def _training_pictures(sheet: Sheet, styles: Mapping[str, Style]) -> dict[str, list[Image.Image | None]]:
-    """Columns, by heading, of the first training picture of each row's style; two if all rows have the same two."""
-    refs = [list(dict.fromkeys(ref for cell in row if cell for ref in _style_refs(cell))) for row in sheet.cells]
-    if all(len(of_row) == 1 for of_row in refs):
-        columns = {"learned from": [_training_picture(styles[ref]) for (ref,) in refs]}
-    elif len(refs[0]) == 2 and all(of_row == refs[0] for of_row in refs):
-        columns = {StyleRef.parse(ref).name: [_training_picture(styles[ref])] * len(refs) for ref in refs[0]}
+    """Columns, by heading: the first training picture of each row's style, or those of the only two styles."""
+    by_row = [list(dict.fromkeys(ref for cell in row if cell for ref in _style_refs(cell))) for row in sheet.cells]
+    refs = list(dict.fromkeys(itertools.chain.from_iterable(by_row)))
+    if all(len(of_row) == 1 for of_row in by_row):
+        columns = {"learned from": [_training_picture(styles[ref]) for (ref,) in by_row]}
+    elif len(refs) <= 2:
+        columns = {StyleRef.parse(ref).name: [_training_picture(styles[ref])] * len(by_row) for ref in refs}
     else:
         return {}
     return {heading: pictures for heading, pictures in columns.items() if any(pictures)}

@@ -119,7 +119,7 @@ def fit(
                 before = done
                 state, losses = advance(state, data, jnp.float32(pace.steps))
                 done = int(state.step)
-                bar.total = pace.reconsider(done)
+                bar.total = max(pace.reconsider(done), done)
                 bar.set_postfix(loss=f"{losses.mean():.4f}", refresh=False)
                 bar.update(done - before)
                 if done // plan.save_every > before // plan.save_every or done >= pace.steps:

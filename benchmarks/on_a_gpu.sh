@@ -1,27 +1,41 @@
 #!/usr/bin/env bash
-# The pretraining of the embedded model on a GPU that is lent for some minutes, and what the model understands.
+# What waits for a GPU that is lent for some minutes. Each step is bounded in time and leaves its results in $OUT.
 #
-#   OUT=results bash benchmarks/on_a_gpu.sh [SECONDS [OPTIONS OF PRETRAIN]]
+#   OUT=results bash benchmarks/on_a_gpu.sh speed                            # Stable Diffusion 1.5 and XL, random weights
+#   OUT=results bash benchmarks/on_a_gpu.sh pretraining [SECONDS [OPTIONS OF PRETRAIN]]
 #
-# SECONDS are those of the pretraining, 500 if not given: parts take fewer steps if need be. The check takes up to a minute
-# more. Leaves in $OUT the log, the table of `dreamstyler check`, and in pieces of 15 MiB the model, or as long as there is
+# Pretraining takes 500 seconds if not told otherwise: parts take fewer steps if need be. The check takes up to a minute
+# more. It leaves the log, the table of `dreamstyler check`, and in pieces of 15 MiB the model, or as long as there is
 # none, the weights of the finished parts (put together: cat weights.tar.* | tar x). What lies in carried/ is taken over:
 # weights of parts, the tokenizer, captions.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-out/gpu}
-TIME=${1:-500}
-shift || true
-WORK=${WORK:-pretraining}
-mkdir -p "$OUT" "$WORK"
-[ -d carried ] && cp -r --update=none carried/. "$WORK"
+mkdir -p "$OUT"
 nvidia-smi --query-gpu=name,memory.total --format=csv,noheader | tee "$OUT/device.txt"
-minutes=$(awk "BEGIN { print $TIME / 60 }")
-timeout $((TIME + 25)) python3 -m dreamstyler_jax pretrain --config pretrain/gpu --output "$WORK" --minutes "$minutes" "$@" 2>&1 |
-    tee "$OUT/pretrain.log"
-finished=$(cd "$WORK" && { ls -d model || ls -d tokenizer */weights; } 2> /dev/null)
-tar c -C "$WORK" $finished | split -b 15M - "$OUT/weights.tar."
-if [ -d "$WORK/model" ]; then
-    timeout 60 python3 -m dreamstyler_jax check --model "$WORK/model" --sheet "$OUT/check.png" 2>&1 | tee "$OUT/check.txt"
-fi
+
+speed() {
+    benchmark() { # name, seconds, options
+        timeout "$2" python3 -m dreamstyler_jax benchmark --dtype bfloat16 --output "$OUT/$1.jsonl" "${@:3}" 2>&1 | tee "$OUT/$1.txt"
+    }
+    benchmark latency_sd15 120 --model sd15 --batch 1 --steps 50 --repeats 5 --measure cfg
+    benchmark painting_sdxl 200 --model sdxl --resolution 1024 --batch 1 --steps 30 --repeats 3 --measure cfg
+    benchmark training_sdxl 240 --model sdxl --resolution 1024 --batch 1 --repeats 3 --measure train
+}
+
+pretraining() {
+    local seconds=${1:-500} work=${WORK:-pretraining} finished
+    shift || true
+    mkdir -p "$work"
+    [ -d carried ] && cp -r --update=none carried/. "$work"
+    timeout $((seconds + 25)) python3 -m dreamstyler_jax pretrain --config pretrain/gpu --output "$work" \
+        --minutes "$(awk "BEGIN { print $seconds / 60 }")" "$@" 2>&1 | tee "$OUT/pretrain.log"
+    finished=$(cd "$work" && { ls -d model || ls -d tokenizer */weights; } 2> /dev/null)
+    tar c -C "$work" $finished | split -b 15M - "$OUT/weights.tar."
+    if [ -d "$work/model" ]; then
+        timeout 60 python3 -m dreamstyler_jax check --model "$work/model" --sheet "$OUT/check.png" 2>&1 | tee "$OUT/check.txt"
+    fi
+}
+
+"$@"
 ls -l "$OUT"

@@ -27,7 +27,7 @@ pretraining() {
     local seconds=${1:-500} work=${WORK:-pretraining} finished
     shift || true
     mkdir -p "$work"
-    [ -d carried ] && cp -r --update=none carried/. "$work"
+    [ -d carried ] && cp -ru carried/. "$work"
     timeout $((seconds + 25)) python3 -m dreamstyler_jax pretrain --config pretrain/gpu --output "$work" \
         --minutes "$(awk "BEGIN { print $seconds / 60 }")" "$@" 2>&1 | tee "$OUT/pretrain.log"
     finished=$(cd "$work" && { ls -d model || ls -d tokenizer */weights; } 2> /dev/null)

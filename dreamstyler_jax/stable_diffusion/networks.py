@@ -18,6 +18,7 @@ from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextModel
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetModel
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.tiny_autoencoder import AutoencoderTinyConfig
 from dreamstyler_jax.stable_diffusion.unet import DeepFeatures, UNet2DConditionConfig
 from dreamstyler_jax.stable_diffusion.unet_blocks import AddedConditions
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKLConfig
@@ -67,7 +68,7 @@ class Networks:
     vae: nnx.GraphDef
     unet: nnx.GraphDef
     text_config: CLIPTextConfig
-    vae_config: AutoencoderKLConfig
+    vae_config: AutoencoderKLConfig | AutoencoderTinyConfig
     unet_config: UNet2DConditionConfig
     schedule: NoiseSchedule
     second_text_encoder: SecondTextEncoder | None = None

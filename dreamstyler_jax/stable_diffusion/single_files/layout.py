@@ -148,7 +148,7 @@ _OTHER_KINDS = (
         "is an embedding (textual inversion): give it to dreamstyler sample with --styles",
     ),
     (
-        r"(first_stage_model\.)?(encoder\.down(_blocks)?|decoder\.up(_blocks)?)\..+",
+        r"(first_stage_model\.)?(encoder\.down(_blocks)?|decoder\.up(_blocks)?|decoder\.layers)\..+",
         "is an autoencoder (VAE): give it with --vae, and the whole model with --model",
     ),
     (

@@ -56,6 +56,11 @@ class AutoencoderTinyConfig(ModelConfig):
         """Pixels per latent, along height and along width."""
         return 2 ** (len(self.encoder_block_out_channels) - 1)
 
+    @property
+    def full_size_channels(self) -> int:
+        """The most channels that the decoder has at the size of the picture."""
+        return self.decoder_block_out_channels[0]
+
 
 class ReLU(nnx.Module):
     """The rectifier as a layer with a number."""

@@ -58,6 +58,11 @@ class AutoencoderKLConfig(ModelConfig):
         """Pixels per latent, along height and along width."""
         return 2 ** (len(self.block_out_channels) - 1)
 
+    @property
+    def full_size_channels(self) -> int:
+        """The most channels that the decoder has at the size of the picture."""
+        return max(self.block_out_channels[:2])
+
 
 class VAEAttention(nnx.Module):
     """Single-head self-attention over all positions of a feature map, with a residual connection."""

@@ -45,6 +45,10 @@ UNET = dict(
     block_out_channels=(32, 48), layers_per_block=1, cross_attention_dim=24, norm_num_groups=8,
     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
 )  # fmt: skip
+DISTILLED_XL = dict(
+    attention_head_dim=[2, 4], use_linear_projection=True, mid_block_type="UNetMidBlock2D",
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+)  # fmt: skip
 UNET_VARIANTS = {
     "as 1.5": dict(attention_head_dim=4, layers_per_block=2),
     "as 2.1": dict(
@@ -57,6 +61,17 @@ UNET_VARIANTS = {
         attention_head_dim=4, addition_embed_type="text", addition_embed_type_num_heads=3, in_channels=8, out_channels=8
     ),
     "as BK-SDM-tiny": dict(attention_head_dim=4, mid_block_type=None),
+    "as SSD-1B": dict(
+        layers_per_block=2, transformer_layers_per_block=[[1], [2, 1]],
+        reverse_transformer_layers_per_block=[[1, 3, 2], 1], **DISTILLED_XL,
+    ),
+    "as Vega": dict(
+        transformer_layers_per_block=[[1], [2]], reverse_transformer_layers_per_block=[[2, 2], 1], **DISTILLED_XL
+    ),
+    "nested depths, with a middle": dict(
+        attention_head_dim=4, layers_per_block=2, transformer_layers_per_block=[[1, 2], [2]],
+        reverse_transformer_layers_per_block=[1, [2, 1, 1]],
+    ),
     "other sinusoids, deeper": dict(
         attention_head_dim=2, transformer_layers_per_block=2, flip_sin_to_cos=False, freq_shift=1
     ),
@@ -268,6 +283,7 @@ def test_unet_gradient_in_the_text_states(tmp_path, rng):
         (AutoencoderKL, vae_reference),
         (UNet2DConditionModel, lambda: unet_reference(**UNET_VARIANTS["as 2.1"])),
         (UNet2DConditionModel, lambda: unet_reference(**UNET_VARIANTS["as embedded"])),
+        (UNet2DConditionModel, lambda: unet_reference(**UNET_VARIANTS["as SSD-1B"])),
         (ControlNetModel, lambda: controlnet_reference(**CONTROLNET_VARIANTS["as 2.1"])),
     ],
 )

@@ -1,9 +1,10 @@
-"""SDXL: diffusers loads what we save, and its text states, networks, pictures and gradients are ours."""
+"""SDXL: diffusers loads what we save, and its text states, networks, pictures, gradients and training are ours."""
 
 import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 import transformers
@@ -21,6 +22,7 @@ from dreamstyler_jax.style import Style
 
 TOLERANCE = 1e-5
 SIZE = (16, 24)
+STEPS, LEARNING_RATE, WEIGHT_DECAY = 10, 2e-3, 1e-2
 PROMPT, NEGATIVE = "a red house! by the sea", "a small dog"
 
 
@@ -167,6 +169,49 @@ def test_gradients_of_both_tables(sdxl, pipe):
     for name, parameter in learned.items():
         assert parameter.grad.abs().max() > 0
         assert relative_error(grads[name], parameter.grad) <= TOLERANCE
+
+
+def test_a_style_of_ten_steps_is_pytorchs(sdxl, pipe):
+    """Both tables, learned together by AdamW from the same pictures, timesteps and noise."""
+    pictures = np.random.default_rng(2).uniform(-1, 1, (2, *SIZE, 3)).astype(np.float32)
+    prompts = [["a red house in the style of {}"], ["a small dog by {}"]]
+    dataset = inversion.make_dataset(sdxl, list(pictures), prompts, 2, flip=True)
+    rng = np.random.default_rng(3)
+    begin = {
+        name: rng.normal(0, 0.5, (6, 2, width)).astype(np.float32) for name, width in sdxl.networks.text_widths.items()
+    }
+    optimizer = inversion.make_optimizer(
+        learning_rate=LEARNING_RATE, warmup_steps=0, schedule="constant", steps=STEPS, weight_decay=WEIGHT_DECAY
+    )
+    gradient, update = jax.jit(inversion.gradient, static_argnums=0), jax.jit(optimizer.update)
+    draw = jax.jit(inversion.draw_batch, static_argnums=2)
+    batches = [draw(dataset, key, 4) for key in jax.random.split(jax.random.key(0), STEPS)]
+    losses, tables, state = [], jax.tree.map(jnp.asarray, begin), optimizer.init(begin)
+    for batch in batches:
+        grads, metrics = gradient(sdxl.networks, sdxl.params, tables, batch)
+        updates, state = update(grads, state, tables)
+        tables = optax.apply_updates(tables, updates)
+        losses.append(float(metrics.loss))
+    expected_losses, expected = torch_training(pipe, batches, begin)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for name, table in tables.items():
+        assert relative_error(table, expected[name]) <= TOLERANCE
+        assert relative_error(table - begin[name], expected[name] - torch.from_numpy(begin[name])) <= 1e-4
+
+
+def torch_training(pipe, batches, begin):
+    """Losses and tables."""
+    tables = {name: torch.nn.Parameter(torch.from_numpy(table.copy())) for name, table in begin.items()}
+    optimizer = torch.optim.AdamW(tables.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    losses = []
+    for batch in batches:
+        with torch.enable_grad():
+            loss = torch_loss(pipe, batch, tables)
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, tables
 
 
 def torch_loss(pipe, batch, tables):

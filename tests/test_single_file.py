@@ -194,6 +194,32 @@ def test_a_single_file_is_the_model_of_its_folder(version, folders, weights, ten
     assert found.folder is None
 
 
+@pytest.mark.parametrize(
+    ("version", "change"),
+    [
+        (
+            "XL",
+            dict(
+                mid_block_type="UNetMidBlock2D", transformer_layers_per_block=((1,), (1, 1), (2, 1)),
+                reverse_transformer_layers_per_block=((1, 1, 3), (2, 1, 1), (1,)),
+            ),
+        ),
+        ("XL", dict(mid_block_type="UNetMidBlock2D", transformer_layers_per_block=(1, 1, 2))),
+        ("1.x", dict(mid_block_type=None, layers_per_block=1)),
+    ],
+    ids=["as SSD-1B", "as Vega", "as BK-SDM-tiny"],
+)  # fmt: skip
+def test_single_files_of_distilled_models(version, change, tensors, tmp_path):
+    config = dataclasses.replace(CONFIGS[version]["unet"], **change)
+    params = init_model(UNet2DConditionModel, config)[1]
+    save_model(tmp_path / "unet", config, params)
+    unet = with_prefix("model.diffusion_model.", original_unet(folder_tensors(tmp_path / "unet")))
+    rest = {name: tensor for name, tensor in tensors[version].items() if not name.startswith("model.diffusion_model.")}
+    part = find(write_tensors(tmp_path / "model.safetensors", {**rest, **unet}), version).parts["unet"]
+    assert part.config(UNet2DConditionModel) == config
+    assert_same(load(part, UNet2DConditionModel), flatten_dict(params))
+
+
 def test_what_training_leaves_in_a_file_is_set_aside(folders, weights, tensors, tmp_path):
     number = np.zeros((), np.float32)
     text = "cond_stage_model.transformer."
@@ -283,7 +309,7 @@ def test_families_are_told_by_the_width_of_the_text(tensors, tmp_path):
     file = write_tensors(tmp_path / "model.safetensors", tensors["1.x"])
     with pytest.raises(UserError, match=r"text states of width 16, .*: Stable Diffusion 1\.x \(768\), .* XL \(2048\)"):
         find_model(file)
-    name = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    name = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     wide = {**tensors["1.x"], name: np.zeros((16, 1280), np.float32)}
     assert "the refiner of Stable Diffusion XL: give the base" in refused(write_tensors(file, wide))
 

@@ -226,6 +226,11 @@ def test_unusable_folders_are_explained(tmp_path):
         (dict(layers_per_block=[1, 2, 2, 2]), "layers_per_block"),
         (dict(attention_head_dim=[5, 10]), "attention_head_dim has 2 entries for the 4"),
         (dict(norm_num_groups=33), "not divisible by norm_num_groups = 33"),
+        (dict(transformer_layers_per_block=[1, [1, 2], 1, 1]), "needs reverse_transformer_layers_per_block"),
+        (dict(transformer_layers_per_block=[[1], 1, 1, 1]), r"has \(1,\) for a level of 2 layers"),
+        (dict(transformer_layers_per_block=[1, "2", 1, 1]), "transformer_layers_per_block has '2' for a level"),
+        (dict(reverse_transformer_layers_per_block=[1, 1, 1, [1, 1]]), r"reverse_.* has \(1, 1\) for a level of 3"),
+        (dict(reverse_transformer_layers_per_block=[1, 1, 1]), "has 3 entries for the 4"),
     ],
 )
 def test_unsupported_settings_are_refused_by_name(settings, named):

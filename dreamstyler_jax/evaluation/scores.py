@@ -98,15 +98,10 @@ def pictures_per_batch(side: int, max_patch_pixels: int = MAX_PATCH_PIXELS) -> i
 def _gram_matrices(networks: Networks, side: int, vae_params: Any, pictures: Array) -> tuple[Array, ...]:
     patches = _patches(pictures, side)
     encoder = nnx.merge(networks.vae, vae_params).encoder
-    x = patches.reshape(-1, *patches.shape[2:]).astype(encoder.conv_in.kernel.dtype)
-    x, levels = encoder.conv_in(x), []
-    for block in encoder.down_blocks:
-        for layer in block.resnets:
-            x = layer(x)
-        flat = x.reshape(*patches.shape[:2], -1, x.shape[-1]).astype(jnp.float32)
+    levels = []
+    for features in encoder.levels(patches.reshape(-1, *patches.shape[2:])):
+        flat = features.reshape(*patches.shape[:2], -1, features.shape[-1]).astype(jnp.float32)
         levels.append(jnp.einsum("bpnc,bpnd->bpcd", flat, flat) / flat.shape[2])
-        for layer in block.downsamplers:
-            x = layer(x)
     return tuple(levels)
 
 

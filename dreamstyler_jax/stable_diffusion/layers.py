@@ -161,6 +161,13 @@ class Downsample(nnx.Module):
         return self.conv(x)
 
 
+def doubled(x: jax.Array) -> jax.Array:
+    """Repeats every pixel of ``[B, H, W, C]`` along both axes: ``[B, 2H, 2W, C]``."""
+    batch, height, width, features = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, features))
+    return x.reshape(batch, 2 * height, 2 * width, features)
+
+
 class Upsample(nnx.Module):
     """Doubles height and width by repeating pixels, then applies a 3 x 3 convolution."""
 
@@ -172,7 +179,5 @@ class Upsample(nnx.Module):
 
         ``size`` cuts the last row or column: a map with an odd number of rows, halved and doubled, has one too many.
         """
-        batch, height, width, features = x.shape
-        x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, features))
-        x = x.reshape(batch, 2 * height, 2 * width, features)
+        x = doubled(x)
         return self.conv(x if size is None else x[:, : size[0], : size[1]])

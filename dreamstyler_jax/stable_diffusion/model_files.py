@@ -26,6 +26,7 @@ from dreamstyler_jax.stable_diffusion.single_files.families import FAMILIES, Fam
 from dreamstyler_jax.stable_diffusion.single_files.layout import VAE_PREFIX, OriginalModel, part_source
 from dreamstyler_jax.stable_diffusion.single_files.names import Rule, same_pieces, vae_pieces
 from dreamstyler_jax.stable_diffusion.single_files.pickles import PickledSource, is_pickle
+from dreamstyler_jax.stable_diffusion.single_files.tiny_autoencoders import find_tiny, tiny_vae_config
 from dreamstyler_jax.stable_diffusion.single_files.vocabulary import clip_tokenizer
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import ModelClass, Params, load_model, read_config, read_model
@@ -56,6 +57,11 @@ class Part(Protocol):
         """The files of its weights."""
         ...
 
+    @property
+    def class_name(self) -> str:
+        """The class that its ``config.json`` names; empty if it names none."""
+        ...
+
     def config(self, cls: ModelClass[ConfigT]) -> ConfigT:
         """Its settings, for the class of its network."""
         ...
@@ -77,6 +83,11 @@ class FolderPart:
         """The files that are loaded."""
         return weight_files(self.folder, self.variant)
 
+    @property
+    def class_name(self) -> str:
+        """As ``config.json`` says."""
+        return str(read_json(self.folder / "config.json", advice=ADVICE).get("_class_name") or "")
+
     def config(self, cls: ModelClass[ConfigT]) -> ConfigT:
         """Reads ``config.json``."""
         return read_config(cls, self.folder)
@@ -96,6 +107,7 @@ class FilePart:
         settings: the contents of a ``config.json``.
         source: its tensors under the names of diffusers.
         standard: what they should fit, for errors.
+        second_file: where other tensors of the source are, if it has two files.
     """
 
     file: Path
@@ -103,11 +115,17 @@ class FilePart:
     settings: Mapping[str, Any]
     source: TensorSource
     standard: str
+    second_file: Path | None = None
 
     @property
     def files(self) -> Sequence[Path]:
-        """The file."""
-        return [self.file]
+        """The file, or both."""
+        return [self.file, self.second_file] if self.second_file else [self.file]
+
+    @property
+    def class_name(self) -> str:
+        """As its settings say."""
+        return str(self.settings.get("_class_name", ""))
 
     def config(self, cls: ModelClass[ConfigT]) -> ConfigT:
         """The settings of its network."""
@@ -241,8 +259,9 @@ def find_vae(vae: str | Path, settings: Mapping[str, Any], allow_pickle: bool = 
 
     Args:
         vae: a file, in the original layout or with diffusers' names; or a folder or a hub id, of an autoencoder or of a
-            whole model. The files of a folder are those without a variant in their names.
-        settings: of the model's own autoencoder; a file has the same scaling factor.
+            whole model. The files of a folder are those without a variant in their names. Of a tiny autoencoder's
+            encoder and decoder either file means both.
+        settings: of the model's own autoencoder; a file has the same scaling factor, unless it is a tiny one.
         allow_pickle: as for `find_model`.
 
     Raises:
@@ -258,6 +277,9 @@ def find_vae(vae: str | Path, settings: Mapping[str, Any], allow_pickle: bool = 
             tensors = part_source(source, prefix, rule)
             kept = {key: settings[key] for key in _VAE_SETTINGS if key in settings}
             return FilePart(file, "vae", {**kept, **vae_config(tensors, str(file))}, tensors, "an autoencoder")
+    if found := find_tiny(file, source, lambda other: open_tensors(other, allow_pickle)):
+        tensors, other = found
+        return FilePart(file, "vae", tiny_vae_config(tensors, str(file)), tensors, "a tiny autoencoder", other)
     raise UserError(f"{file} holds no autoencoder of Stable Diffusion; give another file or folder with --vae")
 
 

@@ -17,10 +17,16 @@ from jax import Array
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextConfig, CLIPTextModel
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetModel
+from dreamstyler_jax.stable_diffusion.ops.parts import by_parts
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.tiny_autoencoder import AutoencoderTinyConfig
 from dreamstyler_jax.stable_diffusion.unet import DeepFeatures, UNet2DConditionConfig
 from dreamstyler_jax.stable_diffusion.unet_blocks import AddedConditions
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKLConfig
+
+# Numbers in the decoder's largest map: Stable Diffusion decodes a picture of 1024 x 1024 pixels at once, or four of 512
+# x 512, in about 5 GiB with float32.
+MAX_DECODED = 2**28
 
 
 class Control(NamedTuple):
@@ -67,7 +73,7 @@ class Networks:
     vae: nnx.GraphDef
     unet: nnx.GraphDef
     text_config: CLIPTextConfig
-    vae_config: AutoencoderKLConfig
+    vae_config: AutoencoderKLConfig | AutoencoderTinyConfig
     unet_config: UNet2DConditionConfig
     schedule: NoiseSchedule
     second_text_encoder: SecondTextEncoder | None = None
@@ -123,9 +129,18 @@ class Networks:
         return mean.astype(jnp.float32) * scale, jnp.exp(0.5 * logvar.astype(jnp.float32)) * scale
 
     def decode_latents(self, params: Any, latents: Array) -> Array:
-        """Images float32[B, H, W, 3], about in [-1, 1], of scaled latents [B, h, w, c]."""
-        vae = nnx.merge(self.vae, params["vae"])
-        return vae.decode(latents / self.vae_config.scaling_factor).astype(jnp.float32)
+        """Images float32[B, H, W, 3], about in [-1, 1], of scaled latents [B, h, w, c].
+
+        If there are many large ones, they are decoded part by part, so that the memory does not grow with the batch.
+        """
+
+        def decode(part: Array) -> Array:
+            vae = nnx.merge(self.vae, params["vae"])
+            return vae.decode(part / self.vae_config.scaling_factor).astype(jnp.float32)
+
+        _, rows, columns, _ = latents.shape
+        largest_map = rows * columns * self.vae_config.downsampling**2 * self.vae_config.full_size_channels
+        return by_parts(decode, latents, at_once=max(1, MAX_DECODED // largest_map))
 
     def encode_control_maps(self, params: Any, maps: Sequence[Array | np.ndarray]) -> tuple[Array, ...]:
         """Each ControlNet's encoding of its control maps [B, H, W, 3] in [0, 1]; it serves all timesteps."""

@@ -10,15 +10,24 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_json
 from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig
+from dreamstyler_jax.stable_diffusion.model_files import Part
 from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.tiny_autoencoder import AutoencoderTiny
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
-from dreamstyler_jax.stable_diffusion.weights import save_model
+from dreamstyler_jax.stable_diffusion.weights import ModelClass, save_model
 
 PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
 SDXL_PARTS = {**PARTS, "text_encoder_2": CLIPTextModelWithProjection}
+AUTOENCODERS: Mapping[str, ModelClass[Any]] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+
+
+def part_classes(parts: Mapping[str, Part]) -> dict[str, ModelClass[Any]]:
+    """The class of each part of a model, by the part's name; for an autoencoder the one that its settings name."""
+    classes = {name: cls for name, cls in SDXL_PARTS.items() if name in parts}
+    return {**classes, "vae": AUTOENCODERS.get(parts["vae"].class_name, AutoencoderKL)}
 
 
 def networks_of(

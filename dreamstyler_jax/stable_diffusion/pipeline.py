@@ -21,7 +21,7 @@ from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack, merge_lora
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.model_files import find_model
 from dreamstyler_jax.stable_diffusion.networks import Networks
-from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS, check_controlnet, check_fit, networks_of
+from dreamstyler_jax.stable_diffusion.parts import check_controlnet, check_fit, networks_of, part_classes
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import load_model, read_config
@@ -95,7 +95,7 @@ class StableDiffusion:
             prediction_type=prediction_type,
             allow_pickle=allow_pickle,
         )
-        modules = {name: module for name, module in SDXL_PARTS.items() if name in files.parts}
+        modules = part_classes(files.parts)
         configs = {name: files.parts[name].config(module) for name, module in modules.items()}
         tokenizers = {"clip_l": files.read_tokenizer("tokenizer")}
         if "text_encoder_2" in modules:

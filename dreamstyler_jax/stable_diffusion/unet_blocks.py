@@ -144,17 +144,14 @@ class TransformerBlock(nnx.Module):
 
 
 class SpatialTransformer(nnx.Module):
-    """Transformer blocks over the positions of a feature map of one level, with a residual connection."""
+    """So many transformer blocks over the positions of a feature map of one level, with a residual connection."""
 
-    def __init__(self, config: UNetEncoderConfig, level: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: UNetEncoderConfig, level: int, depth: int, *, rngs: nnx.Rngs):
         features, heads = config.block_out_channels[level], config.heads[level]
         project = Linear if config.use_linear_projection else Conv1x1
         self.norm = GroupNorm(features, config.norm_num_groups, TRANSFORMER_NORM_EPSILON, rngs=rngs)
         self.proj_in = project(features, features, rngs=rngs)
-        blocks = [
-            TransformerBlock(features, config.cross_attention_dim, heads, rngs=rngs)
-            for _ in range(config.transformer_layers[level])
-        ]
+        blocks = [TransformerBlock(features, config.cross_attention_dim, heads, rngs=rngs) for _ in range(depth)]
         self.transformer_blocks = nnx.List(blocks)
         self.proj_out = project(features, features, rngs=rngs)
 
@@ -175,20 +172,19 @@ class UNetBlock(nnx.Module):
         config: the settings that all levels share.
         level: its number (0 is the highest resolution).
         widths: input channels of each ResNet block, skip connection included.
-        attention: whether a transformer follows each ResNet block.
+        depths: layers of the transformer after each ResNet block; empty if none follow.
         resample: ``"down"`` or ``"up"`` for a change of resolution at the end, ``None`` for none.
         rngs: as of every ``nnx`` module.
     """
 
     def __init__(
-        self, config: UNetEncoderConfig, level: int, widths: Sequence[int], *, attention: bool,
+        self, config: UNetEncoderConfig, level: int, widths: Sequence[int], *, depths: Sequence[int],
         resample: str | None, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.remat = False
         features = config.block_out_channels[level]
         self.resnets = nnx.List([unet_resnet(config, width, features, rngs=rngs) for width in widths])
-        layers = [SpatialTransformer(config, level, rngs=rngs) for _ in widths] if attention else []
-        self.attentions = nnx.List(layers)
+        self.attentions = nnx.List([SpatialTransformer(config, level, depth, rngs=rngs) for depth in depths])
         self.downsamplers = nnx.List([Downsample(features, (1, 1), rngs=rngs)] if resample == "down" else [])
         self.upsamplers = nnx.List([Upsample(features, rngs=rngs)] if resample == "up" else [])
 
@@ -248,18 +244,21 @@ class UNetBlock(nnx.Module):
 
 
 class UNetMidBlock(nnx.Module):
-    """The lowest resolution: ResNet block, transformer, ResNet block."""
+    """The lowest resolution: ResNet block, transformer, ResNet block; without attention a single ResNet block."""
 
     def __init__(self, config: UNetEncoderConfig, *, rngs: nnx.Rngs):
         features = config.block_out_channels[-1]
-        self.resnets = nnx.List([unet_resnet(config, features, features, rngs=rngs) for _ in range(2)])
-        lowest = len(config.block_out_channels) - 1
-        self.attentions = nnx.List([SpatialTransformer(config, lowest, rngs=rngs)])
+        lowest, depths = len(config.block_out_channels) - 1, [config.mid_depth] if config.mid_depth else []
+        self.resnets = nnx.List([unet_resnet(config, features, features, rngs=rngs) for _ in range(1 + len(depths))])
+        self.attentions = nnx.List([SpatialTransformer(config, lowest, depth, rngs=rngs) for depth in depths])
 
     def __call__(self, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H, W, C]``."""
-        x = self.attentions[0](self.resnets[0](x, time), context)
-        return self.resnets[1](x, time)
+        first, *rest = self.resnets
+        x = first(x, time)
+        for transformer, resnet in zip(self.attentions, rest, strict=True):
+            x = resnet(transformer(x, context), time)
+        return x
 
 
 def unet_resnet(config: UNetEncoderConfig, in_features: int, features: int, *, rngs: nnx.Rngs) -> ResnetBlock:
@@ -275,9 +274,8 @@ def down_block(config: UNetEncoderConfig, level: int, *, rngs: nnx.Rngs) -> UNet
     channels = config.block_out_channels
     features = channels[level]
     widths = [channels[max(level - 1, 0)]] + [features] * (config.layers_per_block - 1)
-    attention = config.down_block_types[level].startswith("CrossAttn")
     resample = "down" if level < len(channels) - 1 else None
-    return UNetBlock(config, level, widths, attention=attention, resample=resample, rngs=rngs)
+    return UNetBlock(config, level, widths, depths=config.down_depths[level], resample=resample, rngs=rngs)
 
 
 def up_block(config: UNet2DConditionConfig, index: int, *, rngs: nnx.Rngs) -> UNetBlock:
@@ -288,7 +286,6 @@ def up_block(config: UNet2DConditionConfig, index: int, *, rngs: nnx.Rngs) -> UN
     before = [channels[max(index - 1, 0)]] + [features] * (layers - 1)
     skips = [features] * (layers - 1) + [channels[min(index + 1, len(channels) - 1)]]
     widths = [width + skip for width, skip in zip(before, skips, strict=True)]
-    attention = config.up_block_types[index].startswith("CrossAttn")
     resample = "up" if index < len(channels) - 1 else None
     level = len(channels) - 1 - index
-    return UNetBlock(config, level, widths, attention=attention, resample=resample, rngs=rngs)
+    return UNetBlock(config, level, widths, depths=config.up_depths[index], resample=resample, rngs=rngs)

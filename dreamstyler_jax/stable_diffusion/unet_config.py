@@ -1,10 +1,14 @@
 """The settings of the UNet, as its ``config.json`` holds them."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, TypeVar
 
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
+
+T = TypeVar("T")
+Depths = int | tuple[int, ...]  # of the transformers of a level: the same for all, or one for each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,12 +18,13 @@ class UNetEncoderConfig(ModelConfig):
     ``attention_head_dim`` is, by a historic mistake of that format, the *number* of heads (one for all levels, or one
     per level). ``upcast_attention`` is kept but has no influence: attention logits are always float32 in this package.
     ``addition_embed_type = "text"`` adds a pooled summary of the text states to the time embedding, ``"text_time"``
-    (SDXL) the pooled text and sizes, see `unet_blocks.AddedConditions`. Distilled models have no middle block:
-    ``mid_block_type = None``.
+    (SDXL) the pooled text and sizes, see `unet_blocks.AddedConditions`. Distilled models have no middle block
+    (``mid_block_type = None``) or one without attention, or an own number of transformer layers after each ResNet
+    block: an entry of ``transformer_layers_per_block`` is then a list.
 
     Raises:
-        UserError: a setting per level has the wrong number of entries, or the channels cannot be divided into groups
-            or heads.
+        UserError: a setting per level or layer has the wrong number of entries, or the channels cannot be divided into
+            groups or heads.
     """
 
     in_channels: int = 4
@@ -34,7 +39,7 @@ class UNetEncoderConfig(ModelConfig):
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
-    transformer_layers_per_block: int | tuple[int, ...] = 1
+    transformer_layers_per_block: int | tuple[Depths, ...] = 1
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
     upcast_attention: bool = False
@@ -45,7 +50,7 @@ class UNetEncoderConfig(ModelConfig):
 
     supported: ClassVar = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn", None),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None),
         "addition_embed_type": (None, "text", "text_time"),
         "act_fn": ("silu", "swish"),
         "only_cross_attention": (False,),
@@ -63,7 +68,10 @@ class UNetEncoderConfig(ModelConfig):
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
-        for name in ("down_block_types", "up_block_types", "attention_head_dim", "transformer_layers_per_block"):
+        for name in (
+            "down_block_types", "up_block_types", "attention_head_dim", "transformer_layers_per_block",
+            "reverse_transformer_layers_per_block",
+        ):  # fmt: skip
             value = getattr(self, name, None)
             if isinstance(value, tuple) and len(value) != levels:
                 raise UserError(f"config.json: {name} has {len(value)} entries for the {levels} of block_out_channels")
@@ -73,6 +81,8 @@ class UNetEncoderConfig(ModelConfig):
                     f"config.json: {features} channels are not divisible by norm_num_groups = {self.norm_num_groups} "
                     f"and attention_head_dim = {heads}"
                 )
+        depths = self._per_level(self.transformer_layers_per_block)
+        _check_depths("transformer_layers_per_block", depths, self.down_block_types, self.layers_per_block)
         widths = (self.addition_time_embed_dim, self.projection_class_embeddings_input_dim)
         if self.addition_embed_type == "text_time" and None in widths:
             raise UserError(
@@ -91,12 +101,39 @@ class UNetEncoderConfig(ModelConfig):
         return self._per_level(self.attention_head_dim)
 
     @property
-    def transformer_layers(self) -> tuple[int, ...]:
-        """Number of layers of each transformer per level, from the highest resolution to the lowest."""
-        return self._per_level(self.transformer_layers_per_block)
+    def down_depths(self) -> tuple[tuple[int, ...], ...]:
+        """Layers of each transformer on the way down, per level from the highest resolution to the lowest."""
+        levels = zip(self._per_level(self.transformer_layers_per_block), self.down_block_types, strict=True)
+        return tuple(_by_layer(depths, self.layers_per_block, kind) for depths, kind in levels)
 
-    def _per_level(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+    @property
+    def mid_depth(self) -> int:
+        """Layers of the middle block's transformer; 0 if it has none."""
+        lowest = self._per_level(self.transformer_layers_per_block)[-1]
+        depth = lowest if isinstance(lowest, int) else lowest[0]
+        return depth if self.mid_block_type == "UNetMidBlock2DCrossAttn" else 0
+
+    def _per_level(self, value: int | tuple[T, ...]) -> tuple[int | T, ...]:
         return (value,) * len(self.block_out_channels) if isinstance(value, int) else value
+
+
+def _check_depths(name: str, levels: Sequence[Depths], kinds: Sequence[str], layers: int) -> None:
+    """Raises a UserError if the depths of a setting are not those of levels of these kinds and so many layers."""
+    for depths, kind in zip(levels, kinds, strict=True):
+        numbers = depths if isinstance(depths, tuple) else (depths,) * layers
+        fits = len(numbers) == layers if kind.startswith("CrossAttn") else len(numbers) > 0
+        if not fits or not all(isinstance(number, int) for number in numbers):
+            raise UserError(
+                f"config.json: {name} has {shortened(repr(depths))} for a level of {layers} layers: it should be a "
+                "number, or one for each layer"
+            )
+
+
+def _by_layer(depths: Depths, layers: int, kind: str) -> tuple[int, ...]:
+    """The depth of each transformer of a level of so many layers; none in a level without attention."""
+    if not kind.startswith("CrossAttn"):
+        return ()
+    return (depths,) * layers if isinstance(depths, int) else depths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +145,7 @@ class UNet2DConditionConfig(UNetEncoderConfig):
     up_block_types: tuple[str, ...] = (
         "UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"
     )  # fmt: skip
+    reverse_transformer_layers_per_block: tuple[Depths, ...] | None = None
 
     supported: ClassVar = {
         **UNetEncoderConfig.supported,
@@ -117,7 +155,6 @@ class UNet2DConditionConfig(UNetEncoderConfig):
         "dual_cross_attention": (False,),
         "cross_attention_norm": (None,),
         "attention_type": ("default",),
-        "reverse_transformer_layers_per_block": (None,),
         "class_embeddings_concat": (False,),
         "conv_in_kernel": (3,),
         "conv_out_kernel": (3,),
@@ -130,3 +167,22 @@ class UNet2DConditionConfig(UNetEncoderConfig):
         "timestep_post_act": (None,),
     }
     identity: ClassVar = {"_class_name": "UNet2DConditionModel"}
+
+    def __post_init__(self):
+        super().__post_init__()
+        up, layers = self.reverse_transformer_layers_per_block, self.layers_per_block + 1
+        if up is not None:
+            _check_depths("reverse_transformer_layers_per_block", up, self.up_block_types, layers)
+        elif any(isinstance(depths, tuple) for depths in self._per_level(self.transformer_layers_per_block)):
+            raise UserError(
+                "config.json: transformer_layers_per_block has a number for each layer, so it needs "
+                "reverse_transformer_layers_per_block for the way up"
+            )
+
+    @property
+    def up_depths(self) -> tuple[tuple[int, ...], ...]:
+        """Layers of each transformer on the way up, per level from the lowest resolution to the highest."""
+        reverse = self.reverse_transformer_layers_per_block
+        levels = self._per_level(self.transformer_layers_per_block)[::-1] if reverse is None else reverse
+        kinds = zip(levels, self.up_block_types, strict=True)
+        return tuple(_by_layer(depths, self.layers_per_block + 1, kind) for depths, kind in kinds)

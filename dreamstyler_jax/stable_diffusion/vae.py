@@ -58,6 +58,11 @@ class AutoencoderKLConfig(ModelConfig):
         """Pixels per latent, along height and along width."""
         return 2 ** (len(self.block_out_channels) - 1)
 
+    @property
+    def full_size_channels(self) -> int:
+        """The most channels that the decoder has at the size of the picture."""
+        return max(self.block_out_channels[:2])
+
 
 class VAEAttention(nnx.Module):
     """Single-head self-attention over all positions of a feature map, with a residual connection."""
@@ -136,11 +141,19 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, in_channels]`` to ``[B, h, w, 2 * latent_channels]``."""
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        x = self.mid_block(x)
+        x = self.mid_block(self.levels(x)[-1])
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+
+    def levels(self, x: jax.Array) -> list[jax.Array]:
+        """The features ``[B, h, w, c]`` of every resolution level, the highest first, of ``[B, H, W, in_channels]``."""
+        x, features = self.conv_in(x.astype(self.conv_in.kernel.dtype)), []
+        for block in self.down_blocks:
+            for layer in block.resnets:
+                x = layer(x)
+            features.append(x)
+            for layer in block.downsamplers:
+                x = layer(x)
+        return features
 
 
 class Decoder(nnx.Module):
@@ -195,7 +208,7 @@ class AutoencoderKL(nnx.Module):
         Returns:
             Mean and log variance, both ``[B, H/f, W/f, latent_channels]``; the log variance is clamped to [-30, 20].
         """
-        moments = self.encoder(x.astype(self.encoder.conv_in.kernel.dtype))
+        moments = self.encoder(x)
         if self.config.use_quant_conv:
             moments = self.quant_conv(moments)
         mean, log_variance = jnp.split(moments, 2, axis=-1)

@@ -30,10 +30,9 @@ class Conv3x3(nnx.Conv):
         out_features: output channels.
         strides: along both axes.
         padding: rows (and columns) of zeros before and after.
+        use_bias: whether it adds a bias.
         rngs: as of every ``nnx`` module.
     """
-
-    bias: nnx.Param
 
     def __init__(
         self,
@@ -42,17 +41,20 @@ class Conv3x3(nnx.Conv):
         *,
         strides: int = 1,
         padding: tuple[int, int] = (1, 1),
+        use_bias: bool = True,
         rngs: nnx.Rngs,
     ):
         super().__init__(
-            in_features, out_features, (3, 3), strides=strides, padding=(padding, padding), kernel_init=UNSET, rngs=rngs
-        )
+            in_features, out_features, (3, 3), strides=strides, padding=(padding, padding), use_bias=use_bias,
+            kernel_init=UNSET, rngs=rngs,
+        )  # fmt: skip
 
     def __call__(self, x: Array) -> Array:
         """Maps ``[B, H, W, in]`` to ``[B, H', W', out]``."""
-        kernel, bias = self.kernel[...], self.bias[...]
+        kernel = self.kernel[...]
         x = x.astype(jnp.promote_types(x.dtype, kernel.dtype))
-        return convolve(x, kernel.astype(x.dtype), self.strides, self.padding) + bias
+        x = convolve(x, kernel.astype(x.dtype), self.strides, self.padding)
+        return x if self.bias is None else x + self.bias[...]
 
 
 def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:

@@ -78,26 +78,65 @@ def vae_config(source: TensorSource, origin: str) -> dict[str, Any]:
 def unet_config(source: TensorSource, origin: str) -> dict[str, Any]:
     """The settings of a UNet that its tensors tell: the names are those of diffusers."""
     sizes = Sizes(source, origin)
-    channels = _channels(sizes, "down_blocks")
-    stems = (f"down_blocks.{level}.attentions.0.transformer_blocks" for level in range(len(channels)))
-    depths = [sizes.count(stem) for stem in stems]
-    attends = [depth > 0 for depth in depths]
-    middle = "mid_block.attentions.0"
-    # A level without attention has a depth all the same: the last one's is that of the middle block.
-    depths = [depth or 1 for depth in depths]
-    if not attends[-1]:
-        depths[-1] = sizes.count(f"{middle}.transformer_blocks")
+    channels, layers = _channels(sizes, "down_blocks"), sizes.count("down_blocks.0.resnets")
+    down, up = (
+        [_depths(sizes, f"{side}_blocks.{level}", count) for level in range(len(channels))]
+        for side, count in (("down", layers), ("up", layers + 1))
+    )
+    attends, middle = [level[0] > 0 for level in down], _depths(sizes, "mid_block", 1)
     return {
         "_class_name": "UNet2DConditionModel",
         "in_channels": sizes.size("conv_in.weight", 1),
         "out_channels": sizes.size("conv_out.weight"),
         "block_out_channels": channels,
-        "layers_per_block": sizes.count("down_blocks.0.resnets"),
+        "layers_per_block": layers,
         "down_block_types": ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
+        "mid_block_type": _mid_block_type(sizes),
         "up_block_types": ["CrossAttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)],
-        "transformer_layers_per_block": depths[0] if len(set(depths)) == 1 else depths,
-        "cross_attention_dim": sizes.size(f"{middle}.transformer_blocks.0.attn2.to_k.weight", 1),
-        "use_linear_projection": sizes.rank(f"{middle}.proj_in.weight") == 2,
+        **_depth_settings(down, middle, up),
+        "cross_attention_dim": cross_attention_dim(sizes),
+        "use_linear_projection": sizes.rank(f"{_first_transformer(sizes)}.proj_in.weight") == 2,
+    }
+
+
+def cross_attention_dim(sizes: Sizes) -> int:
+    """The width of the text states that a UNet attends to."""
+    return sizes.size(f"{_first_transformer(sizes)}.transformer_blocks.0.attn2.to_k.weight", 1)
+
+
+def _first_transformer(sizes: Sizes) -> str:
+    """The name of the first transformer on the way down."""
+    levels = range(sizes.count("down_blocks"))
+    level = next((level for level in levels if sizes.count(f"down_blocks.{level}.attentions")), 0)
+    return f"down_blocks.{level}.attentions.0"
+
+
+def _depths(sizes: Sizes, block: str, layers: int) -> list[int]:
+    """How many layers each transformer of a block has; 0 for one that is not there."""
+    return [sizes.count(f"{block}.attentions.{layer}.transformer_blocks") for layer in range(max(layers, 1))]
+
+
+def _mid_block_type(sizes: Sizes) -> str | None:
+    """The middle block's type; distilled models have none, or one ResNet block and no attention."""
+    types = {0: None, 1: "UNetMidBlock2D"}
+    return types.get(sizes.count("mid_block.resnets"), "UNetMidBlock2DCrossAttn")
+
+
+def _depth_settings(down: list[list[int]], middle: list[int], up: list[list[int]]) -> dict[str, Any]:
+    """The settings for the depths of all transformers: one number, one for each level, or one for each transformer.
+
+    A level without attention has a depth all the same: the last one's is that of the middle block.
+    """
+    filled = [level if level[0] else [1] for level in down]
+    if not down[-1][0]:
+        filled[-1] = [middle[0] or 1]
+    equal = all(len(set(level)) == 1 for level in (*down, *up))
+    if equal and [level[0] for level in down] == [level[0] for level in reversed(up)]:
+        depths = [level[0] for level in filled]
+        return {"transformer_layers_per_block": depths[0] if len(set(depths)) == 1 else depths}
+    return {
+        "transformer_layers_per_block": filled,
+        "reverse_transformer_layers_per_block": [level if level[0] else [1] for level in up],
     }
 
 

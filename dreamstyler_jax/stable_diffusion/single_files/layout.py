@@ -12,7 +12,13 @@ from typing import Any, Self
 
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.stable_diffusion.checkpoint_files import TensorSource
-from dreamstyler_jax.stable_diffusion.single_files.configs import Sizes, text_config, unet_config, vae_config
+from dreamstyler_jax.stable_diffusion.single_files.configs import (
+    Sizes,
+    cross_attention_dim,
+    text_config,
+    unet_config,
+    vae_config,
+)
 from dreamstyler_jax.stable_diffusion.single_files.families import FAMILIES, Family
 from dreamstyler_jax.stable_diffusion.single_files.names import RenamedSource, Rule, unet_pieces, vae_pieces
 
@@ -148,7 +154,7 @@ _OTHER_KINDS = (
         "is an embedding (textual inversion): give it to dreamstyler sample with --styles",
     ),
     (
-        r"(first_stage_model\.)?(encoder\.down(_blocks)?|decoder\.up(_blocks)?)\..+",
+        r"(first_stage_model\.)?(encoder\.down(_blocks)?|decoder\.up(_blocks)?|decoder\.layers)\..+",
         "is an autoencoder (VAE): give it with --vae, and the whole model with --model",
     ),
     (
@@ -173,7 +179,7 @@ def _family(unet: TensorSource, origin: str, families: Mapping[int, Family]) -> 
     if channels in _OTHER_INPUTS:
         advice = "give the text-to-image model that it was made from"
         raise UserError(f"{origin} {_OTHER_INPUTS[channels]} (its UNet has {channels} input channels): {advice}")
-    width = sizes.size("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", 1)
+    width = cross_attention_dim(sizes)
     if width in families:
         return families[width]
     if width == _REFINER_WIDTH:

@@ -26,14 +26,17 @@ EXAMPLE_PROMPTS = (
     "A painting of a green tree in the desert at night in the style of {}",
 )
 MODEL_HELP = (
-    "Stable Diffusion model: a folder in diffusers' layout, a single .safetensors file, a hub id, or mini, the "
+    "Stable Diffusion model: a folder in diffusers' layout, a single .safetensors file, a hub id or URL, or mini, the "
     "embedded model."
 )
-VARIANT_HELP = "Variant of the model's weight files, such as fp16 for model.fp16.safetensors."
+VARIANT_HELP = (
+    "Variant of the model's weight files, such as fp16 for model.fp16.safetensors. Parts of the model without such a "
+    "file are read from the one without a variant."
+)
 REVISION_HELP = "Branch, tag or commit of the model's hub repository. Default: its main branch."
 VAE_HELP = "Autoencoder (VAE) to use instead of the model's own: a file, a folder or a hub id."
 PREDICTION_HELP = "What the model predicts, where its files do not say it or say it wrongly."
-PICKLE_HELP = "Read the tensors of .ckpt files, with PyTorch's restricted unpickler. Needs torch."
+PICKLE_HELP = "Read the tensors of .ckpt and .bin files, with PyTorch's restricted unpickler. Needs torch."
 LORAS_HELP = (
     "LoRA files to merge into the model, with their scales: gogh.safetensors*0.8, or several as in "
     "gogh.safetensors*0.8+ink.safetensors*0.5; none for the model without."
@@ -186,6 +189,7 @@ class SampleConfig(GuidanceOptions):
         "from control_images). PATH is a folder or hub id; without =PATH it is the folder controlnet of the model. "
         "KIND*0.5=PATH has half the weight. Default: edges, if the model has a ControlNet, as the embedded one does.",
     )
+    control_variant: str = option("", "Variant of the ControlNets' weight files. Default: as variant.")
     control_images: list[str] = option(
         [], "Control maps for ControlNets of the kind image, one for each picture in content, in the same order."
     )

@@ -52,7 +52,13 @@ def run(config: SampleConfig) -> None:
     model = load_model(config.model, config, dtype=config.dtype)
     config = with_default_controlnet(config, model)
     nets = [transfer.parse_net(net) for net in config.controlnets]
-    model = transfer.with_nets(model, nets, variant=config.variant, guess_mode=config.guess_mode)
+    model = transfer.with_nets(
+        model,
+        nets,
+        variant=config.control_variant or config.variant,
+        allow_pickle=config.allow_pickle,
+        guess_mode=config.guess_mode,
+    )
     loras = read_loras(config.loras, model.params, model.name)
     contents = load_contents(config, model)
     encoder = transfer.ContentEncoder(model, nets, config.depth_model)

@@ -8,17 +8,15 @@ from flax import nnx
 
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_json
-from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig
+from dreamstyler_jax.stable_diffusion.model_kinds import PART_CLASSES
 from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
-from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
 from dreamstyler_jax.stable_diffusion.weights import save_model
 
-PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
-SDXL_PARTS = {**PARTS, "text_encoder_2": CLIPTextModelWithProjection}
+SDXL_PARTS = PART_CLASSES
+PARTS = {name: SDXL_PARTS[name] for name in ("text_encoder", "vae", "unet")}
 
 
 def networks_of(

@@ -15,8 +15,10 @@ from jax import Array
 from dreamstyler_jax.runtime import compilation
 from dreamstyler_jax.runtime.devices import replicate
 from dreamstyler_jax.runtime.errors import UserError, shortened
-from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files, resolve_model, weight_files
+from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetModel
+from dreamstyler_jax.stable_diffusion.folder_parts import find_parts
+from dreamstyler_jax.stable_diffusion.hub import resolve_model
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack, merge_loras, read_loras
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.model_files import find_model
@@ -24,7 +26,7 @@ from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS, check_controlnet, check_fit, networks_of
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.stable_diffusion.weights import load_model, read_config
+from dreamstyler_jax.stable_diffusion.weights import read_config
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "mini" / "model"
 
@@ -141,23 +143,32 @@ class StableDiffusion:
         size = f"{self.resolution} x {self.resolution} pixels"
         return f"StableDiffusion({shortened(self.name)!r}, {size}, {self.dtype}{controlnets}{loras})"
 
-    def with_controlnets(self, folders: Sequence[str | Path], *, variant: str = "", guess_mode: bool = False) -> Self:
+    def with_controlnets(
+        self,
+        folders: Sequence[str | Path],
+        *,
+        variant: str = "",
+        allow_pickle: bool = False,
+        guess_mode: bool = False,
+    ) -> Self:
         """The model with ControlNets, each a folder in diffusers' layout or a hub id; its hash covers all of them.
+
+        Those without weights of the variant are read from their files without a variant, with a warning.
 
         Raises:
             UserError: not a ControlNet, or one for another family of models.
         """
         graphdefs, params, hashes = [], [], [self.hash]
-        for name in folders:
-            folder = resolve_model(name, variant=variant or None)
-            config = read_config(ControlNetModel, folder)
+        found = [resolve_model(name, variant=variant or None, allow_pickle=allow_pickle) for name in folders]
+        configs = [read_config(ControlNetModel, folder) for folder in found]
+        for folder, config in zip(found, configs, strict=True):
             check_controlnet(folder, config, self.networks, self.name)
-            graphdef, weights = load_model(
-                ControlNetModel, folder, config=config, dtype=self.dtype, variant=variant or None
-            )
+        parts = find_parts({str(folder): folder for folder in found}, variant or None, allow_pickle=allow_pickle)
+        for folder, config in zip(found, configs, strict=True):
+            graphdef, weights = parts[str(folder)].load(ControlNetModel, config, self.dtype)
             graphdefs.append(graphdef)
             params.append(weights)
-            hashes.append(hash_files(sorted(weight_files(folder, variant or None))))
+            hashes.append(hash_files(sorted(parts[str(folder)].files)))
         networks = dataclasses.replace(self.networks, controlnets=tuple(graphdefs), guess_mode=guess_mode)
         digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
         return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params}, hash=digest)

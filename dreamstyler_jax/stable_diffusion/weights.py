@@ -5,6 +5,7 @@ plain nested dict of arrays, so every JAX transformation and optimiser takes it;
 """
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import read_json, replacing, write_json
-from dreamstyler_jax.stable_diffusion.checkpoint_files import (
-    DIFFUSERS_STEM,
-    TRANSFORMERS_STEM,
-    TensorSource,
-    open_weights,
-)
+from dreamstyler_jax.stable_diffusion.checkpoint_files import TensorSource, open_weights
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
 from dreamstyler_jax.stable_diffusion.tensor_names import (
     ParamPath,
@@ -34,13 +30,16 @@ from dreamstyler_jax.stable_diffusion.tensor_names import (
     to_torch_layout,
     torch_shape,
 )
+from dreamstyler_jax.stable_diffusion.weight_names import DIFFUSERS_STEM, TRANSFORMERS_STEM
 
 Params = dict[str | int, Any]
+Loaded = tuple[nnx.GraphDef, Params]
 ConfigT = TypeVar("ConfigT", bound=ModelConfig, covariant=True)
 
 # Both as CLIP was initialised (Radford et al. 2021, section 2.5, and its code).
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 EMBEDDING_DEVIATION = 0.02
+_LORA = re.compile(r"[._]lora([._]|_[AB])")
 
 
 class ModelClass(Protocol[ConfigT]):
@@ -71,7 +70,8 @@ def load_model(
         folder: holds ``config.json`` and the weights, in one safetensors file or in several with their index.
         config: the result of :func:`read_config`, if the caller has it already.
         dtype: floating-point type to convert every tensor to.
-        variant: the word in names such as ``model.fp16.safetensors``; ``None`` for ``model.safetensors``.
+        variant: the word in names such as ``model.fp16.safetensors``; ``None``, or a variant that there is not, for
+            ``model.safetensors``.
 
     Returns:
         ``(graphdef, params)``.
@@ -123,11 +123,16 @@ def read_model(
         ``(graphdef, params)`` as from :func:`load_model`.
 
     Raises:
-        UserError: tensors are missing, unknown or misshapen.
+        UserError: tensors are missing, unknown or misshapen, or those of a LoRA.
     """
     graphdef, shapes = _abstract_model(cls, config)
     names = {path: tensor_name(path) for path in shapes}
     stored = current_names(source.names(), names.values())
+    if loras := [name for name in stored if _LORA.search(name)]:
+        raise UserError(
+            f"the weights in {origin} hold a LoRA beside the model, such as {loras[0]}: merge it (fuse_lora, then "
+            "save_pretrained), or give it with --loras and its model with --model"
+        )
     expected = {names[path]: torch_shape(path, shape) for path, shape in shapes.items()}
     if problems := _differences(source, stored, expected):
         raise UserError(f"the weights in {origin} do not fit {standard}; {problems}")

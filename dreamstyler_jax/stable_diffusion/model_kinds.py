@@ -1,0 +1,69 @@
+"""Which kind of model a folder in diffusers' layout holds, by its small files alone."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.runtime.files import read_json
+from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
+from dreamstyler_jax.stable_diffusion.single_files.layout import OTHER_INPUTS, TEXT_TO_IMAGE_ADVICE
+from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
+from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
+from dreamstyler_jax.stable_diffusion.weights import read_config
+
+PART_CLASSES = {
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+}
+# Pipelines that name models with another UNet, and the number of its input channels.
+_PIPELINES = {"Inpaint": 9, "InstructPix2Pix": 8, "Upscale": 7, "Depth2Img": 5}
+
+
+def check_kind(folder: Path, where: str) -> None:
+    """Refuses a folder whose ``model_index.json`` or configs are those of another kind of model; reads no weights.
+
+    Args:
+        folder: holds the small files of a model. What it lacks is not checked.
+        where: names the model in errors.
+
+    Raises:
+        UserError: it is not a text-to-image Stable Diffusion; the message says what it is.
+    """
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    pipeline = str(index.get("_class_name", ""))
+    for word, channels in _PIPELINES.items():
+        if word in pipeline:
+            raise UserError(f"{where} {OTHER_INPUTS[channels]} ({shortened(pipeline)}): {TEXT_TO_IMAGE_ADVICE}")
+    if pipeline.startswith("Onnx"):
+        raise UserError(f"{where} is an export for ONNX ({shortened(pipeline)}): give the model that it was made from")
+    if index and not _has(index, "unet"):
+        raise UserError(f"{where} is not Stable Diffusion 1.x, 2.x or XL: its model_index.json names {pipeline!r}")
+    if _has(index, "text_encoder_2") and not _has(index, "text_encoder"):
+        raise UserError(f"{where} is SDXL's refiner, which only finishes pictures; give a base model")
+    for part, wanted in (("text_encoder", "CLIPTextModel"), ("vae", "AutoencoderKL"), ("unet", "UNet2D")):
+        if _has(index, part) and not re.match(f"(Flax)?{wanted}", name := _class(index, part)):
+            raise UserError(f"{where} has a {part} of another kind: {shortened(name)}, not {wanted}")
+    configs = {
+        part: read_config(cls, folder / part)
+        for part, cls in PART_CLASSES.items()
+        if (folder / part / "config.json").is_file()
+    }
+    if "unet" in configs and "vae" in configs:
+        channels = configs["unet"].in_channels
+        if channels in OTHER_INPUTS and channels != configs["vae"].latent_channels:
+            raise UserError(
+                f"{where} {OTHER_INPUTS[channels]} (its UNet has {channels} input channels): {TEXT_TO_IMAGE_ADVICE}"
+            )
+
+
+def _has(index: dict[str, Any], part: str) -> bool:
+    """Whether ``model_index.json`` names a part: an absent one is missing, or a pair of nulls."""
+    return bool(_class(index, part))
+
+
+def _class(index: dict[str, Any], part: str) -> str:
+    entry = index.get(part)
+    return str(entry[1] or "") if isinstance(entry, list) and len(entry) == 2 else ""

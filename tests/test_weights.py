@@ -221,7 +221,8 @@ def test_unusable_folders_are_explained(tmp_path):
     [
         (dict(act_fn="gelu", class_embed_type="timestep"), r"act_fn = 'gelu'.*class_embed_type = 'timestep'"),
         (dict(down_block_types=["AttnDownBlock2D"] * 4), "down_block_types"),
-        (dict(layers_per_block=[1, 2, 2, 2]), "layers_per_block"),
+        (dict(layers_per_block=[1, 2, 2]), "layers_per_block has 3 entries for the 4"),
+        (dict(num_attention_heads=7), "320 channels are not divisible by norm_num_groups = 32 and 7 attention heads"),
         (dict(attention_head_dim=[5, 10]), "attention_head_dim has 2 entries for the 4"),
         (dict(norm_num_groups=33), "not divisible by norm_num_groups = 33"),
     ],

@@ -94,8 +94,6 @@ def save_folder(
 def check_fit(origin: str, configs: Mapping[str, Any], tokenizers: Mapping[str, Tokenizer]) -> None:
     """Raises a UserError if the parts are not those of one model."""
     vae, unet = configs["vae"], configs["unet"]
-    if not isinstance(unet.sample_size, int):
-        raise UserError(f"{origin}/unet/config.json: sample_size must be the side of square latents")
     encoders = {name: configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs}
     pairs = [("vae latent_channels", vae.latent_channels, "unet in_channels", unet.in_channels)]
     for (name, text), tokenizer in zip(encoders.items(), tokenizers.values(), strict=True):
@@ -124,7 +122,7 @@ def check_controlnet(folder: Path, config: ControlNetConfig, networks: Networks,
         "cross_attention_dim": (config.cross_attention_dim, unet.cross_attention_dim),
         "in_channels": (config.in_channels, unet.in_channels),
         "block_out_channels": (config.block_out_channels, unet.block_out_channels),
-        "layers_per_block": (config.layers_per_block, unet.layers_per_block),
+        "layers_per_block": (config.layers, unet.layers),
         "down_block_types": (config.down_block_types, unet.down_block_types),
         "addition_embed_type": (config.addition_embed_type, unet.addition_embed_type),
     }

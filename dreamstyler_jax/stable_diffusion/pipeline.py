@@ -41,7 +41,7 @@ class StableDiffusion:
             with ControlNets a list ``"controlnets"``; all of one dtype.
         tokenizers: the tokenizer of each text encoder, ``clip_l`` and, of SDXL, ``clip_g``.
         resolution: side in pixels of the images that the model was trained on.
-        multiple: image sides are multiples of this many pixels.
+        multiple: the sides of pictures to repaint are filled up to multiples of this many pixels.
         name: folder, file or hub id as the user gave it.
         hash: twelve hexadecimal digits that identify the weights on disk (from sizes and samples of the files).
         folder: the folder it was loaded from; None for a single file and for a model made in memory.
@@ -112,7 +112,7 @@ class StableDiffusion:
             networks=networks_of(graphdefs, configs, schedule, end_id=end_id, zeros_if_empty=files.zeros_if_empty),
             params={name: params for name, (_, params) in parts.items()},
             tokenizers=tokenizers,
-            resolution=unet.sample_size * vae_config.downsampling,
+            resolution=unet.latent_side * vae_config.downsampling,
             multiple=vae_config.downsampling * 2 ** (len(unet.block_out_channels) - 1),
             name=str(model),
             hash=files.hash(modules),
@@ -197,7 +197,7 @@ class StableDiffusion:
         """Height and width in pixels, with the model's resolution where None.
 
         Raises:
-            UserError: one is not a multiple of ``multiple``.
+            UserError: one is not a multiple of the pixels of a latent.
         """
         return self.side("height", height), self.side("width", width)
 
@@ -209,15 +209,14 @@ class StableDiffusion:
             value: the side.
 
         Raises:
-            UserError: it is not a positive multiple of ``multiple``.
+            UserError: it is not a positive multiple of the pixels of a latent.
         """
         if value is None:
             return self.resolution
-        if value <= 0 or value % self.multiple:
-            near = max(self.multiple, round(value / self.multiple) * self.multiple)
-            raise UserError(
-                f"{option}: must be a multiple of {self.multiple} for this model, such as {near}, not {value}"
-            )
+        step = self.networks.vae_config.downsampling
+        if value <= 0 or value % step:
+            near = max(step, round(value / step) * step)
+            raise UserError(f"{option}: must be a multiple of {step} for this model, such as {near}, not {value}")
         return value
 
     @functools.cached_property

@@ -1,10 +1,21 @@
 """The settings of the UNet, as its ``config.json`` holds them."""
 
 import dataclasses
-from typing import ClassVar
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
+
+_PER_LEVEL = (
+    "down_block_types", "up_block_types", "layers_per_block", "attention_head_dim", "num_attention_heads",
+    "transformer_layers_per_block",
+)  # fmt: skip
+# Versions of diffusers before this one wrote the sample_size 32 for models of 64 x 64 latents.
+_SIZES_ARE_RIGHT = (0, 9)
+_OLD_SAMPLE_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,10 +23,10 @@ class UNetEncoderConfig(ModelConfig):
     """Settings of the down and middle blocks, named as in ``config.json``, with the defaults of that format.
 
     ``attention_head_dim`` is, by a historic mistake of that format, the *number* of heads (one for all levels, or one
-    per level). ``upcast_attention`` is kept but has no influence: attention logits are always float32 in this package.
-    ``addition_embed_type = "text"`` adds a pooled summary of the text states to the time embedding, ``"text_time"``
-    (SDXL) the pooled text and sizes, see `unet_blocks.AddedConditions`. Distilled models have no middle block:
-    ``mid_block_type = None``.
+    per level), unless ``num_attention_heads`` gives it. ``upcast_attention`` is kept but has no influence: attention
+    logits are always float32 in this package. ``addition_embed_type = "text"`` adds a pooled summary of the text states
+    to the time embedding, ``"text_time"`` (SDXL) the pooled text and sizes, see `unet_blocks.AddedConditions`.
+    Distilled models have no middle block: ``mid_block_type = None``.
 
     Raises:
         UserError: a setting per level has the wrong number of entries, or the channels cannot be divided into groups
@@ -30,12 +41,13 @@ class UNetEncoderConfig(ModelConfig):
     )  # fmt: skip
     mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
+    layers_per_block: int | tuple[int, ...] = 2
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
     transformer_layers_per_block: int | tuple[int, ...] = 1
     attention_head_dim: int | tuple[int, ...] = 8
+    num_attention_heads: int | tuple[int, ...] | None = None
     use_linear_projection: bool = False
     upcast_attention: bool = False
     addition_embed_type: str | None = None
@@ -49,7 +61,6 @@ class UNetEncoderConfig(ModelConfig):
         "addition_embed_type": (None, "text", "text_time"),
         "act_fn": ("silu", "swish"),
         "only_cross_attention": (False,),
-        "num_attention_heads": (None,),
         "encoder_hid_dim": (None,),
         "encoder_hid_dim_type": (None,),
         "class_embed_type": (None,),
@@ -63,7 +74,7 @@ class UNetEncoderConfig(ModelConfig):
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
-        for name in ("down_block_types", "up_block_types", "attention_head_dim", "transformer_layers_per_block"):
+        for name in _PER_LEVEL:
             value = getattr(self, name, None)
             if isinstance(value, tuple) and len(value) != levels:
                 raise UserError(f"config.json: {name} has {len(value)} entries for the {levels} of block_out_channels")
@@ -71,7 +82,7 @@ class UNetEncoderConfig(ModelConfig):
             if features % self.norm_num_groups or features % heads:
                 raise UserError(
                     f"config.json: {features} channels are not divisible by norm_num_groups = {self.norm_num_groups} "
-                    f"and attention_head_dim = {heads}"
+                    f"and {heads} attention heads"
                 )
         widths = (self.addition_time_embed_dim, self.projection_class_embeddings_input_dim)
         if self.addition_embed_type == "text_time" and None in widths:
@@ -88,7 +99,12 @@ class UNetEncoderConfig(ModelConfig):
     @property
     def heads(self) -> tuple[int, ...]:
         """Number of attention heads per level, from the highest resolution to the lowest."""
-        return self._per_level(self.attention_head_dim)
+        return self._per_level(self.num_attention_heads or self.attention_head_dim)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Number of ResNet blocks per level on the way down, from the highest resolution to the lowest."""
+        return self._per_level(self.layers_per_block)
 
     @property
     def transformer_layers(self) -> tuple[int, ...]:
@@ -101,7 +117,10 @@ class UNetEncoderConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class UNet2DConditionConfig(UNetEncoderConfig):
-    """Settings of the whole UNet."""
+    """Settings of the whole UNet.
+
+    ``sample_size`` is the side of the latents, or their height and width; some models do not say.
+    """
 
     sample_size: int | tuple[int, ...] | None = None
     out_channels: int = 4
@@ -130,3 +149,24 @@ class UNet2DConditionConfig(UNetEncoderConfig):
         "timestep_post_act": (None,),
     }
     identity: ClassVar = {"_class_name": "UNet2DConditionModel"}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Reads the settings; as in diffusers, a ``sample_size`` that its early versions wrote too small is mended."""
+        config = super().from_dict(raw)
+        version = re.match(r"(\d+)\.(\d+)", str(raw.get("_diffusers_version", "")))
+        is_old = version is not None and tuple(map(int, version.groups())) < _SIZES_ARE_RIGHT
+        if is_old and isinstance(config.sample_size, int) and config.sample_size < _OLD_SAMPLE_SIZE:
+            return dataclasses.replace(config, sample_size=_OLD_SAMPLE_SIZE)
+        return config
+
+    @property
+    def latent_side(self) -> int:
+        """The side of square latents with about as many positions as those that the model was trained on."""
+        match self.sample_size:
+            case None:
+                return 128 if self.addition_embed_type == "text_time" else 64
+            case int(side):
+                return side
+            case sides:
+                return round(math.prod(sides) ** 0.5)

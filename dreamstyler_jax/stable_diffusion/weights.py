@@ -138,7 +138,7 @@ def read_model(
         raise UserError(f"the weights in {origin} do not fit {standard}; {problems}")
     params = {}
     for path, name in names.items():
-        tensor = from_torch_layout(path, source.tensor(stored[name]))
+        tensor = from_torch_layout(path, source.tensor(stored[name]).reshape(expected[name]))
         params[path] = jax.device_put(np.asarray(tensor, dtype, order="C"))  # jnp would compile one cast per shape
     return graphdef, unflatten_dict(params)
 
@@ -219,6 +219,11 @@ def _differences(source: TensorSource, stored: Mapping[str, str], shapes: Mappin
     missing = sorted(shapes.keys() - stored.keys())
     unknown = sorted(on_disk for name, on_disk in stored.items() if name not in shapes)
     found = {name: source.shape(stored[name]) for name in sorted(shapes.keys() & stored.keys())}
-    misshapen = [f"{name} {shape} instead of {shapes[name]}" for name, shape in found.items() if shape != shapes[name]]
+    # A 1 x 1 convolution is a matrix: early autoencoders have such attention.
+    misshapen = [
+        f"{name} {shape} instead of {shapes[name]}"
+        for name, shape in found.items()
+        if shape not in (shapes[name], (*shapes[name], 1, 1))
+    ]
     problems = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
     return "; ".join(f"{problem}: {listing(names)}" for problem, names in problems.items() if names)

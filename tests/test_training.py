@@ -93,6 +93,7 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
         "model": tiny.name,
         "model_hash": tiny.hash,
         "loras": "none",
+        "clip_skip": 0,
     }
     assert lesson.dataset.mean.shape == (2, 1, 4, 4, 4)
 

@@ -41,8 +41,12 @@ LORAS_HELP = (
     "LoRA files to merge into the model, with their scales: gogh.safetensors*0.8, or several as in "
     "gogh.safetensors*0.8+ink.safetensors*0.5; none for the model without."
 )
+CLIP_SKIP_HELP = (
+    "How many of the text encoders' last layers to leave out, for models that were trained so. What other programs "
+    "call Clip skip 2 is 1 here, as in diffusers."
+)
 DTYPES = ("float32", "bfloat16")
-MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle")
+MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle", "clip_skip")
 
 _NAME = re.compile(r"[^\W\d][\w-]*")
 
@@ -61,6 +65,7 @@ class TrainConfig(TrainSettings):
     vae: str = option("", VAE_HELP)
     prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
     allow_pickle: bool = option(False, PICKLE_HELP)
+    clip_skip: int = option(0, CLIP_SKIP_HELP, low=0, high=31)
     loras: str = option(NO_LORAS, LORAS_HELP)
     images: list[str] = option([], "The pictures, all of one style. Default: the example picture of the package.")
     prompts: list[str] = option(
@@ -153,6 +158,7 @@ class SampleConfig(GuidanceOptions):
     vae: str = option("", VAE_HELP)
     prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
     allow_pickle: bool = option(False, PICKLE_HELP)
+    clip_skip: int = option(0, CLIP_SKIP_HELP, low=0, high=31)
     loras: list[str] = option([NO_LORAS], f"{LORAS_HELP} Several such words paint the pictures with each of them.")
     styles: list[str] = option(
         [],

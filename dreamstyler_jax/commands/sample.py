@@ -20,6 +20,7 @@ from dreamstyler_jax.commands.sample_inputs import (
     check_prompts,
     load_all_styles,
     load_contents,
+    warn_of_another_clip_skip,
     warn_of_settings_without_effect,
     with_default_controlnet,
     with_default_style,
@@ -49,7 +50,8 @@ def run(config: SampleConfig) -> None:
     styles = load_all_styles(config, texts)
     check_output(Path(config.output) if config.output else default_folder(styles))
     warn_of_settings_without_effect(config)
-    model = load_model(config.model, config, dtype=config.dtype)
+    model = load_model(config.model, config, dtype=config.dtype, clip_skip=config.clip_skip)
+    warn_of_another_clip_skip(config, styles)
     config = with_default_controlnet(config, model)
     nets = [transfer.parse_net(net) for net in config.controlnets]
     model = transfer.with_nets(

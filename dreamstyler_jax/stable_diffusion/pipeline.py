@@ -70,6 +70,7 @@ class StableDiffusion:
         allow_pickle: bool = False,
         dtype: str = "float32",
         loras: str = NO_LORAS,
+        clip_skip: int = 0,
     ) -> Self:
         """Loads a folder in diffusers' layout, a single-file checkpoint, a hub id, or ``"mini"``, the embedded model.
 
@@ -84,6 +85,7 @@ class StableDiffusion:
             allow_pickle: whether to read the tensors of files in other formats than safetensors (needs torch).
             dtype: ``float32`` or ``bfloat16``, of the weights in memory and so of the computation.
             loras: LoRAs to merge into the weights, see `with_loras`.
+            clip_skip: the number of the text encoders' last layers to leave out, see `with_clip_skip`.
 
         Raises:
             UserError: not such a model, or one of its files is missing or damaged.
@@ -118,7 +120,7 @@ class StableDiffusion:
             hash=files.hash(modules),
             folder=files.folder,
         )
-        return loaded.with_loras(loras)
+        return loaded.with_clip_skip(clip_skip).with_loras(loras)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -140,8 +142,9 @@ class StableDiffusion:
         count = len(self.networks.controlnets)
         controlnets = f", {count} ControlNet{'s' if count > 1 else ''}" if count else ""
         loras = f", LoRAs {shortened(str(self.loras))}" if self.loras.members else ""
+        skip = f", clip skip {self.networks.clip_skip}" if self.networks.clip_skip else ""
         size = f"{self.resolution} x {self.resolution} pixels"
-        return f"StableDiffusion({shortened(self.name)!r}, {size}, {self.dtype}{controlnets}{loras})"
+        return f"StableDiffusion({shortened(self.name)!r}, {size}, {self.dtype}{controlnets}{loras}{skip})"
 
     def with_controlnets(
         self,
@@ -172,6 +175,22 @@ class StableDiffusion:
         networks = dataclasses.replace(self.networks, controlnets=tuple(graphdefs), guess_mode=guess_mode)
         digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
         return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params}, hash=digest)
+
+    def with_clip_skip(self, clip_skip: int) -> Self:
+        """The model without the last layers of its text encoders, as some models were trained; counted as in diffusers.
+
+        Args:
+            clip_skip: the number of layers to leave out. (The option "Clip skip" of other programs is one more.)
+
+        Raises:
+            UserError: a text encoder has too few layers.
+        """
+        networks = self.networks
+        second = networks.second_text_encoder.config if networks.second_text_encoder else networks.text_config
+        layers = min(networks.text_config.num_hidden_layers, second.num_hidden_layers)
+        if not 0 <= clip_skip < layers:
+            raise UserError(f"clip_skip: must be from 0 to {layers - 1} for this model, not {clip_skip}")
+        return dataclasses.replace(self, networks=dataclasses.replace(networks, clip_skip=clip_skip))
 
     def with_loras(self, loras: str | LoraStack) -> Self:
         """The model with LoRAs merged into its weights; its hash covers their files and scales.

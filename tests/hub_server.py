@@ -19,8 +19,9 @@ class HubServer:
     Attributes:
         commits: files by repository and revision; a revision is "main" or another name of a commit.
         gated: repositories that need a licence to be accepted.
-        requests: method, path and range of every request for a file's content.
+        requests: path and range of every request for a file's content.
         broken: files whose next answer stops in the middle.
+        is_down: whether every answer is that the service is unavailable.
     """
 
     def __init__(self):
@@ -28,6 +29,7 @@ class HubServer:
         self.gated: set[str] = set()
         self.requests: list[tuple[str, str]] = []
         self.broken: set[str] = set()
+        self.is_down = False
 
     def add(self, repo: str, files: dict[str, bytes], revision: str = "main") -> None:
         self.commits.setdefault(repo, {})[revision] = files
@@ -68,9 +70,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, with_content: bool) -> None:
+        if self.hub.is_down:
+            return self._send(503, b"")
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).strip("/").split("/")
         is_listing = path[:2] == ["api", "models"]
-        owner, name, kind, revision, *rest = [*(path[2:] if is_listing else path), "revision", "main"][:99]
+        owner, name, *more = path[2:] if is_listing else path
+        kind, revision, *rest = more or ["revision", "main"]
         repo = f"{owner}/{name}"
         if repo not in self.hub.commits:
             return self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
@@ -86,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, json.dumps({"id": repo, "sha": commit, "siblings": siblings}).encode())
         if repo in self.hub.gated:
             return self._send(403, b"", {"X-Error-Code": "GatedRepo"})
-        file = "/".join(rest).removesuffix("/revision/main")
+        file = "/".join(rest)
         self._send_file(file, files[file], commit, with_content)
 
     def _send_file(self, file: str, content: bytes, commit: str, with_content: bool) -> None:

@@ -51,14 +51,14 @@ class HubName:
         Raises:
             UserError: a URL of something else than a model or a file of one.
         """
-        if _ID.fullmatch(text) and not text.startswith(tuple(f"{host}/" for host in _HOSTS)):
-            return cls(text)
-        url = urllib.parse.urlsplit(text if "://" in text else f"https://{text}")
-        if url.netloc.lower() not in _HOSTS:
-            if "://" in text:
+        scheme, _, rest = text.rpartition("://")
+        host, _, rest = rest.partition("/")
+        if host.lower() not in _HOSTS:
+            if scheme:
                 raise UserError(f"{text} is not on the Hugging Face Hub: download the file, and give its path")
-            return None
-        owner, name, kind, revision, *path = [urllib.parse.unquote(p) for p in url.path.split("/") if p] + [""] * 4
+            return cls(text) if _ID.fullmatch(text) else None
+        path_of_url = re.split(r"[?#]", rest)[0]
+        owner, name, kind, revision, *path = [urllib.parse.unquote(p) for p in path_of_url.split("/") if p] + [""] * 4
         file = "/".join(filter(None, path))
         if owner in ("datasets", "spaces") or not _ID.fullmatch(f"{owner}/{name}"):
             raise UserError(f"{text} is no model: give a URL such as https://huggingface.co/owner/name")
@@ -105,7 +105,16 @@ def resolve_model(
     _refuse_other_layouts(name.repo, repository.files)
     small = [file for file in repository.files if file in _ROOT or _SMALL.fullmatch(file)]
     check(repository.fetch(small))
-    return repository.fetch([*small, *wanted_weights(name.repo, repository.files, variant, allow_pickle, parts)])
+    try:
+        weights = wanted_weights(name.repo, repository.files, variant, allow_pickle, parts)
+    except UserError as error:
+        if repository.cached is None:
+            raise
+        raise UserError(
+            f"the hub cannot be reached, and an earlier run has downloaded only a part of {name.repo}: go online "
+            "(without HF_HUB_OFFLINE) and try again"
+        ) from error
+    return repository.fetch([*small, *weights])
 
 
 def downloaded_file(model: str | Path, *, revision: str | None = None) -> Path | None:
@@ -114,14 +123,13 @@ def downloaded_file(model: str | Path, *, revision: str | None = None) -> Path |
     Raises:
         UserError: the download failed.
     """
-    name = None if Path(model).exists() or "/blob/" not in str(model).replace("/resolve/", "/blob/") else str(model)
-    found = HubName.parse(name) if name else None
-    if not found or not found.file:
+    name = HubName.parse(str(model))
+    if name is None or not name.file:
         return None
-    repository = _Repository.look_up(found.repo, revision or found.revision)
-    if found.file not in repository.files:
-        raise UserError(f"{found.repo} has no file {found.file}, only {listing(sorted(repository.files))}")
-    return repository.fetch([found.file]) / found.file
+    repository = _Repository.look_up(name.repo, revision or name.revision)
+    if name.file not in repository.files:
+        raise UserError(f"{name.repo} has no file {name.file}, only {listing(sorted(repository.files))}")
+    return repository.fetch([name.file]) / name.file
 
 
 def wanted_weights(
@@ -184,12 +192,13 @@ class _Repository:
     def look_up(cls, repo: str, revision: str | None) -> Self:
         """Lists the files of a repository at a revision; without a connection, those in the hub's cache."""
         import huggingface_hub
-        from huggingface_hub import errors
 
         with _explaining(repo, revision):
             try:
                 info = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
-            except (errors.OfflineModeIsEnabled, *_connection_errors()):
+            except Exception as error:
+                if not _is_unreachable(error):
+                    raise
                 folder = huggingface_hub.snapshot_download(
                     repo, revision=revision, local_files_only=True, allow_patterns=["model_index.json"]
                 )
@@ -219,12 +228,15 @@ def _readable(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
-def _connection_errors() -> tuple[type[Exception], ...]:
-    """The errors of the hub's HTTP library, which differs between versions, that mean that there is no connection."""
+def _is_unreachable(error: Exception) -> bool:
+    """Whether an error of the hub's client means that there is no connection, or that the hub is down."""
     from huggingface_hub import errors
 
-    library = sys.modules[errors.HTTPError.__module__.partition(".")[0]]
-    return library.ConnectError, library.TimeoutException
+    if isinstance(error, errors.HfHubHTTPError):
+        return error.response.status_code >= 500
+    # Versions of the client differ in their HTTP library; the names of its errors are the same.
+    http_library = sys.modules[errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0]]
+    return isinstance(error, errors.OfflineModeIsEnabled | http_library.TransportError)
 
 
 @contextmanager
@@ -257,5 +269,5 @@ def _explaining(repo: str, revision: str | None) -> Iterator[None]:
     except Exception as error:  # the other errors of the client and of HTTP share no base class
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{repo} could not be downloaded from the hub: {reason}; the same command continues the download"
+            f"{repo} could not be downloaded from the hub: {reason}; the same command tries again and continues"
         ) from error

@@ -235,13 +235,11 @@ def _is_same(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     """
     older = dict(wanted)
     for name, absent in ABSENT.items():
-        if name in known and known[name] == wanted[name]:
-            continue
         values = older.pop(name) if isinstance(wanted[name], list) else [older.pop(name)]
         others = [value for value in values if value != absent]
         if others:
             older[name] = others[0] if len(others) == 1 else others
-    return known == older
+    return known in (wanted, older)
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:

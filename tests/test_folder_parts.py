@@ -1,5 +1,6 @@
 """Models in folders: variants part by part, and folders whose weights are something else."""
 
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -136,6 +137,16 @@ def test_a_lora_among_the_weights_is_named(folder):
     save_file(tensors, folder / UNET)
     with pytest.raises(UserError, match=r"unet hold a LoRA beside the model, such as .*lora.*: merge it \(fuse_lora"):
         StableDiffusion.load(str(folder))
+
+
+def test_an_autoencoder_that_is_replaced_may_be_of_any_kind(folder, tiny_folder):
+    """As in models that come with AutoencoderTiny."""
+    for file, changes in {"model_index.json": {"vae": ["diffusers", "AutoencoderTiny"]},
+                          "vae/config.json": {"_class_name": "AutoencoderTiny", "act_fn": "relu"}}.items():  # fmt: skip
+        (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))
+    with pytest.raises(UserError, match="model has a vae of another kind: AutoencoderTiny, not AutoencoderKL"):
+        find_model(folder)
+    assert find_model(folder, vae=tiny_folder / "vae").parts["vae"].files[0].is_relative_to(tiny_folder)
 
 
 def test_a_part_without_its_config_is_named(folder):

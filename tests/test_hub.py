@@ -142,6 +142,10 @@ def test_a_clip_of_transformers_5_comes_with_its_tokenizer(hub):
         (SD15, {"model_index.json": {**INDEX, "vae": ["diffusers", "AutoencoderTiny"]}},
          "a vae of another kind: AutoencoderTiny"),
         (SD15, {"unet/config.json": {**UNET, "time_cond_proj_dim": 256}}, "time_cond_proj_dim = 256"),
+        (["config.json", "diffusion_pytorch_model.safetensors"], {"config.json": {"_class_name": "ControlNetModel"}},
+         r"owner/model is one network alone \(ControlNetModel\): give it with --controlnets and --content, and its"),
+        (CLIP, {"config.json": {"architectures": ["CLIPModel"]}}, r"\(CLIPModel\): give it to dreamstyler evaluate"),
+        ([*CLIP, "unet.bin"], {"config.json": {}}, "owner/model is no whole model: give a model"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_before_the_download(names, contents, line, hub):
@@ -149,7 +153,14 @@ def test_what_cannot_be_used_is_refused_before_the_download(names, contents, lin
     hub.add("owner/model", repository(names, **{**texts, **contents}))
     with pytest.raises(UserError, match=line):
         find_model("owner/model")
-    assert set(hub.downloaded) <= SMALL
+    assert set(hub.downloaded) <= SMALL | {"config.json", *CLIP[2:]}
+
+
+def test_a_variant_that_is_not_there_is_refused_before_the_download(hub):
+    hub.add("owner/model", repository(SD15))
+    with pytest.raises(UserError, match=r"owner/model has no weights of the variant fp61: choose fp16 or non_ema, or"):
+        find("owner/model", variant="fp61")
+    assert set(hub.downloaded) == SMALL
 
 
 def test_models_load_by_their_id(hub, tiny_folder, sdxl_folder):

@@ -8,11 +8,11 @@ from typing import Self, TypeVar
 
 import jax
 
-from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.errors import listing
 from dreamstyler_jax.stable_diffusion.checkpoint_files import SafetensorsSource, files_of, names_in, naming_damage
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
 from dreamstyler_jax.stable_diffusion.single_files.pickles import PickledSource
-from dreamstyler_jax.stable_diffusion.weight_names import WeightNames, find_weights, require_weights, variants_in
+from dreamstyler_jax.stable_diffusion.weight_names import WeightNames, require_weights
 from dreamstyler_jax.stable_diffusion.weights import Loaded, ModelClass, read_config, read_model
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
@@ -79,13 +79,3 @@ def find_parts(
             stacklevel=2,
         )
     return parts
-
-
-def require_variant(origin: str, folders: Mapping[str, Path], variant: str | None) -> None:
-    """Raises a UserError if none of a model's networks has weights of the variant that was asked for."""
-    names = {name: names_in(folder) for name, folder in folders.items()}
-    found = [find_weights(files, variant, pickles=True) for files in names.values()]
-    if variant and not any(weights and weights.variant for weights in found):
-        others = sorted({word for files in names.values() for word in variants_in(files)})
-        advice = f"choose {' or '.join(others)}, or leave --variant out" if others else "leave --variant out"
-        raise UserError(f"{origin} has no weights of the variant {variant}: {advice}")

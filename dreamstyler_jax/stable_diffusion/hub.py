@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from dreamstyler_jax.runtime.errors import UserError, listing
-from dreamstyler_jax.stable_diffusion.weight_names import require_weights
+from dreamstyler_jax.stable_diffusion.weight_names import require_variant, require_weights
 
 _TOKENIZER = (
     "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -26,6 +26,7 @@ _SMALL = re.compile(
     r"scheduler/[^/]+\.json|(text_encoder|text_encoder_2|unet|vae)/config\.json"
     rf"|tokenizer(_2)?/({'|'.join(map(re.escape, _TOKENIZER))})"
 )
+_WHOLE = {"model_index.json", "unet/config.json"}  # one of them is in every whole model in diffusers' layout
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
@@ -145,12 +146,16 @@ def wanted_weights(
     Raises:
         UserError: a part has no weights that can be read; the message says what it has instead.
     """
-    whole = "model_index.json" in files
+    whole = not _WHOLE.isdisjoint(files)
     folders = [f"{part}/" for part in parts if f"{part}/config.json" in files] if whole else [""]
+    names_by_folder = {
+        folder: [name for file in files if file.startswith(folder) and "/" not in (name := file.removeprefix(folder))]
+        for folder in folders
+    }
+    if len(folders) > 1:
+        require_variant(repo, names_by_folder.values(), variant)
     wanted = []
-    for folder in folders:
-        names = [file.removeprefix(folder) for file in files if file.startswith(folder)]
-        names = [name for name in names if "/" not in name]
+    for folder, names in names_by_folder.items():
         found = require_weights(f"{repo}/{folder}".rstrip("/"), names, variant, pickles=allow_pickle)
         wanted += [folder + name for name in names if found.covers(name)]
     return wanted
@@ -158,7 +163,7 @@ def wanted_weights(
 
 def _refuse_other_layouts(repo: str, files: Collection[str]) -> None:
     """Refuses repositories that hold neither a model in diffusers' layout nor a single network."""
-    if "model_index.json" in files or "config.json" in files:
+    if "config.json" in files or not _WHOLE.isdisjoint(files):
         return
     if singles := sorted(file for file in files if re.fullmatch(r"[^/]+\.(safetensors|ckpt)", file)):
         url = f"https://huggingface.co/{repo}/blob/main/{singles[0]}"

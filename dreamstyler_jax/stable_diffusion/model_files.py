@@ -15,9 +15,10 @@ from dreamstyler_jax.stable_diffusion.checkpoint_files import (
     SafetensorsSource,
     TensorSource,
     hash_files,
+    names_in,
     naming_damage,
 )
-from dreamstyler_jax.stable_diffusion.folder_parts import FolderPart, find_parts, require_variant
+from dreamstyler_jax.stable_diffusion.folder_parts import FolderPart, find_parts
 from dreamstyler_jax.stable_diffusion.hub import downloaded_file, resolve_model
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
 from dreamstyler_jax.stable_diffusion.model_kinds import PART_CLASSES, check_kind
@@ -28,6 +29,7 @@ from dreamstyler_jax.stable_diffusion.single_files.names import Rule, same_piece
 from dreamstyler_jax.stable_diffusion.single_files.pickles import PickledSource, is_pickle
 from dreamstyler_jax.stable_diffusion.single_files.vocabulary import clip_tokenizer
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
+from dreamstyler_jax.stable_diffusion.weight_names import require_variant
 from dreamstyler_jax.stable_diffusion.weights import Loaded, ModelClass, read_model
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
@@ -164,7 +166,7 @@ def find_model(
         variant=variant or None,
         allow_pickle=allow_pickle,
         parts=parts,
-        check=lambda small: check_kind(small, str(model)),
+        check=lambda small: check_kind(small, str(model), parts),
     )
     return _in_folder(folder, variant or None, vae, prediction_type, allow_pickle)
 
@@ -183,7 +185,7 @@ def _in_folder(
     for path in folders.values():
         if not (path / "config.json").is_file():
             raise UserError(f"{path / 'config.json'} is missing; {advice}")
-    require_variant(str(folder), folders, variant)
+    require_variant(str(folder), map(names_in, folders.values()), variant)
     parts: dict[str, Part] = {**find_parts(folders, variant, allow_pickle=allow_pickle)}
     if vae:
         config = own_vae / "config.json"

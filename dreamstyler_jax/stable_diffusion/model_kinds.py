@@ -1,6 +1,7 @@
 """Which kind of model a folder in diffusers' layout holds, by its small files alone."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,28 @@ PART_CLASSES = {
 }
 # Pipelines that name models with another UNet, and the number of its input channels.
 _PIPELINES = {"Inpaint": 9, "InstructPix2Pix": 8, "Upscale": 7, "Depth2Img": 5}
+# How to give networks that are no whole model, by their class.
+_ALONE = {
+    "ControlNetModel": "give it with --controlnets and --content",
+    "AutoencoderKL": "give it with --vae",
+    "CLIPModel": "give it to dreamstyler evaluate with --clip",
+}
+_CLASSES = {"text_encoder": "CLIPTextModel", "vae": "AutoencoderKL", "unet": "UNet2DConditionModel"}
 
 
-def check_kind(folder: Path, where: str) -> None:
+def check_kind(folder: Path, where: str, parts: Collection[str]) -> None:
     """Refuses a folder whose ``model_index.json`` or configs are those of another kind of model; reads no weights.
 
     Args:
         folder: holds the small files of a model. What it lacks is not checked.
         where: names the model in errors.
+        parts: those of its parts that will be used.
 
     Raises:
         UserError: it is not a text-to-image Stable Diffusion; the message says what it is.
     """
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    _refuse_single_networks(folder, where)
     pipeline = str(index.get("_class_name", ""))
     for word, channels in _PIPELINES.items():
         if word in pipeline:
@@ -43,12 +53,12 @@ def check_kind(folder: Path, where: str) -> None:
         raise UserError(f"{where} is not Stable Diffusion 1.x, 2.x or XL: its model_index.json names {pipeline!r}")
     if _has(index, "text_encoder_2") and not _has(index, "text_encoder"):
         raise UserError(f"{where} is SDXL's refiner, which only finishes pictures; give a base model")
-    for part, wanted in (("text_encoder", "CLIPTextModel"), ("vae", "AutoencoderKL"), ("unet", "UNet2D")):
-        if _has(index, part) and not re.match(f"(Flax)?{wanted}", name := _class(index, part)):
+    for part, wanted in _CLASSES.items():
+        if part in parts and _has(index, part) and not re.match(f"(Flax)?{wanted}", name := _class(index, part)):
             raise UserError(f"{where} has a {part} of another kind: {shortened(name)}, not {wanted}")
     configs = {
-        part: read_config(cls, folder / part)
-        for part, cls in PART_CLASSES.items()
+        part: read_config(PART_CLASSES[part], folder / part)
+        for part in parts
         if (folder / part / "config.json").is_file()
     }
     if "unet" in configs and "vae" in configs:
@@ -57,6 +67,18 @@ def check_kind(folder: Path, where: str) -> None:
             raise UserError(
                 f"{where} {OTHER_INPUTS[channels]} (its UNet has {channels} input channels): {TEXT_TO_IMAGE_ADVICE}"
             )
+
+
+def _refuse_single_networks(folder: Path, where: str) -> None:
+    """Refuses the folder of one network, by its own config."""
+    if not (folder / "config.json").is_file() or (folder / "unet").is_dir():
+        return
+    config = read_json(folder / "config.json")
+    architectures = config.get("architectures")
+    name = config.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else "")
+    advice = _ALONE.get(str(name))
+    what = f"one network alone ({shortened(str(name))})" if name else "no whole model"
+    raise UserError(f"{where} is {what}: " + (f"{advice}, and its model with --model" if advice else "give a model"))
 
 
 def _has(index: dict[str, Any], part: str) -> bool:

@@ -83,6 +83,16 @@ def require_weights(
     return found
 
 
+def require_variant(origin: str, folders: Iterable[Collection[str]], variant: str | None) -> None:
+    """Raises a UserError if none of a model's folders, given by their files, has weights of a variant."""
+    folders = list(folders)
+    found = [find_weights(names, variant, pickles=True) for names in folders]
+    if variant and not any(weights and weights.variant for weights in found):
+        others = variants_in(name for names in folders for name in names)
+        advice = f"choose {' or '.join(others)}, or leave --variant out" if others else "leave --variant out"
+        raise UserError(f"{origin} has no weights of the variant {variant}: {advice}")
+
+
 def variants_in(names: Iterable[str]) -> list[str]:
     """The variants whose files are among these names."""
     return sorted({match[1] for name in names if (match := _VARIANT.fullmatch(name))})

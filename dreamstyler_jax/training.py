@@ -70,6 +70,7 @@ def prepare(
     metadata = {setting: getattr(settings, setting) for setting in _RECORDED}
     metadata |= {"prompts": list(prompts), "images": list(pictures), "resolution": resolution}
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}
+    metadata |= {"clip_skip": model.networks.clip_skip}
     tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors)
     wordings = [_wordings(settings, prompt) for prompt in prompts]
     dataset = inversion.make_dataset(model, arrays, wordings, settings.vectors, flip=settings.flip, name=name)

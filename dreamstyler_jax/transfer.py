@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -57,10 +57,8 @@ def parse_net(text: str) -> Net:
     return Net(match["kind"], float(match["weight"] or 1), match["model"] or "")
 
 
-def with_nets(
-    model: StableDiffusion, nets: Sequence[Net], *, variant: str = "", guess_mode: bool = False
-) -> StableDiffusion:
-    """The model with these ControlNets.
+def with_nets(model: StableDiffusion, nets: Sequence[Net], **options: Any) -> StableDiffusion:
+    """The model with these ControlNets; the options are those of `StableDiffusion.with_controlnets`.
 
     Raises:
         UserError: one of them should come from the model's own folder, which has none; and see
@@ -70,7 +68,7 @@ def with_nets(
     found = [folder for folder in folders if folder]
     if len(found) < len(nets):
         raise UserError(f"controlnets: {model.name} has none of its own; name one, as in {nets[0].kind}=FOLDER")
-    return model.with_controlnets(found, variant=variant, guess_mode=guess_mode) if nets else model
+    return model.with_controlnets(found, **options) if nets else model
 
 
 class Frame(NamedTuple):

@@ -1,6 +1,7 @@
 """The cells of a grid: their product, their ids, and the grid's definition."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
@@ -26,14 +27,14 @@ OTHER_VALUES = {
     "scales": {**CELL.scales, "null_scale": 4.0}, "solver": "ddim", "steps": 24, "height": 24, "width": 16,
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
     "checkpoint": 100, "repaint": REPAINT, "guidance_start": 0.2, "guidance_end": 0.8, "cache_interval": 2,
-    "spacing": "trailing", "loras": "gogh.safetensors",
+    "spacing": "trailing", "loras": "gogh.safetensors", "clip_skip": 1,
 }  # fmt: skip
 OTHER_REPAINTS = {
     "content": "b.png", "content_hash": "1" * 12, "strength": 0.7, "controlnets": ("depth",), "control_scale": 0.7,
     "control_start": 0.1, "control_end": 0.9, "guess_mode": True,
 }  # fmt: skip
 MODEL: Any = SimpleNamespace(
-    name="mini", hash="ba9876543210", loras="none", networks=SimpleNamespace(schedule=NoiseSchedule())
+    name="mini", hash="ba9876543210", loras="none", networks=SimpleNamespace(schedule=NoiseSchedule(), clip_skip=0)
 )  # all that cells need of a model
 
 
@@ -93,6 +94,13 @@ def test_a_line_of_an_older_version_has_the_id_that_its_cell_has_today(cell):
     older = json.loads(json.dumps({name: value for name, value in line.items() if name not in ABSENT}))
     assert len(older) == len(line) - len(ABSENT)
     assert id_of_line(older) == id_of_line(line) == cell.id
+
+
+def test_pictures_without_clip_skip_have_the_ids_from_before_there_was_one():
+    older = {name: value for name, value in CELL.parameters().items() if name != "clip_skip"}
+    digest = hashlib.sha256(json.dumps(older, sort_keys=True).encode()).hexdigest()
+    assert CELL.id == digest[:16] == id_of_line(older)
+    assert dataclasses.replace(CELL, clip_skip=1).id != CELL.id
 
 
 def test_the_id_does_not_depend_on_the_order_of_scales():

@@ -424,6 +424,19 @@ def test_a_grid_of_an_older_version_is_known_whatever_it_left_out(tmp_path, more
     assert "cache_interval" in Gallery(tmp_path).holds_another(definition([other]))
 
 
+@pytest.mark.parametrize("lacking", [["clip_skip"], ["clip_skip", "loras"]], ids="+".join)
+def test_a_grid_from_between_two_versions_is_known(tmp_path, lacking):
+    """It has some of the parameters that later versions added."""
+    work(tmp_path)
+    older = [{name: value for name, value in line.items() if name not in lacking} for line in manifest(tmp_path)]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in older))
+    wanted = definition(CELLS)
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({k: v for k, v in wanted.items() if k not in lacking}))
+    assert Gallery(tmp_path).holds_another(wanted) == []
+    assert work(tmp_path) == []
+    assert list(yaml.safe_load_all((tmp_path / "grid.yaml").read_text())) == [wanted]
+
+
 def test_a_failure_of_an_older_version_is_tried_again(tmp_path):
     cell = {name: value for name, value in CELLS[0].parameters().items() if name not in ABSENT}
     (tmp_path / "manifest.jsonl").write_text(json.dumps({"id": "0" * 16, "error": "no room", **cell}) + "\n")

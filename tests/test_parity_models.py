@@ -72,6 +72,11 @@ UNET_VARIANTS = {
         attention_head_dim=4, layers_per_block=2, transformer_layers_per_block=[[1, 2], [2]],
         reverse_transformer_layers_per_block=[1, [2, 1, 1]],
     ),
+    "other layers per level": dict(
+        attention_head_dim=4, layers_per_block=[1, 3, 2], block_out_channels=(32, 48, 48),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    ),
     "other sinusoids, deeper": dict(
         attention_head_dim=2, transformer_layers_per_block=2, flip_sin_to_cos=False, freq_shift=1
     ),
@@ -222,6 +227,7 @@ CONTROLNET_VARIANTS = {
         conditioning_embedding_out_channels=(8, 16, 24), controlnet_conditioning_channel_order="bgr"
     ),
     "pooled": dict(attention_head_dim=4, global_pool_conditions=True),
+    "number of heads given": dict(attention_head_dim=8, num_attention_heads=4),
 }  # fmt: skip
 
 

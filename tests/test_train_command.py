@@ -449,7 +449,7 @@ MISTAKES = [
     ("lone brace", ["--prompts", "A painting {"], "lone '{'.*write it twice"),
     ("preview without placeholder", ["--preview_prompts", "A house"], "'A house' has no placeholder"),
     ("preview of another style", ["--preview_prompts", "A {monet}"], r"unknown style \{monet\}: write one of"),
-    ("no multiple", ["--resolution", "18"], "resolution: must be a multiple of 4 .* such as 16, not 18"),
+    ("no multiple", ["--resolution", "17"], "resolution: must be a multiple of 2 .* such as 16, not 17"),
     ("tensor missing", [], "unet.*missing: conv_in.bias"),
     ("an object of no kind", ["--property", "object"], "init_word: say in a word what kind of thing the object is"),
     (

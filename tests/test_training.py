@@ -93,6 +93,7 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
         "model": tiny.name,
         "model_hash": tiny.hash,
         "loras": "none",
+        "clip_skip": 0,
     }
     assert lesson.dataset.mean.shape == (2, 1, 4, 4, 4)
 
@@ -124,8 +125,8 @@ def test_an_object_that_nobody_describes_is_learned_with_several_wordings(tiny):
 def test_lessons_that_cannot_be_learned_are_refused(tiny):
     with pytest.raises(UserError, match="the prompt 'a house' has no placeholder"):
         training.prepare(tiny, "gogh", {"a.png": picture(0)}, ["a house"], SETTINGS)
-    with pytest.raises(UserError, match="resolution: must be a multiple of 4 for this model, such as 8, not 10"):
-        training.prepare(tiny, "gogh", {"a.png": picture(0)}, PROMPTS[:1], TrainSettings(resolution=10))
+    with pytest.raises(UserError, match="resolution: must be a multiple of 2 for this model, such as 12, not 11"):
+        training.prepare(tiny, "gogh", {"a.png": picture(0)}, PROMPTS[:1], TrainSettings(resolution=11))
 
 
 @pytest.mark.parametrize(

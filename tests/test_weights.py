@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +13,6 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.stable_diffusion.checkpoint_files import resolve_model
 from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
@@ -223,7 +221,8 @@ def test_unusable_folders_are_explained(tmp_path):
     [
         (dict(act_fn="gelu", class_embed_type="timestep"), r"act_fn = 'gelu'.*class_embed_type = 'timestep'"),
         (dict(down_block_types=["AttnDownBlock2D"] * 4), "down_block_types"),
-        (dict(layers_per_block=[1, 2, 2, 2]), "layers_per_block"),
+        (dict(layers_per_block=[1, 2, 2]), "layers_per_block has 3 entries for the 4"),
+        (dict(num_attention_heads=7), "320 channels are not divisible by norm_num_groups = 32 and 7 attention heads"),
         (dict(attention_head_dim=[5, 10]), "attention_head_dim has 2 entries for the 4"),
         (dict(norm_num_groups=33), "not divisible by norm_num_groups = 33"),
         (dict(transformer_layers_per_block=[1, [1, 2], 1, 1]), "needs reverse_transformer_layers_per_block"),
@@ -277,72 +276,6 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
         save_model(tmp_path, TEXT_CONFIG, params)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     assert_same(params, load_model(CLIPTextModel, tmp_path)[1])
-
-
-# The file names of Stable Diffusion 1.5's repository, of which one variant is about a ninth.
-REPOSITORY = [
-    ".gitattributes", "README.md", "model_index.json", "v1-inference.yaml", "v1-5-pruned.ckpt",
-    "v1-5-pruned.safetensors", "feature_extractor/preprocessor_config.json", "safety_checker/config.json",
-    "safety_checker/model.safetensors", "scheduler/scheduler_config.json", "text_encoder/config.json",
-    "text_encoder/model.fp16.safetensors", "text_encoder/model.safetensors", "text_encoder/pytorch_model.bin",
-    "tokenizer/merges.txt", "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json",
-    "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.bin",
-    "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
-    "unet/diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.fp16.safetensors",
-    "vae/diffusion_pytorch_model.safetensors",
-]  # fmt: skip
-SMALL = {
-    "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/merges.txt",
-    "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
-    "vae/config.json",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("variant", "weights"),
-    [
-        (None, {
-            "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors",
-            "vae/diffusion_pytorch_model.safetensors",
-        }),
-        ("fp16", {
-            "text_encoder/model.fp16.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
-            "vae/diffusion_pytorch_model.fp16.safetensors",
-        }),
-    ],
-)  # fmt: skip
-def test_only_needed_files_are_downloaded(variant, weights, tmp_path, monkeypatch):
-    calls = []
-
-    def snapshot_download(repo_id, **options):
-        calls.append((repo_id, options))
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert resolve_model("owner/some-model_v1.5", revision="abc", variant=variant) == tmp_path
-    [(repo_id, options)] = calls
-    assert repo_id == "owner/some-model_v1.5"
-    assert options["revision"] == "abc"
-    wanted = huggingface_hub.utils.filter_repo_objects(REPOSITORY, allow_patterns=options["allow_patterns"])
-    assert set(wanted) == SMALL | weights
-    shard = f"unet/diffusion_pytorch_model{'.fp16' if variant else ''}-00001-of-00002.safetensors"
-    assert list(huggingface_hub.utils.filter_repo_objects([shard], allow_patterns=options["allow_patterns"])) == [shard]
-
-
-def test_models_are_found_or_the_reason_is_given(tmp_path, monkeypatch):
-    def snapshot_download(*_, **__):
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert resolve_model(tmp_path) == tmp_path
-    assert resolve_model(str(tmp_path)) == tmp_path
-    for name in (tmp_path / "missing", "./missing/model", "missing", "a/b/c"):
-        with pytest.raises(UserError, match=r"no model folder .*; give an existing folder or a hub name"):
-            resolve_model(name)
-    with pytest.raises(UserError, match=r"test_weights\.py is a file: give the folder of a model"):
-        resolve_model(__file__)
-    with pytest.raises(UserError, match=r"no model folder 'owner/name', and .* not be downloaded .*no route to host$"):
-        resolve_model("owner/name")
 
 
 def test_initial_parameters_have_unit_gain():

@@ -1,5 +1,6 @@
 """A whole Stable Diffusion with random weights, small enough to compile in seconds, as a folder on disk."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
-from dreamstyler_jax.stable_diffusion.weights import init_model, save_model
+from dreamstyler_jax.stable_diffusion.weights import init_model, read_config, save_model
 
 WIDTH = 16  # width of the text encoder
 WINDOW = 24  # tokens of a prompt
@@ -40,6 +41,12 @@ def write_tiny_model(folder: Path) -> Path:
     parts = {name: (config, with_random_vectors(init_model(cls, config)[1])) for name, (cls, config) in models.items()}
     save_folder(folder, tokenizers={"clip_l": tokenizer}, schedule=NoiseSchedule(), parts=parts)
     return folder
+
+
+def write_text_encoder(folder: Path, layers: int) -> None:
+    """Replaces the text encoder of the tiny model in a folder by one of so many layers."""
+    config = dataclasses.replace(read_config(CLIPTextModel, folder / "text_encoder"), num_hidden_layers=layers)
+    save_model(folder / "text_encoder", config, with_random_vectors(init_model(CLIPTextModel, config)[1]))
 
 
 def with_random_vectors(params):

@@ -26,20 +26,27 @@ EXAMPLE_PROMPTS = (
     "A painting of a green tree in the desert at night in the style of {}",
 )
 MODEL_HELP = (
-    "Stable Diffusion model: a folder in diffusers' layout, a single .safetensors file, a hub id, or mini, the "
+    "Stable Diffusion model: a folder in diffusers' layout, a single .safetensors file, a hub id or URL, or mini, the "
     "embedded model."
 )
-VARIANT_HELP = "Variant of the model's weight files, such as fp16 for model.fp16.safetensors."
+VARIANT_HELP = (
+    "Variant of the model's weight files, such as fp16 for model.fp16.safetensors. Parts of the model without such a "
+    "file are read from the one without a variant."
+)
 REVISION_HELP = "Branch, tag or commit of the model's hub repository. Default: its main branch."
 VAE_HELP = "Autoencoder (VAE) to use instead of the model's own: a file, a folder or a hub id."
 PREDICTION_HELP = "What the model predicts, where its files do not say it or say it wrongly."
-PICKLE_HELP = "Read the tensors of .ckpt files, with PyTorch's restricted unpickler. Needs torch."
+PICKLE_HELP = "Read the tensors of .ckpt and .bin files, with PyTorch's restricted unpickler. Needs torch."
 LORAS_HELP = (
     "LoRA files to merge into the model, with their scales: gogh.safetensors*0.8, or several as in "
     "gogh.safetensors*0.8+ink.safetensors*0.5; none for the model without."
 )
+CLIP_SKIP_HELP = (
+    "How many of the text encoders' last layers to leave out, for models that were trained so. What other programs "
+    "call Clip skip 2 is 1 here, as in diffusers."
+)
 DTYPES = ("float32", "bfloat16")
-MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle")
+MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle", "clip_skip")
 
 _NAME = re.compile(r"[^\W\d][\w-]*")
 
@@ -58,6 +65,7 @@ class TrainConfig(TrainSettings):
     vae: str = option("", VAE_HELP)
     prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
     allow_pickle: bool = option(False, PICKLE_HELP)
+    clip_skip: int = option(0, CLIP_SKIP_HELP, low=0, high=31)
     loras: str = option(NO_LORAS, LORAS_HELP)
     images: list[str] = option([], "The pictures, all of one style. Default: the example picture of the package.")
     prompts: list[str] = option(
@@ -150,6 +158,7 @@ class SampleConfig(GuidanceOptions):
     vae: str = option("", VAE_HELP)
     prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
     allow_pickle: bool = option(False, PICKLE_HELP)
+    clip_skip: int = option(0, CLIP_SKIP_HELP, low=0, high=31)
     loras: list[str] = option([NO_LORAS], f"{LORAS_HELP} Several such words paint the pictures with each of them.")
     styles: list[str] = option(
         [],
@@ -186,6 +195,7 @@ class SampleConfig(GuidanceOptions):
         "from control_images). PATH is a folder or hub id; without =PATH it is the folder controlnet of the model. "
         "KIND*0.5=PATH has half the weight. Default: edges, if the model has a ControlNet, as the embedded one does.",
     )
+    control_variant: str = option("", "Variant of the ControlNets' weight files. Default: as variant.")
     control_images: list[str] = option(
         [], "Control maps for ControlNets of the kind image, one for each picture in content, in the same order."
     )

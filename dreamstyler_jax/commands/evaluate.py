@@ -16,7 +16,7 @@ from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.settings import check_values, option
-from dreamstyler_jax.stable_diffusion.checkpoint_files import resolve_model
+from dreamstyler_jax.stable_diffusion.hub import resolve_model
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES
 
@@ -74,8 +74,8 @@ def run(config: EvaluateConfig) -> None:
     training_data = find_training_data(painted, config.styles, config.style_pictures)
     model_name = choose_model(config.model, painted)
     model = load_model(model_name, config)
-    clip_folder = find_clip(config.clip, model)
-    clip = Clip.load(clip_folder)
+    clip_folder = find_clip(config.clip, model, config.allow_pickle)
+    clip = Clip.load(clip_folder, allow_pickle=config.allow_pickle)
     results = score_all(Scorer(model, clip, painted, training_data), painted)
     labels_by_hashes = group_labels(painted)
     labels = [labels_by_hashes[picture.style_hashes] for picture in painted]
@@ -110,7 +110,7 @@ def choose_model(asked_for: str, painted: Sequence[PaintedPicture]) -> str:
     return asked_for or models[0]
 
 
-def find_clip(asked_for: str, model: StableDiffusion) -> Path:
+def find_clip(asked_for: str, model: StableDiffusion, allow_pickle: bool = False) -> Path:
     """The folder of the CLIP asked for, or else of the one inside the model's folder.
 
     Raises:
@@ -118,7 +118,7 @@ def find_clip(asked_for: str, model: StableDiffusion) -> Path:
     """
     if asked_for:
         try:
-            return resolve_model(asked_for)
+            return resolve_model(asked_for, allow_pickle=allow_pickle)
         except UserError as error:
             raise UserError(f"clip: {error}") from error
     folder = model.folder / "clip" if model.folder else None

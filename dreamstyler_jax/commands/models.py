@@ -5,7 +5,7 @@ from typing import Any
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
 
-def load_model(model: str, config: Any, **options: str) -> StableDiffusion:
+def load_model(model: str, config: Any, **options: Any) -> StableDiffusion:
     """Loads a model.
 
     Args:
@@ -23,5 +23,5 @@ def load_model(model: str, config: Any, **options: str) -> StableDiffusion:
         vae=config.vae,
         prediction_type=config.prediction_type,
         allow_pickle=config.allow_pickle,
-        **options,  # type: ignore[arg-type]
+        **options,
     )

@@ -20,6 +20,7 @@ from dreamstyler_jax.commands.sample_inputs import (
     check_prompts,
     load_all_styles,
     load_contents,
+    warn_of_another_clip_skip,
     warn_of_earlier_weights,
     warn_of_settings_without_effect,
     with_default_controlnet,
@@ -50,10 +51,17 @@ def run(config: SampleConfig) -> None:
     styles = load_all_styles(config, texts)
     check_output(Path(config.output) if config.output else default_folder(styles))
     warn_of_settings_without_effect(config)
-    model = load_model(config.model, config, dtype=config.dtype)
+    model = load_model(config.model, config, dtype=config.dtype, clip_skip=config.clip_skip)
+    warn_of_another_clip_skip(config, styles)
     config = with_default_controlnet(config, model)
     nets = [transfer.parse_net(net) for net in config.controlnets]
-    model = transfer.with_nets(model, nets, variant=config.variant, guess_mode=config.guess_mode)
+    model = transfer.with_nets(
+        model,
+        nets,
+        variant=config.control_variant or config.variant,
+        allow_pickle=config.allow_pickle,
+        guess_mode=config.guess_mode,
+    )
     loras = read_loras(config.loras, model.params, model.name)
     contents = load_contents(config, model)
     encoder = transfer.ContentEncoder(model, nets, config.depth_model)

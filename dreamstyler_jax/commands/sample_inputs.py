@@ -107,6 +107,18 @@ def load_contents(config: SampleConfig, model: StableDiffusion) -> list[transfer
     ]
 
 
+def warn_of_another_clip_skip(config: SampleConfig, styles: Mapping[str, Style]) -> None:
+    """Warns of styles that were learned with another number of the text encoders' layers."""
+    for style in styles.values():
+        learned = style.metadata.get("clip_skip", config.clip_skip)
+        if learned != config.clip_skip:
+            warnings.warn(
+                f"the style {style.name} was learned with --clip_skip {learned}, which suits it better than "
+                f"{config.clip_skip}",
+                stacklevel=2,
+            )
+
+
 def axes_of(
     config: SampleConfig,
     texts: Texts,

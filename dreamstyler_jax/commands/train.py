@@ -65,7 +65,7 @@ def run(config: TrainConfig) -> None:
             pending.append((run_config, pictures))
     if not pending:
         return
-    model = load_model(config.model, config, dtype=config.dtype, loras=config.loras)
+    model = load_model(config.model, config, dtype=config.dtype, loras=config.loras, clip_skip=config.clip_skip)
     runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
     for group in _of_one_shape(runs):

@@ -18,8 +18,8 @@ from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.batches import in_batches
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.clip import CLIPModel
+from dreamstyler_jax.stable_diffusion.folder_parts import FolderPart
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.stable_diffusion.weights import load_model, read_config
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # The second is what transformers 5 writes in place of the first.
@@ -113,8 +113,12 @@ class Clip:
     preprocessor: Preprocessor
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path, *, allow_pickle: bool = False) -> Self:
         """Reads a folder as ``transformers`` saves CLIPModel and CLIPProcessor, or as the hub has it.
+
+        Args:
+            folder: the folder.
+            allow_pickle: whether to read the tensors of a ``pytorch_model.bin`` where there is no safetensors file.
 
         Raises:
             UserError: there is no such folder, or one of its files is missing or damaged.
@@ -122,8 +126,9 @@ class Clip:
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise UserError(f"{folder} is not a CLIP model: it has no config.json; give the folder of a CLIP")
-        config = read_config(CLIPModel, folder)
-        graphdef, params = load_model(CLIPModel, folder, config=config)
+        part = FolderPart.find(folder, allow_pickle=allow_pickle)
+        config = part.config(CLIPModel)
+        graphdef, params = part.load(CLIPModel, config, jnp.float32)
         tokenizer, text = Tokenizer.from_folder(folder), config.text_config
         if tokenizer.max_length > text.max_position_embeddings or tokenizer.vocab_size > text.vocab_size:
             raise UserError(

@@ -22,8 +22,10 @@ from dreamstyler_jax.transfer import Content
 # Parameters that later versions added, with what they were before: lines of older manifests lack them.
 ABSENT = {
     "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
-    "loras": NO_LORAS,
+    "loras": NO_LORAS, "clip_skip": 0,
 }  # fmt: skip
+# Those of them that count in an id only where they have another value, so that older pictures keep their ids.
+_NOT_IN_OLDER_IDS = ("clip_skip",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Cell:
         model: name of the model.
         model_hash: hash of its weights, LoRAs included.
         loras: the recipe of the LoRAs in it, see `loras.recipes`.
+        clip_skip: the number of the text encoders' last layers that are left out.
         repaint: None for a picture painted from the prompt alone.
     """
 
@@ -89,6 +92,7 @@ class Cell:
     cache_interval: int = 1
     spacing: str = AUTO_SPACING
     loras: str = NO_LORAS
+    clip_skip: int = 0
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -140,6 +144,8 @@ def id_of_line(line: Mapping[str, Any]) -> str:
 
 
 def _id(parameters: Mapping[str, Any]) -> str:
+    left_out = [name for name in _NOT_IN_OLDER_IDS if parameters[name] == ABSENT[name]]
+    parameters = {name: value for name, value in parameters.items() if name not in left_out}
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -217,6 +223,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                 dtype=axes.dtype,
                 styles={name: styles[ref].hash for name, ref in refs.items() if ref in styles},
                 model=model.name,
+                clip_skip=model.networks.clip_skip,
                 guidance_start=axes.guidance_span[0],
                 guidance_end=axes.guidance_span[1],
                 cache_interval=axes.cache_interval,

@@ -1,4 +1,4 @@
-"""The files of a model in the layout of ``diffusers`` and ``transformers``: finding, downloading and opening them.
+"""The weights of a model in the layout of ``diffusers`` and ``transformers``: finding and opening their files.
 
 Only safetensors files are read: other formats can run code when they are opened. Where the user allows it,
 `single_files.pickles` reads the tensors of some of them.
@@ -6,7 +6,6 @@ Only safetensors files are read: other formats can run code when they are opened
 
 import contextlib
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,17 +15,9 @@ import safetensors
 
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import read_json
+from dreamstyler_jax.stable_diffusion.weight_names import WeightNames, require_weights
 
-DIFFUSERS_STEM = "diffusion_pytorch_model"
-TRANSFORMERS_STEM = "model"
-
-PARTS_WITH_WEIGHTS = {"text_encoder/": TRANSFORMERS_STEM, "unet/": DIFFUSERS_STEM, "vae/": DIFFUSERS_STEM}
-SMALL_FILES = (
-    "model_index.json", "config.json", "preprocessor_config.json", "processor_config.json",
-    "vocab.json", "merges.txt", "tokenizer_config.json",
-    "special_tokens_map.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/merges.txt",
-)  # fmt: skip
-OTHER_FORMATS = (".bin", ".ckpt", ".msgpack", ".pt")
+_POINTER = b"version https://git-lfs"
 _SAMPLE_BYTES = 4096  # per sample of a weights file's hash
 _SAMPLES = 256
 _BYTES_OF_AN_OPEN_FILE = 2**29
@@ -58,7 +49,7 @@ class SafetensorsSource:
         header: what the files say of themselves, by keys such as ``format``.
 
     Raises:
-        UserError: tensors are stored with 8 bits.
+        UserError: tensors are stored with 8 bits, or a file is a pointer of Git LFS.
     """
 
     def __init__(self, files: Sequence[Path]):
@@ -68,6 +59,7 @@ class SafetensorsSource:
         self._bytes_read = 0
         self.header: dict[str, str] = {}
         for path in files:
+            refuse_pointer(path)
             with safetensors.safe_open(path, framework="numpy") as file:
                 self.header |= file.metadata() or {}
                 for name in file.keys():  # noqa: SIM118 (it is not a dict)
@@ -101,12 +93,13 @@ def open_weights(folder: Path, variant: str | None = None) -> Iterator[Safetenso
 
     Args:
         folder: holds the weights.
-        variant: the word in names such as ``model.fp16.safetensors``; ``None`` for ``model.safetensors``.
+        variant: the word in names such as ``model.fp16.safetensors``; ``None`` for ``model.safetensors``, which is also
+            opened where there is no file of the variant.
 
     Raises:
         UserError: weights are missing or damaged; also for damage that shows while the block reads.
     """
-    files = weight_files(folder, variant)
+    files = files_of(folder, require_weights(str(folder), names_in(folder), variant))
     with naming_damage(folder):
         yield SafetensorsSource(files)
 
@@ -124,57 +117,26 @@ def naming_damage(origin: Path) -> Iterator[None]:
         raise UserError(f"{origin}: the weights are damaged ({error}); download or convert them again") from error
 
 
-def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """Finds the safetensors files of one model by their conventional names.
+def refuse_pointer(file: Path) -> None:
+    """Raises a UserError if Git LFS has left a pointer in the place of a file."""
+    with file.open("rb") as opened:
+        if opened.read(len(_POINTER)) == _POINTER:
+            raise UserError(f"{file} is only a pointer to the weights: fetch them with git lfs pull")
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of the files in a folder; empty if there is no such folder."""
+    return sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+
+
+def files_of(folder: Path, weights: WeightNames) -> list[Path]:
+    """The files of weights in a folder.
 
     Raises:
-        UserError: there are none, or one that the index lists is missing.
+        UserError: one that the index lists is missing.
     """
-    infix = f".{variant}" if variant else ""
-    for stem in (DIFFUSERS_STEM, TRANSFORMERS_STEM):
-        index = folder / f"{stem}.safetensors.index{infix}.json"
-        if index.is_file():
-            return _shards(index)
-        single = folder / f"{stem}{infix}.safetensors"
-        if single.is_file():
-            return [single]
-    raise UserError(_why_no_weights(folder, variant))
-
-
-def resolve_model(path_or_hub_id: str | Path, *, revision: str | None = None, variant: str | None = None) -> Path:
-    """Finds a model folder on this machine or, by its name, on the Hugging Face Hub.
-
-    Args:
-        path_or_hub_id: a local folder, or ``owner/name``; an existing folder of that name has precedence.
-        revision: branch, tag or commit of the hub repository.
-        variant: as for :func:`open_weights`; only these weights are downloaded.
-
-    Returns:
-        The folder. A downloaded one lies in the hub's cache and holds only the files that this package reads.
-
-    Raises:
-        UserError: there is no such folder and it is not a hub name, or the download failed.
-    """
-    folder = Path(path_or_hub_id)
-    if folder.is_dir():
-        return folder
-    name = str(path_or_hub_id)
-    if folder.is_file():
-        raise UserError(f"{name} is a file: give the folder of a model")
-    if not _is_hub_id(name):
-        raise UserError(f"no model folder {name!r}; give an existing folder or a hub name such as owner/name")
-    import huggingface_hub
-
-    try:
-        patterns = _download_patterns(variant)
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub client's errors share no base class; the cause stays attached
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"no model folder {name!r}, and it could not be downloaded from the hub: {reason}") from error
-
-
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
+    head = folder / weights.head
+    return _shards(head) if weights.is_index else [head]
 
 
 def _shards(index: Path) -> list[Path]:
@@ -186,30 +148,6 @@ def _shards(index: Path) -> list[Path]:
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(f"{index.parent} lacks {listing(missing)}, listed in {index.name}; download the model again")
     return [index.parent / name for name in names]
-
-
-def _why_no_weights(folder: Path, variant: str | None) -> str:
-    """The message for a folder without the weights of `variant`: what it holds instead."""
-    names = sorted(file.name for file in folder.iterdir())
-    if others := [name for name in names if name.endswith(".safetensors")]:
-        wanted = f"of variant {variant}" if variant else "without a variant in their name"
-        return f"{folder} has no weights {wanted}, only {listing(others)}; set the variant to match"
-    if others := [name for name in names if name.endswith(OTHER_FORMATS)]:
-        return (
-            f"{folder} has only {listing(others)}, a format that can run code when read; convert it to safetensors "
-            "(from_pretrained, then save_pretrained, in the library that wrote it)"
-        )
-    return f"{folder} has no weights in safetensors format; download the model again"
-
-
-def _download_patterns(variant: str | None) -> list[str]:
-    """The files to ask the hub for: configs, tokenizer, and the weights of one variant as safetensors."""
-    infix = f".{variant}" if variant else ""
-    patterns = [*SMALL_FILES, *(f"{part}config.json" for part in PARTS_WITH_WEIGHTS)]
-    for part, stem in [*PARTS_WITH_WEIGHTS.items(), ("", DIFFUSERS_STEM), ("", TRANSFORMERS_STEM)]:
-        patterns += [f"{part}{stem}{infix}.safetensors", f"{part}{stem}.safetensors.index{infix}.json"]
-        patterns += [f"{part}{stem}{infix}-*-of-*.safetensors"]
-    return patterns
 
 
 def hash_files(paths: Sequence[Path], labels: Sequence[str] = ()) -> str:

@@ -138,13 +138,14 @@ class CLIPEncoder(nnx.Module):
 
     def __call__(self, x: jax.Array, *, causal: bool) -> jax.Array:
         """Maps ``[B, L, D]`` to ``[B, L, D]``; ``causal`` hides later positions from earlier ones."""
-        return self.layers[-1](self.all_but_last(x, causal=causal), causal=causal)
+        return self.all_states(x, causal=causal)[-1]
 
-    def all_but_last(self, x: jax.Array, *, causal: bool) -> jax.Array:
-        """What enters the last layer, ``[B, L, D]``."""
-        for layer in self.layers[:-1]:
-            x = layer(x, causal=causal)
-        return x
+    def all_states(self, x: jax.Array, *, causal: bool) -> list[jax.Array]:
+        """What enters the first layer, and what comes out of each layer, all ``[B, L, D]``."""
+        states = [x]
+        for layer in self.layers:
+            states.append(layer(states[-1], causal=causal))
+        return states
 
 
 class CLIPTextEmbeddings(nnx.Module):
@@ -160,8 +161,8 @@ class EncodedText(NamedTuple):
 
     Attributes:
         states: the states ``[B, L, D]`` after the final layer norm.
-        pooled: of these, the state ``[B, D]`` at the end token.
-        penultimate: the states ``[B, L, D]`` that enter the last layer, as SDXL uses them: without a layer norm.
+        pooled: the state ``[B, D]`` at the end token after all layers and the final layer norm.
+        penultimate: the states ``[B, L, D]`` one layer before, as SDXL uses them: without a layer norm.
     """
 
     states: jax.Array
@@ -182,19 +183,21 @@ class CLIPTextTransformer(nnx.Module):
         """Looks up the token vectors ``[B, L, D]``, without positions, of ``input_ids`` int32 ``[B, L]``."""
         return self.embeddings.token_embedding(input_ids)
 
-    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array) -> EncodedText:
+    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array, clip_skip: int = 0) -> EncodedText:
         """Runs the transformer over token vectors.
 
         Args:
             token_embeddings: ``[B, L, D]`` from :meth:`embed_tokens`, where learned vectors may have replaced rows;
                 L <= max_position_embeddings.
             input_ids: int32 ``[B, L]``; only the position of the end token matters.
+            clip_skip: the number of last layers without influence on the states; less than there are.
         """
         positions = self.embeddings.position_embedding.embedding[: token_embeddings.shape[1]]
-        penultimate = self.encoder.all_but_last(token_embeddings.astype(positions.dtype) + positions, causal=True)
-        states = self.final_layer_norm(self.encoder.layers[-1](penultimate, causal=True))
-        pooled = jnp.take_along_axis(states, self._end_of_text(input_ids)[:, None, None], axis=1)
-        return EncodedText(states, pooled[:, 0], penultimate)
+        all_states = self.encoder.all_states(token_embeddings.astype(positions.dtype) + positions, causal=True)
+        last = self.final_layer_norm(all_states[-1])
+        states = self.final_layer_norm(all_states[-1 - clip_skip]) if clip_skip else last
+        pooled = jnp.take_along_axis(last, self._end_of_text(input_ids)[:, None, None], axis=1)
+        return EncodedText(states, pooled[:, 0], all_states[-2 - clip_skip])
 
     def _end_of_text(self, input_ids: jax.Array) -> jax.Array:
         """Index ``[B]`` of each row's first end token."""
@@ -216,9 +219,9 @@ class CLIPTextModel(nnx.Module):
         """The token vectors ``[B, L, D]`` of ``input_ids`` int32 ``[B, L]``, without positions."""
         return self.text_model.embed_tokens(input_ids)
 
-    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array) -> EncodedText:
+    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array, clip_skip: int = 0) -> EncodedText:
         """Encodes token vectors ``[B, L, D]``; see :meth:`CLIPTextTransformer.encode`."""
-        return self.text_model.encode(token_embeddings, input_ids)
+        return self.text_model.encode(token_embeddings, input_ids, clip_skip)
 
     def __call__(self, input_ids: jax.Array) -> EncodedText:
         """Encodes ``input_ids`` int32 ``[B, L]``."""
@@ -242,9 +245,9 @@ class CLIPTextModelWithProjection(CLIPTextModel):
         width = config.projection_dim or config.hidden_size
         self.text_projection = Linear(config.hidden_size, width, use_bias=False, rngs=rngs)
 
-    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array) -> EncodedText:
+    def encode(self, token_embeddings: jax.Array, input_ids: jax.Array, clip_skip: int = 0) -> EncodedText:
         """Encodes token vectors ``[B, L, D]``; the pooled states are ``[B, projection_dim]``."""
-        text = super().encode(token_embeddings, input_ids)
+        text = super().encode(token_embeddings, input_ids, clip_skip)
         return text._replace(pooled=self.text_projection(text.pooled))
 
 

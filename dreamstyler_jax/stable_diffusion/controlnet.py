@@ -72,7 +72,7 @@ class ControlNetModel(UNetEncoder):
         channels = config.block_out_channels
         widths = [channels[0]]
         for level, width in enumerate(channels):
-            widths += [width] * (config.layers_per_block + (level < len(channels) - 1))
+            widths += [width] * (config.layers[level] + (level < len(channels) - 1))
         self.controlnet_down_blocks = nnx.List([Conv1x1(width, width, rngs=rngs) for width in widths])
         self.controlnet_mid_block = Conv1x1(channels[-1], channels[-1], rngs=rngs)
 

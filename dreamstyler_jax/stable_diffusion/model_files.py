@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 import safetensors
-from flax import nnx
 
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import read_json
@@ -16,11 +15,13 @@ from dreamstyler_jax.stable_diffusion.checkpoint_files import (
     SafetensorsSource,
     TensorSource,
     hash_files,
+    names_in,
     naming_damage,
-    resolve_model,
-    weight_files,
 )
+from dreamstyler_jax.stable_diffusion.folder_parts import FolderPart, find_parts
+from dreamstyler_jax.stable_diffusion.hub import downloaded_file, resolve_model
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
+from dreamstyler_jax.stable_diffusion.model_kinds import PART_CLASSES, check_kind
 from dreamstyler_jax.stable_diffusion.single_files.configs import vae_config
 from dreamstyler_jax.stable_diffusion.single_files.families import FAMILIES, Family
 from dreamstyler_jax.stable_diffusion.single_files.layout import VAE_PREFIX, OriginalModel, part_source
@@ -29,16 +30,14 @@ from dreamstyler_jax.stable_diffusion.single_files.pickles import PickledSource,
 from dreamstyler_jax.stable_diffusion.single_files.tiny_autoencoders import find_tiny, tiny_vae_config
 from dreamstyler_jax.stable_diffusion.single_files.vocabulary import clip_tokenizer
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.stable_diffusion.weights import ModelClass, Params, load_model, read_config, read_model
+from dreamstyler_jax.stable_diffusion.weight_names import require_variant
+from dreamstyler_jax.stable_diffusion.weights import Loaded, ModelClass, read_model
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
-Loaded = tuple[nnx.GraphDef, Params]
 
 ADVICE = "give a model folder in diffusers' layout"
 FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-PART_NAMES = ("text_encoder", "text_encoder_2", "unet", "vae")
 OPTIONAL_PARTS = ("text_encoder_2",)
-_POINTER = b"version https://git-lfs"
 # What an autoencoder's tensors do not tell.
 _VAE_SETTINGS = ("scaling_factor", "norm_num_groups", "sample_size")
 # The names of an autoencoder's tensors: their prefix, the rule for the rest, and a name that only these have.
@@ -69,32 +68,6 @@ class Part(Protocol):
     def load(self, cls: ModelClass[ConfigT], config: ConfigT, dtype: jax.typing.DTypeLike) -> Loaded:
         """The network and its weights, as from `weights.load_model`."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderPart:
-    """A part in a folder of its own, with its ``config.json``; see `Part`."""
-
-    folder: Path
-    variant: str | None = None
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """The files that are loaded."""
-        return weight_files(self.folder, self.variant)
-
-    @property
-    def class_name(self) -> str:
-        """As ``config.json`` says."""
-        return str(read_json(self.folder / "config.json", advice=ADVICE).get("_class_name") or "")
-
-    def config(self, cls: ModelClass[ConfigT]) -> ConfigT:
-        """Reads ``config.json``."""
-        return read_config(cls, self.folder)
-
-    def load(self, cls: ModelClass[ConfigT], config: ConfigT, dtype: jax.typing.DTypeLike) -> Loaded:
-        """Reads the weights."""
-        return load_model(cls, self.folder, config=config, dtype=dtype, variant=self.variant)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +159,8 @@ def find_model(
     """Finds a model's files and what they hold; reads no weights.
 
     Args:
-        model: a folder in diffusers' layout, a hub id, or a file in the original layout.
-        variant, revision: of a folder or a hub id, as for `checkpoint_files.resolve_model`; empty for none.
+        model: a folder in diffusers' layout, a file in the original layout, or the hub id or URL of one of them.
+        variant, revision: of a folder or a hub id, as for `hub.resolve_model`; empty for none.
         vae: an autoencoder to use instead of the model's own, see `find_vae`; empty for none.
         prediction_type: what the model predicts; None for what its files say.
         allow_pickle: whether to read the tensors of pickles.
@@ -196,9 +169,18 @@ def find_model(
     Raises:
         UserError: it is not such a model; the message says what it is.
     """
+    model = downloaded_file(model, revision=revision or None) or model
     if _is_file(model):
         return _in_file(Path(model), vae, prediction_type, allow_pickle, families)
-    folder = resolve_model(model, variant=variant or None, revision=revision or None)
+    parts = [name for name in PART_CLASSES if not (vae and name == "vae")]
+    folder = resolve_model(
+        model,
+        revision=revision or None,
+        variant=variant or None,
+        allow_pickle=allow_pickle,
+        parts=parts,
+        check=lambda small: check_kind(small, str(model), parts),
+    )
     return _in_folder(folder, variant or None, vae, prediction_type, allow_pickle)
 
 
@@ -209,13 +191,17 @@ def _in_folder(
     advice = f"{ADVICE}, or a single file, such as {folder / files[0]}" if files else ADVICE
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", advice=advice)
     own = scheduler.get("prediction_type") or "epsilon"
-    names = [name for name in PART_NAMES if name not in OPTIONAL_PARTS or (folder / name).is_dir()]
-    if "text_encoder_2" in names and not (folder / "text_encoder").is_dir():
-        raise UserError(f"{folder} is SDXL's refiner, which only finishes pictures; give a base model")
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
-    parts: dict[str, Part] = {name: FolderPart(folder / name, variant) for name in names}
+    folders = {name: folder / name for name in PART_CLASSES}
+    folders = {name: path for name, path in folders.items() if name not in OPTIONAL_PARTS or path.is_dir()}
+    own_vae = folders.pop("vae") if vae else folders["vae"]
+    for path in folders.values():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path / 'config.json'} is missing; {advice}")
+    require_variant(str(folder), map(names_in, folders.values()), variant)
+    parts: dict[str, Part] = {**find_parts(folders, variant, allow_pickle=allow_pickle)}
     if vae:
-        config = folder / "vae" / "config.json"
+        config = own_vae / "config.json"
         parts["vae"] = find_vae(vae, read_json(config) if config.is_file() else {}, allow_pickle)
     return ModelFiles(
         str(folder),
@@ -267,9 +253,11 @@ def find_vae(vae: str | Path, settings: Mapping[str, Any], allow_pickle: bool = 
     Raises:
         UserError: there is no autoencoder.
     """
+    vae = downloaded_file(vae) or vae
     if not _is_file(vae):
-        folder = resolve_model(vae)
-        return FolderPart(folder / "vae" if (folder / "vae" / "config.json").is_file() else folder)
+        folder = resolve_model(vae, allow_pickle=allow_pickle, parts=("vae",))
+        folder = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+        return FolderPart.find(folder, allow_pickle=allow_pickle)
     file = Path(vae)
     source = open_tensors(file, allow_pickle)
     for prefix, rule, mark in _VAE_LAYOUTS:
@@ -298,9 +286,6 @@ def open_tensors(file: Path, allow_pickle: bool) -> TensorSource:
             f"{file} is a pickle, which can run code when it is opened: convert it to safetensors, or add "
             "--allow_pickle, which reads nothing but its tensors"
         )
-    with file.open("rb") as opened:
-        if opened.read(len(_POINTER)) == _POINTER:
-            raise UserError(f"{file} is only a pointer to the weights: fetch them with git lfs pull")
     try:
         return SafetensorsSource([file])
     except safetensors.SafetensorError as error:

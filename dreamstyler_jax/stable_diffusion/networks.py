@@ -67,6 +67,7 @@ class Networks:
         second_text_encoder: SDXL's.
         controlnets: graph definitions of ControlNets, whose residuals add up.
         guess_mode: whether the ControlNets work without the prompt, see `controlnet.ControlNetModel`.
+        clip_skip: the number of the text encoders' last layers without influence on the text states.
     """
 
     text_encoder: nnx.GraphDef
@@ -79,6 +80,7 @@ class Networks:
     second_text_encoder: SecondTextEncoder | None = None
     controlnets: tuple[nnx.GraphDef, ...] = ()
     guess_mode: bool = False
+    clip_skip: int = 0
 
     def with_remat(self, params: Any) -> Self:
         """The same networks, whose UNet computes its layers again in a backward pass: less memory, more time."""
@@ -107,10 +109,10 @@ class Networks:
         """Encodes token vectors [B, L, D] of each text encoder; ids int32[B, L] mark the end of the text.
 
         With two encoders (SDXL) the states are both encoders' penultimate ones side by side, and the pooled state is
-        the second's.
+        the second's, which ``clip_skip`` does not change.
         """
         texts = {
-            name: encoder.encode(token_vectors[name], jnp.asarray(ids[name]))
+            name: encoder.encode(token_vectors[name], jnp.asarray(ids[name]), self.clip_skip)
             for name, encoder in self._encoders(params).items()
         }
         if not self.second_text_encoder:

@@ -8,26 +8,21 @@ from flax import nnx
 
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_json
-from dreamstyler_jax.stable_diffusion.clip import CLIPTextModel, CLIPTextModelWithProjection
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetConfig
 from dreamstyler_jax.stable_diffusion.model_files import Part
+from dreamstyler_jax.stable_diffusion.model_kinds import PART_CLASSES, part_class
 from dreamstyler_jax.stable_diffusion.networks import Networks, SecondTextEncoder
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
-from dreamstyler_jax.stable_diffusion.tiny_autoencoder import AutoencoderTiny
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
-from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
 from dreamstyler_jax.stable_diffusion.weights import ModelClass, save_model
 
-PARTS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
-SDXL_PARTS = {**PARTS, "text_encoder_2": CLIPTextModelWithProjection}
-AUTOENCODERS: Mapping[str, ModelClass[Any]] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+SDXL_PARTS = PART_CLASSES
+PARTS = {name: SDXL_PARTS[name] for name in ("text_encoder", "vae", "unet")}
 
 
 def part_classes(parts: Mapping[str, Part]) -> dict[str, ModelClass[Any]]:
     """The class of each part of a model, by the part's name; for an autoencoder the one that its settings name."""
-    classes = {name: cls for name, cls in SDXL_PARTS.items() if name in parts}
-    return {**classes, "vae": AUTOENCODERS.get(parts["vae"].class_name, AutoencoderKL)}
+    return {name: part_class(name, parts[name].class_name) for name in SDXL_PARTS if name in parts}
 
 
 def networks_of(
@@ -105,8 +100,6 @@ def save_folder(
 def check_fit(origin: str, configs: Mapping[str, Any], tokenizers: Mapping[str, Tokenizer]) -> None:
     """Raises a UserError if the parts are not those of one model."""
     vae, unet = configs["vae"], configs["unet"]
-    if not isinstance(unet.sample_size, int):
-        raise UserError(f"{origin}/unet/config.json: sample_size must be the side of square latents")
     encoders = {name: configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs}
     pairs = [("vae latent_channels", vae.latent_channels, "unet in_channels", unet.in_channels)]
     for (name, text), tokenizer in zip(encoders.items(), tokenizers.values(), strict=True):
@@ -135,7 +128,7 @@ def check_controlnet(folder: Path, config: ControlNetConfig, networks: Networks,
         "cross_attention_dim": (config.cross_attention_dim, unet.cross_attention_dim),
         "in_channels": (config.in_channels, unet.in_channels),
         "block_out_channels": (config.block_out_channels, unet.block_out_channels),
-        "layers_per_block": (config.layers_per_block, unet.layers_per_block),
+        "layers_per_block": (config.layers, unet.layers),
         "down_block_types": (config.down_block_types, unet.down_block_types),
         "addition_embed_type": (config.addition_embed_type, unet.addition_embed_type),
     }

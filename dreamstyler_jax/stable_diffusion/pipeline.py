@@ -15,8 +15,10 @@ from jax import Array
 from dreamstyler_jax.runtime import compilation
 from dreamstyler_jax.runtime.devices import replicate
 from dreamstyler_jax.runtime.errors import UserError, shortened
-from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files, resolve_model, weight_files
+from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files
 from dreamstyler_jax.stable_diffusion.controlnet import ControlNetModel
+from dreamstyler_jax.stable_diffusion.folder_parts import find_parts
+from dreamstyler_jax.stable_diffusion.hub import resolve_model
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack, merge_loras, read_loras
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.model_files import find_model
@@ -24,7 +26,7 @@ from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.parts import check_controlnet, check_fit, networks_of, part_classes
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.stable_diffusion.weights import load_model, read_config
+from dreamstyler_jax.stable_diffusion.weights import read_config
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "mini" / "model"
 
@@ -39,7 +41,7 @@ class StableDiffusion:
             with ControlNets a list ``"controlnets"``; all of one dtype.
         tokenizers: the tokenizer of each text encoder, ``clip_l`` and, of SDXL, ``clip_g``.
         resolution: side in pixels of the images that the model was trained on.
-        multiple: image sides are multiples of this many pixels.
+        multiple: the sides of pictures to repaint are filled up to multiples of this many pixels.
         name: folder, file or hub id as the user gave it.
         hash: twelve hexadecimal digits that identify the weights on disk (from sizes and samples of the files).
         folder: the folder it was loaded from; None for a single file and for a model made in memory.
@@ -68,6 +70,7 @@ class StableDiffusion:
         allow_pickle: bool = False,
         dtype: str = "float32",
         loras: str = NO_LORAS,
+        clip_skip: int = 0,
     ) -> Self:
         """Loads a folder in diffusers' layout, a single-file checkpoint, a hub id, or ``"mini"``, the embedded model.
 
@@ -82,6 +85,7 @@ class StableDiffusion:
             allow_pickle: whether to read the tensors of files in other formats than safetensors (needs torch).
             dtype: ``float32`` or ``bfloat16``, of the weights in memory and so of the computation.
             loras: LoRAs to merge into the weights, see `with_loras`.
+            clip_skip: the number of the text encoders' last layers to leave out, see `with_clip_skip`.
 
         Raises:
             UserError: not such a model, or one of its files is missing or damaged.
@@ -110,13 +114,13 @@ class StableDiffusion:
             networks=networks_of(graphdefs, configs, schedule, end_id=end_id, zeros_if_empty=files.zeros_if_empty),
             params={name: params for name, (_, params) in parts.items()},
             tokenizers=tokenizers,
-            resolution=unet.sample_size * vae_config.downsampling,
+            resolution=unet.latent_side * vae_config.downsampling,
             multiple=vae_config.downsampling * 2 ** (len(unet.block_out_channels) - 1),
             name=str(model),
             hash=files.hash(modules),
             folder=files.folder,
         )
-        return loaded.with_loras(loras)
+        return loaded.with_clip_skip(clip_skip).with_loras(loras)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -138,29 +142,55 @@ class StableDiffusion:
         count = len(self.networks.controlnets)
         controlnets = f", {count} ControlNet{'s' if count > 1 else ''}" if count else ""
         loras = f", LoRAs {shortened(str(self.loras))}" if self.loras.members else ""
+        skip = f", clip skip {self.networks.clip_skip}" if self.networks.clip_skip else ""
         size = f"{self.resolution} x {self.resolution} pixels"
-        return f"StableDiffusion({shortened(self.name)!r}, {size}, {self.dtype}{controlnets}{loras})"
+        return f"StableDiffusion({shortened(self.name)!r}, {size}, {self.dtype}{controlnets}{loras}{skip})"
 
-    def with_controlnets(self, folders: Sequence[str | Path], *, variant: str = "", guess_mode: bool = False) -> Self:
+    def with_controlnets(
+        self,
+        folders: Sequence[str | Path],
+        *,
+        variant: str = "",
+        allow_pickle: bool = False,
+        guess_mode: bool = False,
+    ) -> Self:
         """The model with ControlNets, each a folder in diffusers' layout or a hub id; its hash covers all of them.
+
+        Those without weights of the variant are read from their files without a variant, with a warning.
 
         Raises:
             UserError: not a ControlNet, or one for another family of models.
         """
         graphdefs, params, hashes = [], [], [self.hash]
-        for name in folders:
-            folder = resolve_model(name, variant=variant or None)
-            config = read_config(ControlNetModel, folder)
+        found = [resolve_model(name, variant=variant or None, allow_pickle=allow_pickle) for name in folders]
+        configs = [read_config(ControlNetModel, folder) for folder in found]
+        for folder, config in zip(found, configs, strict=True):
             check_controlnet(folder, config, self.networks, self.name)
-            graphdef, weights = load_model(
-                ControlNetModel, folder, config=config, dtype=self.dtype, variant=variant or None
-            )
+        parts = find_parts({str(folder): folder for folder in found}, variant or None, allow_pickle=allow_pickle)
+        for folder, config in zip(found, configs, strict=True):
+            graphdef, weights = parts[str(folder)].load(ControlNetModel, config, self.dtype)
             graphdefs.append(graphdef)
             params.append(weights)
-            hashes.append(hash_files(sorted(weight_files(folder, variant or None))))
+            hashes.append(hash_files(sorted(parts[str(folder)].files)))
         networks = dataclasses.replace(self.networks, controlnets=tuple(graphdefs), guess_mode=guess_mode)
         digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
         return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params}, hash=digest)
+
+    def with_clip_skip(self, clip_skip: int) -> Self:
+        """The model without the last layers of its text encoders, as some models were trained; counted as in diffusers.
+
+        Args:
+            clip_skip: the number of layers to leave out. (The option "Clip skip" of other programs is one more.)
+
+        Raises:
+            UserError: a text encoder has too few layers.
+        """
+        networks = self.networks
+        second = networks.second_text_encoder.config if networks.second_text_encoder else networks.text_config
+        layers = min(networks.text_config.num_hidden_layers, second.num_hidden_layers)
+        if not 0 <= clip_skip < layers:
+            raise UserError(f"clip_skip: must be from 0 to {layers - 1} for this model, not {clip_skip}")
+        return dataclasses.replace(self, networks=dataclasses.replace(networks, clip_skip=clip_skip))
 
     def with_loras(self, loras: str | LoraStack) -> Self:
         """The model with LoRAs merged into its weights; its hash covers their files and scales.
@@ -186,7 +216,7 @@ class StableDiffusion:
         """Height and width in pixels, with the model's resolution where None.
 
         Raises:
-            UserError: one is not a multiple of ``multiple``.
+            UserError: one is not a multiple of the pixels of a latent.
         """
         return self.side("height", height), self.side("width", width)
 
@@ -198,15 +228,14 @@ class StableDiffusion:
             value: the side.
 
         Raises:
-            UserError: it is not a positive multiple of ``multiple``.
+            UserError: it is not a positive multiple of the pixels of a latent.
         """
         if value is None:
             return self.resolution
-        if value <= 0 or value % self.multiple:
-            near = max(self.multiple, round(value / self.multiple) * self.multiple)
-            raise UserError(
-                f"{option}: must be a multiple of {self.multiple} for this model, such as {near}, not {value}"
-            )
+        step = self.networks.vae_config.downsampling
+        if value <= 0 or value % step:
+            near = max(step, round(value / step) * step)
+            raise UserError(f"{option}: must be a multiple of {step} for this model, such as {near}, not {value}")
         return value
 
     @functools.cached_property

@@ -180,8 +180,8 @@ class UNet2DConditionModel(UNetEncoder):
         if residuals:
             *skips, x = (a + b for a, b in zip((*skips, x), residuals, strict=True))
         *blocks, last = self.up_blocks
-        layers = self.config.layers_per_block + 1
         for block in blocks:
+            layers = len(block.resnets)
             skips, block_skips = skips[:-layers], skips[-layers:]
             _, height, width, _ = skips[-1].shape
             x = block.up(x, block_skips[::-1], time, context, size=(height, width))

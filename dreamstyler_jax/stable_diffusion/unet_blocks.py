@@ -273,7 +273,7 @@ def down_block(config: UNetEncoderConfig, level: int, *, rngs: nnx.Rngs) -> UNet
     """The block on the way down of resolution level ``level`` (0 is the highest resolution)."""
     channels = config.block_out_channels
     features = channels[level]
-    widths = [channels[max(level - 1, 0)]] + [features] * (config.layers_per_block - 1)
+    widths = [channels[max(level - 1, 0)]] + [features] * (config.layers[level] - 1)
     resample = "down" if level < len(channels) - 1 else None
     return UNetBlock(config, level, widths, depths=config.down_depths[level], resample=resample, rngs=rngs)
 
@@ -282,7 +282,7 @@ def up_block(config: UNet2DConditionConfig, index: int, *, rngs: nnx.Rngs) -> UN
     """The block number ``index`` on the way up (0 is the lowest resolution)."""
     channels = config.block_out_channels[::-1]
     features = channels[index]
-    layers = config.layers_per_block + 1
+    layers = config.layers[::-1][index] + 1
     before = [channels[max(index - 1, 0)]] + [features] * (layers - 1)
     skips = [features] * (layers - 1) + [channels[min(index + 1, len(channels) - 1)]]
     widths = [width + skip for width, skip in zip(before, skips, strict=True)]

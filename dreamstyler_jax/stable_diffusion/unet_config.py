@@ -1,14 +1,23 @@
 """The settings of the UNet, as its ``config.json`` holds them."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeVar
 
 from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
 
 T = TypeVar("T")
 Depths = int | tuple[int, ...]  # of the transformers of a level: the same for all, or one for each
+_PER_LEVEL = (
+    "down_block_types", "up_block_types", "layers_per_block", "attention_head_dim", "num_attention_heads",
+    "transformer_layers_per_block", "reverse_transformer_layers_per_block",
+)  # fmt: skip
+# Versions of diffusers before this one wrote the sample_size 32 for models of 64 x 64 latents.
+_SIZES_ARE_RIGHT = (0, 9)
+_OLD_SAMPLE_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +25,11 @@ class UNetEncoderConfig(ModelConfig):
     """Settings of the down and middle blocks, named as in ``config.json``, with the defaults of that format.
 
     ``attention_head_dim`` is, by a historic mistake of that format, the *number* of heads (one for all levels, or one
-    per level). ``upcast_attention`` is kept but has no influence: attention logits are always float32 in this package.
-    ``addition_embed_type = "text"`` adds a pooled summary of the text states to the time embedding, ``"text_time"``
-    (SDXL) the pooled text and sizes, see `unet_blocks.AddedConditions`. Distilled models have no middle block
-    (``mid_block_type = None``) or one without attention, or an own number of transformer layers after each ResNet
-    block: an entry of ``transformer_layers_per_block`` is then a list.
+    per level), unless ``num_attention_heads`` gives it. ``upcast_attention`` is kept but has no influence: attention
+    logits are always float32 in this package. ``addition_embed_type = "text"`` adds a pooled summary of the text states
+    to the time embedding, ``"text_time"`` (SDXL) the pooled text and sizes, see `unet_blocks.AddedConditions`.
+    Distilled models have no middle block (``mid_block_type = None``) or one without attention, or an own number of
+    transformer layers after each ResNet block: an entry of ``transformer_layers_per_block`` is then a list.
 
     Raises:
         UserError: a setting per level or layer has the wrong number of entries, or the channels cannot be divided into
@@ -35,12 +44,13 @@ class UNetEncoderConfig(ModelConfig):
     )  # fmt: skip
     mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
+    layers_per_block: int | tuple[int, ...] = 2
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
     transformer_layers_per_block: int | tuple[Depths, ...] = 1
     attention_head_dim: int | tuple[int, ...] = 8
+    num_attention_heads: int | tuple[int, ...] | None = None
     use_linear_projection: bool = False
     upcast_attention: bool = False
     addition_embed_type: str | None = None
@@ -54,7 +64,6 @@ class UNetEncoderConfig(ModelConfig):
         "addition_embed_type": (None, "text", "text_time"),
         "act_fn": ("silu", "swish"),
         "only_cross_attention": (False,),
-        "num_attention_heads": (None,),
         "encoder_hid_dim": (None,),
         "encoder_hid_dim_type": (None,),
         "class_embed_type": (None,),
@@ -68,10 +77,7 @@ class UNetEncoderConfig(ModelConfig):
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
-        for name in (
-            "down_block_types", "up_block_types", "attention_head_dim", "transformer_layers_per_block",
-            "reverse_transformer_layers_per_block",
-        ):  # fmt: skip
+        for name in _PER_LEVEL:
             value = getattr(self, name, None)
             if isinstance(value, tuple) and len(value) != levels:
                 raise UserError(f"config.json: {name} has {len(value)} entries for the {levels} of block_out_channels")
@@ -79,10 +85,10 @@ class UNetEncoderConfig(ModelConfig):
             if features % self.norm_num_groups or features % heads:
                 raise UserError(
                     f"config.json: {features} channels are not divisible by norm_num_groups = {self.norm_num_groups} "
-                    f"and attention_head_dim = {heads}"
+                    f"and {heads} attention heads"
                 )
         depths = self._per_level(self.transformer_layers_per_block)
-        _check_depths("transformer_layers_per_block", depths, self.down_block_types, self.layers_per_block)
+        _check_depths("transformer_layers_per_block", depths, self.down_block_types, self.layers)
         widths = (self.addition_time_embed_dim, self.projection_class_embeddings_input_dim)
         if self.addition_embed_type == "text_time" and None in widths:
             raise UserError(
@@ -98,13 +104,18 @@ class UNetEncoderConfig(ModelConfig):
     @property
     def heads(self) -> tuple[int, ...]:
         """Number of attention heads per level, from the highest resolution to the lowest."""
-        return self._per_level(self.attention_head_dim)
+        return self._per_level(self.num_attention_heads or self.attention_head_dim)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Number of ResNet blocks per level on the way down, from the highest resolution to the lowest."""
+        return self._per_level(self.layers_per_block)
 
     @property
     def down_depths(self) -> tuple[tuple[int, ...], ...]:
         """Layers of each transformer on the way down, per level from the highest resolution to the lowest."""
-        levels = zip(self._per_level(self.transformer_layers_per_block), self.down_block_types, strict=True)
-        return tuple(_by_layer(depths, self.layers_per_block, kind) for depths, kind in levels)
+        depths = self._per_level(self.transformer_layers_per_block)
+        return tuple(map(_by_layer, depths, self.layers, self.down_block_types))
 
     @property
     def mid_depth(self) -> int:
@@ -117,9 +128,9 @@ class UNetEncoderConfig(ModelConfig):
         return (value,) * len(self.block_out_channels) if isinstance(value, int) else value
 
 
-def _check_depths(name: str, levels: Sequence[Depths], kinds: Sequence[str], layers: int) -> None:
+def _check_depths(name: str, levels: Sequence[Depths], kinds: Sequence[str], counts: Sequence[int]) -> None:
     """Raises a UserError if the depths of a setting are not those of levels of these kinds and so many layers."""
-    for depths, kind in zip(levels, kinds, strict=True):
+    for depths, kind, layers in zip(levels, kinds, counts, strict=True):
         numbers = depths if isinstance(depths, tuple) else (depths,) * layers
         fits = len(numbers) == layers if kind.startswith("CrossAttn") else len(numbers) > 0
         if not fits or not all(isinstance(number, int) for number in numbers):
@@ -138,7 +149,10 @@ def _by_layer(depths: Depths, layers: int, kind: str) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class UNet2DConditionConfig(UNetEncoderConfig):
-    """Settings of the whole UNet."""
+    """Settings of the whole UNet.
+
+    ``sample_size`` is the side of the latents, or their height and width; some models do not say.
+    """
 
     sample_size: int | tuple[int, ...] | None = None
     out_channels: int = 4
@@ -170,9 +184,9 @@ class UNet2DConditionConfig(UNetEncoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        up, layers = self.reverse_transformer_layers_per_block, self.layers_per_block + 1
+        up = self.reverse_transformer_layers_per_block
         if up is not None:
-            _check_depths("reverse_transformer_layers_per_block", up, self.up_block_types, layers)
+            _check_depths("reverse_transformer_layers_per_block", up, self.up_block_types, self.layers_up)
         elif any(isinstance(depths, tuple) for depths in self._per_level(self.transformer_layers_per_block)):
             raise UserError(
                 "config.json: transformer_layers_per_block has a number for each layer, so it needs "
@@ -180,9 +194,34 @@ class UNet2DConditionConfig(UNetEncoderConfig):
             )
 
     @property
+    def layers_up(self) -> tuple[int, ...]:
+        """Number of ResNet blocks per level on the way up, from the lowest resolution to the highest."""
+        return tuple(layers + 1 for layers in self.layers[::-1])
+
+    @property
     def up_depths(self) -> tuple[tuple[int, ...], ...]:
         """Layers of each transformer on the way up, per level from the lowest resolution to the highest."""
         reverse = self.reverse_transformer_layers_per_block
-        levels = self._per_level(self.transformer_layers_per_block)[::-1] if reverse is None else reverse
-        kinds = zip(levels, self.up_block_types, strict=True)
-        return tuple(_by_layer(depths, self.layers_per_block + 1, kind) for depths, kind in kinds)
+        depths = self._per_level(self.transformer_layers_per_block)[::-1] if reverse is None else reverse
+        return tuple(map(_by_layer, depths, self.layers_up, self.up_block_types))
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Reads the settings; as in diffusers, a ``sample_size`` that its early versions wrote too small is mended."""
+        config = super().from_dict(raw)
+        version = re.match(r"(\d+)\.(\d+)", str(raw.get("_diffusers_version", "")))
+        is_old = version is not None and tuple(map(int, version.groups())) < _SIZES_ARE_RIGHT
+        if is_old and isinstance(config.sample_size, int) and config.sample_size < _OLD_SAMPLE_SIZE:
+            return dataclasses.replace(config, sample_size=_OLD_SAMPLE_SIZE)
+        return config
+
+    @property
+    def latent_side(self) -> int:
+        """The side of square latents with about as many positions as those that the model was trained on."""
+        match self.sample_size:
+            case None:
+                return 128 if self.addition_embed_type == "text_time" else 64
+            case int(side):
+                return side
+            case sides:
+                return round(math.prod(sides) ** 0.5)

@@ -31,7 +31,7 @@ class AutoencoderKLConfig(ModelConfig):
     layers_per_block: int = 1
     latent_channels: int = 4
     norm_num_groups: int = 32
-    sample_size: int | tuple[int, ...] = 32
+    sample_size: int | tuple[int, ...] | None = 32
     scaling_factor: float = 0.18215
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
@@ -41,7 +41,7 @@ class AutoencoderKLConfig(ModelConfig):
         "down_block_types": ("DownEncoderBlock2D",),
         "up_block_types": ("UpDecoderBlock2D",),
         "act_fn": ("silu", "swish"),
-        "shift_factor": (None,),
+        "shift_factor": (None, 0.0),
         "latents_mean": (None,),
         "latents_std": (None,),
     }

@@ -5,6 +5,7 @@ plain nested dict of arrays, so every JAX transformation and optimiser takes it;
 """
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import read_json, replacing, write_json
-from dreamstyler_jax.stable_diffusion.checkpoint_files import (
-    DIFFUSERS_STEM,
-    TRANSFORMERS_STEM,
-    TensorSource,
-    open_weights,
-)
+from dreamstyler_jax.stable_diffusion.checkpoint_files import TensorSource, open_weights
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
 from dreamstyler_jax.stable_diffusion.tensor_names import (
     ParamPath,
@@ -34,13 +30,17 @@ from dreamstyler_jax.stable_diffusion.tensor_names import (
     to_torch_layout,
     torch_shape,
 )
+from dreamstyler_jax.stable_diffusion.weight_names import DIFFUSERS_STEM, TRANSFORMERS_STEM
 
 Params = dict[str | int, Any]
+Loaded = tuple[nnx.GraphDef, Params]
 ConfigT = TypeVar("ConfigT", bound=ModelConfig, covariant=True)
 
 # Both as CLIP was initialised (Radford et al. 2021, section 2.5, and its code).
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 EMBEDDING_DEVIATION = 0.02
+_ADVICE = "give a model folder in diffusers' layout"
+_LORA = re.compile(r"[._]lora([._]|_[AB])")
 
 
 class ModelClass(Protocol[ConfigT]):
@@ -71,7 +71,8 @@ def load_model(
         folder: holds ``config.json`` and the weights, in one safetensors file or in several with their index.
         config: the result of :func:`read_config`, if the caller has it already.
         dtype: floating-point type to convert every tensor to.
-        variant: the word in names such as ``model.fp16.safetensors``; ``None`` for ``model.safetensors``.
+        variant: the word in names such as ``model.fp16.safetensors``; ``None``, or a variant that there is not, for
+            ``model.safetensors``.
 
     Returns:
         ``(graphdef, params)``.
@@ -93,11 +94,20 @@ def read_config(cls: ModelClass[ConfigT], folder: str | Path) -> ConfigT:
         UserError: the file is missing or damaged, or has a setting that is not supported.
     """
     folder = Path(folder)
-    raw = read_json(folder / "config.json", advice="give a model folder in diffusers' layout")
+    raw = read_json(folder / "config.json", advice=_ADVICE)
     try:
         return cls.config_class.from_dict(raw)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
+
+
+def class_name_in(folder: str | Path) -> str:
+    """The class that the ``config.json`` of a model names; empty if it names none.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return str(read_json(Path(folder) / "config.json", advice=_ADVICE).get("_class_name") or "")
 
 
 def read_model(
@@ -123,17 +133,22 @@ def read_model(
         ``(graphdef, params)`` as from :func:`load_model`.
 
     Raises:
-        UserError: tensors are missing, unknown or misshapen.
+        UserError: tensors are missing, unknown or misshapen, or those of a LoRA.
     """
     graphdef, shapes = _abstract_model(cls, config)
     names = {path: tensor_name(path) for path in shapes}
     stored = current_names(source.names(), names.values())
+    if loras := [name for name in stored if _LORA.search(name)]:
+        raise UserError(
+            f"the weights in {origin} hold a LoRA beside the model, such as {loras[0]}: merge it (fuse_lora, then "
+            "save_pretrained), or give it with --loras and its model with --model"
+        )
     expected = {names[path]: torch_shape(path, shape) for path, shape in shapes.items()}
     if problems := _differences(source, stored, expected):
         raise UserError(f"the weights in {origin} do not fit {standard}; {problems}")
     params = {}
     for path, name in names.items():
-        tensor = from_torch_layout(path, source.tensor(stored[name]))
+        tensor = from_torch_layout(path, source.tensor(stored[name]).reshape(expected[name]))
         params[path] = jax.device_put(np.asarray(tensor, dtype, order="C"))  # jnp would compile one cast per shape
     return graphdef, unflatten_dict(params)
 
@@ -214,6 +229,11 @@ def _differences(source: TensorSource, stored: Mapping[str, str], shapes: Mappin
     missing = sorted(shapes.keys() - stored.keys())
     unknown = sorted(on_disk for name, on_disk in stored.items() if name not in shapes)
     found = {name: source.shape(stored[name]) for name in sorted(shapes.keys() & stored.keys())}
-    misshapen = [f"{name} {shape} instead of {shapes[name]}" for name, shape in found.items() if shape != shapes[name]]
+    # A 1 x 1 convolution is a matrix: early autoencoders have such attention.
+    misshapen = [
+        f"{name} {shape} instead of {shapes[name]}"
+        for name, shape in found.items()
+        if shape not in (shapes[name], (*shapes[name], 1, 1))
+    ]
     problems = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
     return "; ".join(f"{problem}: {listing(names)}" for problem, names in problems.items() if names)

@@ -327,7 +327,7 @@ MISTAKES = [
     ("no such style", [], "there is no style .*absent"),
     ("no style at all", [], "notes.safetensors is not a style"),
     ("style of another width", [], "width 24, .* 16: use the model that the style was trained on, other"),
-    ("no multiple", ["--width", "18"], "width: must be a multiple of 4 .* such as 16, not 18"),
+    ("no multiple", ["--width", "17"], "width: must be a multiple of 2 .* such as 16, not 17"),
     ("tensor missing", [], "unet.*missing: conv_in.bias"),
 ]
 

@@ -132,12 +132,13 @@ def _config(family: Family, part: str, source: TensorSource, origin: str) -> dic
 
 
 # Kinds of models with another first layer: what it sees beside the latents.
-_OTHER_INPUTS = {
+OTHER_INPUTS = {
     9: "is an inpainting model",
     8: "is a model that edits pictures (InstructPix2Pix)",
     7: "is an upscaler",
     5: "is a model that paints over depth maps",
 }
+TEXT_TO_IMAGE_ADVICE = "give the text-to-image model that it was made from"
 _REFINER_WIDTH = 1280
 # Other files that are taken for models: a name that only they have, what they are, what to do.
 _OTHER_KINDS = (
@@ -176,9 +177,10 @@ def _family(unet: TensorSource, origin: str, families: Mapping[int, Family]) -> 
     """
     sizes = Sizes(unet, origin)
     channels = sizes.size("conv_in.weight", 1)
-    if channels in _OTHER_INPUTS:
-        advice = "give the text-to-image model that it was made from"
-        raise UserError(f"{origin} {_OTHER_INPUTS[channels]} (its UNet has {channels} input channels): {advice}")
+    if channels in OTHER_INPUTS:
+        raise UserError(
+            f"{origin} {OTHER_INPUTS[channels]} (its UNet has {channels} input channels): {TEXT_TO_IMAGE_ADVICE}"
+        )
     width = cross_attention_dim(sizes)
     if width in families:
         return families[width]

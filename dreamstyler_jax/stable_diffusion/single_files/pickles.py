@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.checkpoint_files import refuse_pointer
 
 _STARTS = (b"PK\x03\x04", b"\x80")  # of a zip archive, in which newer pickles are, and of an older pickle
 _ADVICE = "convert it to safetensors with a tool that you trust"
@@ -28,10 +29,12 @@ class PickledSource:
     """The tensors of a pickled checkpoint, see `checkpoint_files.TensorSource`.
 
     Raises:
-        UserError: PyTorch is not installed, or the file holds something other than tensors, or is damaged.
+        UserError: PyTorch is not installed, or the file holds something other than tensors, or is damaged or a pointer
+            of Git LFS.
     """
 
     def __init__(self, path: Path):
+        refuse_pointer(path)
         try:
             import torch
         except ImportError as error:

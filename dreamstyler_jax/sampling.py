@@ -17,7 +17,7 @@ from dreamstyler_jax.runtime.devices import split_batch
 from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step, steps_apart, steps_within
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.networks import Control, Networks
-from dreamstyler_jax.stable_diffusion.schedule import add_noise, stage_of
+from dreamstyler_jax.stable_diffusion.schedule import stage_of
 from dreamstyler_jax.stable_diffusion.unet import DeepFeatures
 
 
@@ -175,7 +175,8 @@ def _sample(
     if content is None:
         start = start * plan.solver.init_scale
     else:
-        start = add_noise(networks.schedule, content.latents, start, plan.solver.timesteps[0])
+        alpha, sigma = plan.solver.start_rates
+        start = alpha * content.latents + sigma * start
     scales = content.scales.transpose(1, 2, 0, 3) if content and content.scales is not None else None
     features = None
     if plan.deep is not None:

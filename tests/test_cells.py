@@ -26,14 +26,17 @@ OTHER_VALUES = {
     "scales": {**CELL.scales, "null_scale": 4.0}, "solver": "ddim", "steps": 24, "height": 24, "width": 16,
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
     "checkpoint": 100, "repaint": REPAINT, "guidance_start": 0.2, "guidance_end": 0.8, "cache_interval": 2,
-    "spacing": "trailing", "loras": "gogh.safetensors",
+    "spacing": "trailing", "loras": "gogh.safetensors", "sigmas": "karras",
 }  # fmt: skip
 OTHER_REPAINTS = {
     "content": "b.png", "content_hash": "1" * 12, "strength": 0.7, "controlnets": ("depth",), "control_scale": 0.7,
     "control_start": 0.1, "control_end": 0.9, "guess_mode": True,
 }  # fmt: skip
 MODEL: Any = SimpleNamespace(
-    name="mini", hash="ba9876543210", loras="none", networks=SimpleNamespace(schedule=NoiseSchedule())
+    name="mini",
+    hash="ba9876543210",
+    loras="none",
+    networks=SimpleNamespace(schedule=NoiseSchedule(), second_text_encoder=None),
 )  # all that cells need of a model
 
 
@@ -129,6 +132,27 @@ def test_cells_are_the_product_of_all_axes(texts, names, ln, ls, lc, seeds, form
     ]
     assert [(c.prompt, c.style, c.guidance, c.scales, c.solver, c.steps, c.seed) for c in cells] == expected
     assert len({cell.id for cell in cells}) == len(cells)
+
+
+def test_each_solver_spaces_its_noise_levels_as_the_checkpoint_does_or_as_asked():
+    """The manifest says what was done, not "auto", so that pictures from before it was followed stay what they are."""
+    asks, solvers = NoiseSchedule(sigmas="karras"), ["ddim", "euler", "dpmpp_2m", "euler_a"]
+
+    def sigmas(networks, solvers, **axes) -> list[str]:
+        model: Any = SimpleNamespace(**{**vars(MODEL), "networks": networks})
+        return [cell.sigmas for cell in make_cells(Axes({"": ["a"]}, [], solvers=solvers, **axes), model, {}, (16, 16))]
+
+    plain = MODEL.networks
+    own, sdxl = (SimpleNamespace(schedule=asks, second_text_encoder=second) for second in (None, "clip_g"))
+    assert sigmas(plain, solvers) == ["normal"] * 4
+    assert sigmas(own, solvers) == ["normal", "karras", "karras", "karras"]
+    assert sigmas(own, solvers, sigmas="normal") == ["normal"] * 4
+    assert sigmas(own, ["unipc"], sigmas="beta") == ["beta"]
+    assert sigmas(own, ["unipc"], sigmas="ays") + sigmas(sdxl, ["unipc"], sigmas="ays") == ["ays_sd", "ays_sdxl"]
+    with pytest.raises(UserError, match=r"sigmas: ddim has no ays spacing.*: euler, dpmpp_2m, unipc, euler_a"):
+        sigmas(plain, ["euler", "ddim"], sigmas="ays")
+    with pytest.raises(UserError, match="did you mean 'karras'"):
+        sigmas(plain, ["euler"], sigmas="karas")
 
 
 def test_contents_strengths_and_control_scales_are_axes():

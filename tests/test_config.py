@@ -94,7 +94,10 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     if contents:
         config = dataclasses.replace(config, controlnets=["edges"])
     model: Any = SimpleNamespace(
-        name="mini", hash="0", loras="none", networks=SimpleNamespace(schedule=NoiseSchedule())
+        name="mini",
+        hash="0",
+        loras="none",
+        networks=SimpleNamespace(schedule=NoiseSchedule(), second_text_encoder=None),
     )
     axes = axes_of(config, all_prompts(config), styles | mixes, contents, [])
     cells = make_cells(axes, model, styles | mixes, (64, 64))

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.schedule import (
     BETA_SCHEDULES,
+    CONFIG_SIGMAS,
+    NORMAL_SIGMAS,
     PREDICTION_TYPES,
     SPACINGS,
     TRAIN_TIMESTEPS,
@@ -32,6 +34,7 @@ schedules = st.builds(
     steps_offset=st.integers(0, 999),
     set_alpha_to_one=st.booleans(),
     rescale_betas_zero_snr=st.booleans(),
+    sigmas=st.sampled_from((NORMAL_SIGMAS, *CONFIG_SIGMAS)),
 )
 
 
@@ -60,6 +63,13 @@ def test_stage_of_traced_timesteps():
     traced = jax.jit(stage_of, static_argnums=1)(jnp.asarray(TIMESTEPS, jnp.int32), 7)
     assert traced.dtype == jnp.int32
     np.testing.assert_array_equal(traced, stage_of(TIMESTEPS, 7))
+
+
+def test_stages_of_timesteps_between_those_of_the_training():
+    between = TIMESTEPS[:-1] + np.float32(0.999)
+    for found in (stage_of(between, 7), jax.jit(stage_of, static_argnums=1)(jnp.asarray(between), 7)):
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, np.floor(np.float64(between) * 7 / 1000))
 
 
 def test_stage_of_one_integer_and_out_of_range():
@@ -136,8 +146,7 @@ OF_A_SAMPLER = {
 
 
 def test_settings_of_a_sampler_are_named_and_do_not_block():
-    with pytest.warns(UserWarning, match=r"^scheduler_config\.json: use_karras_sigmas = true: the solvers here"):
-        assert NoiseSchedule.from_config(OF_A_SAMPLER) == NoiseSchedule()
+    assert NoiseSchedule.from_config(OF_A_SAMPLER) == NoiseSchedule(sigmas="karras")
     odd = {"clip_sample": True, "use_karras_sigmas": False, "final_sigmas_type": "sigma_min"}
     with pytest.warns(UserWarning, match=r'clip_sample = true, final_sigmas_type = "sigma_min": the'):
         assert NoiseSchedule.from_config(OF_A_SAMPLER | odd) == NoiseSchedule()

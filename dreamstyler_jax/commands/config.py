@@ -14,7 +14,7 @@ from dreamstyler_jax.guidance import FORMS, MAX_SCALE, SCALES, Scale, forms_with
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
 from dreamstyler_jax.runtime.settings import check_values, option
-from dreamstyler_jax.solvers import AUTO_SPACING, SOLVERS
+from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, SIGMAS, SOLVERS
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS, parse_loras
 from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES, SPACINGS
 from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
@@ -227,6 +227,13 @@ class SampleConfig(GuidanceOptions):
         AUTO_SPACING,
         "How the solver spaces its timesteps; auto is the checkpoint's own way. For few steps use trailing.",
         choices=(AUTO_SPACING, *SPACINGS),
+    )
+    sigmas: str = option(
+        AUTO_SIGMAS,
+        "How the solver spaces its noise levels: karras, exponential and beta by that formula, ays by the tables of "
+        "Align Your Steps (for about 10 steps), normal by its timesteps; auto is the checkpoint's own way. For "
+        f"--solver {' or '.join(solver.name for solver in SOLVERS.values() if solver.points)}.",
+        choices=SIGMAS,
     )
     height: int | None = option(None, "Height of the pictures in pixels. null: the model's.", low=8, high=4096)
     width: int | None = option(None, "Width of the pictures in pixels. null: the model's.", low=8, high=4096)

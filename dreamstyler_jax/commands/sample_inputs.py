@@ -134,6 +134,7 @@ def axes_of(
         guidance_span=(config.guidance_start, config.guidance_end),
         cache_interval=config.cache_interval,
         spacing=config.spacing,
+        sigmas=config.sigmas,
         dtype=config.dtype,
         controlnets=config.controlnets,
         control_span=(config.control_start, config.control_end),

@@ -12,17 +12,19 @@ import numpy as np
 
 from dreamstyler_jax import __version__, prompts
 from dreamstyler_jax.guidance import Guidance, cfg_guidance
-from dreamstyler_jax.solvers import AUTO_SPACING, solver_table
+from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, sigmas_in_effect, solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
+from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.schedule import NORMAL_SIGMAS
 from dreamstyler_jax.style import Style, StyleRef
 from dreamstyler_jax.transfer import Content
 
 # Parameters that later versions added, with what they were before: lines of older manifests lack them.
 ABSENT = {
     "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
-    "loras": NO_LORAS,
+    "loras": NO_LORAS, "sigmas": NORMAL_SIGMAS,
 }  # fmt: skip
 
 
@@ -66,6 +68,7 @@ class Cell:
         model: name of the model.
         model_hash: hash of its weights, LoRAs included.
         loras: the recipe of the LoRAs in it, see `loras.recipes`.
+        sigmas: how the solver spaces its noise levels, as `solvers.solver_table` takes it.
         repaint: None for a picture painted from the prompt alone.
     """
 
@@ -89,6 +92,7 @@ class Cell:
     cache_interval: int = 1
     spacing: str = AUTO_SPACING
     loras: str = NO_LORAS
+    sigmas: str = NORMAL_SIGMAS
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -156,7 +160,7 @@ class Axes:
         solvers, steps, seeds: as in the settings of ``sample``.
         contents: pictures to repaint, if any.
         strengths, control_scales: of the contents.
-        negative_prompt, guidance_span, cache_interval, spacing, dtype: shared by all cells.
+        negative_prompt, guidance_span, cache_interval, spacing, sigmas, dtype: shared by all cells.
         controlnets, control_span, guess_mode: shared by all cells with content.
     """
 
@@ -175,6 +179,7 @@ class Axes:
     guidance_span: tuple[float, float] = (0.0, 1.0)
     cache_interval: int = 1
     spacing: str = AUTO_SPACING
+    sigmas: str = AUTO_SIGMAS
     dtype: str = "float32"
     controlnets: Sequence[str] = ()
     control_span: tuple[float, float] = (0.0, 1.0)
@@ -193,10 +198,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
     Raises:
         UserError: a solver cannot take so many steps, or a strength leaves none of them.
     """
-    for solver, steps, strength in itertools.product(
-        axes.solvers, axes.steps, axes.strengths if axes.contents else [1.0]
-    ):
-        solver_table(solver, model.networks.schedule, steps, axes.spacing, strength)
+    sigmas = _checked_sigmas(axes, model.networks)
     weights = [(str(stack), stack.hash_on(model.hash)) for stack in axes.loras] or [(str(model.loras), model.hash)]
     wanted = [
         (repaint, cell_size, text)
@@ -232,6 +234,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                     guidance=guidance.form,
                     scales=guidance.scales,
                     solver=solver,
+                    sigmas=sigmas[solver],
                     steps=steps,
                     seed=seed,
                 )
@@ -240,6 +243,17 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                 )
             ]
     return cells
+
+
+def _checked_sigmas(axes: Axes, networks: Networks) -> dict[str, str]:
+    """How each solver spaces its noise levels; all of its numbers of steps and strengths are possible."""
+    is_sdxl = networks.second_text_encoder is not None
+    sigmas = {solver: sigmas_in_effect(axes.sigmas, solver, networks.schedule, is_sdxl) for solver in axes.solvers}
+    for solver, steps, strength in itertools.product(
+        axes.solvers, axes.steps, axes.strengths if axes.contents else [1.0]
+    ):
+        solver_table(solver, networks.schedule, steps, axes.spacing, strength, sigmas[solver])
+    return sigmas
 
 
 def _style_choices(placeholders: Sequence[str], axes: Axes) -> Iterator[tuple[str, int, list[str]]]:

@@ -24,6 +24,8 @@ TRAIN_TIMESTEPS = 1000
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
+NORMAL_SIGMAS = "normal"  # the noise levels of the timesteps
+CONFIG_SIGMAS = ("karras", "exponential", "beta")  # spacings of noise levels that scheduler_config.json can ask for
 
 # Settings of scheduler_config.json that change the forward process, with the values implemented here.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
@@ -36,9 +38,6 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 _OF_SOLVERS: dict[str, tuple[Any, ...]] = {
     "clip_sample": (False,),
     "thresholding": (False,),
-    "use_karras_sigmas": (False,),
-    "use_exponential_sigmas": (False,),
-    "use_beta_sigmas": (False,),
     "use_lu_lambdas": (False,),
     "final_sigmas_type": ("zero",),
     "interpolation_type": ("linear",),
@@ -64,6 +63,7 @@ class NoiseSchedule:
         set_alpha_to_one: whether DDIM's last step goes to alpha-bar = 1, or only to that of timestep 0.
         rescale_betas_zero_snr: whether the schedule is shifted so that the last timestep is pure noise (Lin et al.
             2023, Algorithm 1); for v-prediction only.
+        sigmas: how solvers space their noise levels: ``"normal"``, by their timesteps, or one of `CONFIG_SIGMAS`.
 
     Raises:
         UserError: a value is none of these.
@@ -77,11 +77,13 @@ class NoiseSchedule:
     steps_offset: int = 1
     set_alpha_to_one: bool = False
     rescale_betas_zero_snr: bool = False
+    sigmas: str = NORMAL_SIGMAS
 
     def __post_init__(self) -> None:
         _require("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         _require("prediction_type", self.prediction_type, PREDICTION_TYPES)
         _require("timestep_spacing", self.timestep_spacing, (*SPACINGS, None))
+        _require("sigmas", self.sigmas, (NORMAL_SIGMAS, *CONFIG_SIGMAS))
         betas = (self.beta_start, self.beta_end)
         if not all(isinstance(beta, int | float) for beta in betas) or not 0 < self.beta_start <= self.beta_end < 1:
             raise UserError(f"noise schedule: need 0 < beta_start <= beta_end < 1, not {betas}")
@@ -120,17 +122,20 @@ class NoiseSchedule:
             steps_offset=config.get("steps_offset", 0),
             set_alpha_to_one=config.get("set_alpha_to_one", True),
             rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
+            sigmas=next((name for name in CONFIG_SIGMAS if config.get(f"use_{name}_sigmas")), NORMAL_SIGMAS),
         )
 
     def to_config(self) -> dict[str, Any]:
         """The contents of a ``scheduler_config.json`` that every scheduler of diffusers can read."""
         fields = {key: value for key, value in asdict(self).items() if value is not None}
+        sigmas = fields.pop("sigmas")
         return {
             "_class_name": "DDIMScheduler",
             "num_train_timesteps": TRAIN_TIMESTEPS,
             "trained_betas": None,
             "clip_sample": False,
             **fields,
+            **({} if sigmas == NORMAL_SIGMAS else {f"use_{sigmas}_sigmas": True}),
         }
 
     @cached_property
@@ -162,17 +167,19 @@ def _require(key: str, value: Any, values: tuple[Any, ...]) -> None:
 def stage_of(t: jax.Array | np.ndarray | int, stages: int) -> jax.Array | np.ndarray:
     """The stage of a timestep, ``floor(t / 1000 * stages)`` (DreamStyler, section "Multi-Stage Textual Inversion").
 
-    Computed in integers, so it is exact at every boundary. Stage 0 has the least noise.
+    Computed without a fraction of 1000, so it is exact at every boundary. Stage 0 has the least noise.
 
     Args:
-        t: integer timesteps of any shape, in 0..999; traced or not.
+        t: timesteps of any shape, in [0, 1000), integers or not; traced or not.
         stages: T >= 1.
 
     Returns:
         Stages in 0..T-1 in the shape of ``t``; a JAX array if ``t`` is one, otherwise a NumPy array.
     """
     stage = t * stages // TRAIN_TIMESTEPS
-    return np.clip(stage, 0, stages - 1) if isinstance(stage, int) else stage.clip(0, stages - 1)
+    if isinstance(stage, int):
+        return np.clip(stage, 0, stages - 1)
+    return (stage.astype(np.int32) if stage.dtype.kind == "f" else stage).clip(0, stages - 1)
 
 
 def add_noise(

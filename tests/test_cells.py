@@ -155,6 +155,15 @@ def test_each_solver_spaces_its_noise_levels_as_the_checkpoint_does_or_as_asked(
         sigmas(plain, ["euler"], sigmas="karas")
 
 
+def test_guidance_at_scale_zero_is_none_as_in_diffusers():
+    """It is the prompt alone, scale 1 here, and not the formula's 0, which no prompt and no style would influence."""
+    cells = cells_for(["a {}"], ["gogh"], guidance=[cfg_guidance(scale) for scale in (0.0, 2.0, 1.0)])
+    assert [cell.scales["guidance_scale"] for cell in cells] == [1.0, 2.0]
+    assert cells[0].weights.tolist() == [0, 1, 0, 0]
+    (cell,) = cells_for(["a {}"], ["gogh"], guidance=[paper_guidance(0.0, 1.0, 3.0)])
+    assert cell.scales["null_scale"] == 0
+
+
 def test_contents_strengths_and_control_scales_are_axes():
     def content(name: str, height: int) -> Content:
         picture: Any = None

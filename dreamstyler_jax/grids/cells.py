@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamstyler_jax import __version__, prompts
-from dreamstyler_jax.guidance import Guidance, cfg_guidance
+from dreamstyler_jax.guidance import Guidance, cfg_guidance, without_zero
 from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, sigmas_in_effect, solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
@@ -199,6 +199,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
         UserError: a solver cannot take so many steps, or a strength leaves none of them.
     """
     sigmas = _checked_sigmas(axes, model.networks)
+    guidance_of = {json.dumps([one.form, one.scales]): one for one in map(without_zero, axes.guidance)}
     weights = [(str(stack), stack.hash_on(model.hash)) for stack in axes.loras] or [(str(model.loras), model.hash)]
     wanted = [
         (repaint, cell_size, text)
@@ -239,7 +240,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                     seed=seed,
                 )
                 for (loras, model_hash), guidance, solver, steps, seed in itertools.product(
-                    weights, axes.guidance, axes.solvers, axes.steps, axes.seeds
+                    weights, guidance_of.values(), axes.solvers, axes.steps, axes.seeds
                 )
             ]
     return cells

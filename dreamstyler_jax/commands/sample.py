@@ -20,6 +20,8 @@ from dreamstyler_jax.commands.sample_inputs import (
     check_prompts,
     load_all_styles,
     load_contents,
+    scheduler_line,
+    warn_of_distillation,
     warn_of_settings_without_effect,
     with_default_controlnet,
     with_default_style,
@@ -54,6 +56,7 @@ def run(config: SampleConfig) -> None:
     nets = [transfer.parse_net(net) for net in config.controlnets]
     model = transfer.with_nets(model, nets, variant=config.variant, guess_mode=config.guess_mode)
     loras = read_loras(config.loras, model.params, model.name)
+    warn_of_distillation(config.solver, model, loras)
     contents = load_contents(config, model)
     encoder = transfer.ContentEncoder(model, nets, config.depth_model)
     for content in contents[:1]:
@@ -72,7 +75,8 @@ def run(config: SampleConfig) -> None:
         print(f"{whole} of {len(shard_cells)} pictures are there and whole{damage}")
     if todo:
         warn_of_unknown_words(config.model, [*itertools.chain(*texts.values()), config.negative_prompt])
-        announce(model, *dict.fromkeys(line for stack in loras for line in stack.lines), summary(todo))
+        lines = dict.fromkeys(line for stack in loras for line in stack.lines)
+        announce(model, *lines, *scheduler_line(model), summary(todo))
     painter = functools.partial(
         paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
     )

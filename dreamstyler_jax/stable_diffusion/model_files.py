@@ -192,6 +192,8 @@ def _in_folder(
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", advice=advice)
     own = scheduler.get("prediction_type") or "epsilon"
     names = [name for name in PART_NAMES if name not in OPTIONAL_PARTS or (folder / name).is_dir()]
+    if "text_encoder_2" not in names:
+        scheduler = {**scheduler, "steps_offset": 1}  # as diffusers' pipelines of 1.x and 2.x, whatever the file says
     if "text_encoder_2" in names and not (folder / "text_encoder").is_dir():
         raise UserError(f"{folder} is SDXL's refiner, which only finishes pictures; give a base model")
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}

@@ -23,6 +23,7 @@ from dreamstyler_jax.stable_diffusion.model_files import find_model
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.parts import SDXL_PARTS, check_controlnet, check_fit, networks_of
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.scheduler_config import scheduler_name
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import load_model, read_config
 
@@ -44,6 +45,7 @@ class StableDiffusion:
         hash: twelve hexadecimal digits that identify the weights on disk (from sizes and samples of the files).
         folder: the folder it was loaded from; None for a single file and for a model made in memory.
         loras: the LoRAs that are merged into the weights.
+        scheduler: which of diffusers' schedulers its files name; empty if none.
     """
 
     networks: Networks
@@ -55,6 +57,7 @@ class StableDiffusion:
     hash: str
     folder: Path | None = None
     loras: LoraStack = dataclasses.field(default_factory=LoraStack)
+    scheduler: str = ""
 
     @classmethod
     def load(
@@ -115,6 +118,7 @@ class StableDiffusion:
             name=str(model),
             hash=files.hash(modules),
             folder=files.folder,
+            scheduler=scheduler_name(files.scheduler),
         )
         return loaded.with_loras(loras)
 

@@ -6,7 +6,6 @@ Symbols follow the DPM-Solver papers: a latent at timestep t is ``x_t = alpha_t 
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
+from dreamstyler_jax.stable_diffusion.scheduler_config import check_kind, not_followed
 
 if TYPE_CHECKING:  # commands read the names of solvers and spacings before they import JAX
     import jax
@@ -32,16 +32,6 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "num_train_timesteps": (TRAIN_TIMESTEPS,),
     "trained_betas": (None,),
     "use_flow_sigmas": (False,),
-}
-# Settings that only change what some solvers do, with the values that they have here. Those of a single solver (its
-# order, its type) are not listed: solvers are chosen by name.
-_OF_SOLVERS: dict[str, tuple[Any, ...]] = {
-    "clip_sample": (False,),
-    "thresholding": (False,),
-    "use_lu_lambdas": (False,),
-    "final_sigmas_type": ("zero",),
-    "interpolation_type": ("linear",),
-    "timestep_type": ("discrete",),
 }
 
 
@@ -97,21 +87,21 @@ class NoiseSchedule:
         """Reads the contents of the ``scheduler_config.json`` of any of diffusers' schedulers.
 
         Keys that are missing or null take the defaults of diffusers' DDIMScheduler, except that ``timestep_spacing`` is
-        None. A warning names settings of solvers that the solvers here do not have.
+        None. A warning names settings of solvers that the solvers here do not have, and the nearest that they have.
 
         Raises:
             UserError: a required key is missing, or a setting is not supported; the message names it.
         """
         config = {key: value for key, value in config.items() if value is not None}
+        check_kind(config)
         missing = [key for key in ("beta_schedule", "beta_start", "beta_end") if key not in config]
         if missing:
             raise UserError(f"scheduler_config.json lacks {', '.join(missing)}: it is not of a Stable Diffusion model")
         for key, values in _IMPLEMENTED.items():
             if key in config:
                 _require(key, config[key], values)
-        ignored = [key for key, values in _OF_SOLVERS.items() if key in config and config[key] not in values]
-        if ignored:
-            settings = ", ".join(f"{key} = {shortened(json.dumps(config[key]))}" for key in ignored)
+        if ignored := not_followed(config):
+            settings = listing(ignored)
             warnings.warn(f"scheduler_config.json: {settings}: the solvers here sample without", stacklevel=2)
         return cls(
             beta_schedule=config["beta_schedule"],

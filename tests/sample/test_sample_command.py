@@ -9,6 +9,8 @@ import re
 import shlex
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,7 +29,13 @@ from script_tools import contents, refusal, run, start, without_a_tensor
 
 from dreamstyler_jax.commands import sample
 from dreamstyler_jax.commands.config import SampleConfig
-from dreamstyler_jax.commands.sample_inputs import newest_style, read_prompts, warn_of_settings_without_effect
+from dreamstyler_jax.commands.sample_inputs import (
+    newest_style,
+    read_prompts,
+    scheduler_line,
+    warn_of_distillation,
+    warn_of_settings_without_effect,
+)
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.console import plain_warnings
@@ -229,6 +237,41 @@ def test_a_setting_without_effect_gives_a_warning():
 
 
 # Prompts
+
+
+MERGED, UNMERGED = SimpleNamespace(members=("lcm",)), SimpleNamespace(members=())
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "solver", "warning"),
+    [
+        ("LCMScheduler", "dpmpp_2m", r"LCMScheduler, .*: paint with --solver lcm --steps 8 --guidance_scale 1.5; if"),
+        ("TCDScheduler", "euler", r"TCDScheduler, .*: paint with --solver tcd --steps 8 --guidance_scale 1.0; if"),
+        ("PNDMScheduler", "lcm", r"lcm is for distilled models, .* that dreamshaper is one: add .* with --loras"),
+        ("TCDScheduler", "lcm", "lcm is for distilled models"),
+        ("LCMScheduler", "lcm", ""),
+        ("", "unipc", ""),
+    ],
+)
+def test_a_solver_for_few_steps_on_another_model_gives_a_warning(scheduler, solver, warning):
+    model: Any = SimpleNamespace(name="dreamshaper", scheduler=scheduler)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_distillation([solver], model, [])
+        assert len(caught) == bool(warning) and all(re.search(warning, str(one.message)) for one in caught)
+        warn_of_distillation([solver], model, cast(Any, [UNMERGED, MERGED]))
+        assert len(caught) == bool(warning), "a LoRA may be what is distilled"
+
+
+def test_a_scheduler_that_is_not_implemented_is_named_with_the_nearest_solver():
+    def lines(scheduler: str) -> list[str]:
+        return scheduler_line(cast(Any, SimpleNamespace(scheduler=scheduler)))
+
+    assert lines("HeunDiscreteScheduler") == [
+        "The model's HeunDiscreteScheduler is not implemented; the nearest is --solver dpmpp_2m"
+    ]
+    assert lines("KDPM2AncestralDiscreteScheduler")[0].endswith("--solver euler_a")
+    assert lines("EulerDiscreteScheduler") == lines("") == []
 
 
 def test_prompts_from_a_file(tmp_path):

@@ -61,8 +61,10 @@ def prepare(
         settings: how to learn.
 
     Raises:
-        UserError: a prompt has no placeholder or is too long, or the model cannot take pictures of that resolution.
+        UserError: a prompt has no placeholder or is too long, or the model cannot take pictures of that resolution or
+            sizes to be told.
     """
+    model = model.with_size_conditions(settings.original_size, settings.crop_top_left)
     resolution = model.side("resolution", settings.resolution)
     arrays = [
         images.to_array(images.fit(picture, resolution, resolution, settings.framing)) for picture in pictures.values()
@@ -70,6 +72,8 @@ def prepare(
     metadata = {setting: getattr(settings, setting) for setting in _RECORDED}
     metadata |= {"prompts": list(prompts), "images": list(pictures), "resolution": resolution}
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}
+    told = {name: list(value) for name in ("original_size", "crop_top_left") if (value := getattr(settings, name))}
+    metadata |= told
     tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors)
     wordings = [_wordings(settings, prompt) for prompt in prompts]
     dataset = inversion.make_dataset(model, arrays, wordings, settings.vectors, flip=settings.flip, name=name)
@@ -109,7 +113,8 @@ def train(
         states: where to begin, all at the same step, from `inversion.start` or from a checkpoint.
         next_stop: maps the steps done to the step at which to yield next; it is called until ``settings.steps``.
     """
-    advance = _trainer(model.networks.with_remat(model.params) if settings.remat else model.networks, settings)
+    networks = model.with_size_conditions(settings.original_size, settings.crop_top_left).networks
+    advance = _trainer(networks.with_remat(model.params) if settings.remat else networks, settings)
     done = int(states[0].step)
     stacked = inversion.stack_trees(states)
     datasets = inversion.stack_trees([lesson.dataset for lesson in lessons])
@@ -128,11 +133,14 @@ def train(
 def _trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
     """The training loop, the same for the same settings: styles learned one after another share compiled programs."""
     names = [field.name for field in dataclasses.fields(TrainSettings)]  # without those of a command
-    return _make_trainer(networks, TrainSettings(**{name: getattr(settings, name) for name in names}))
+    values = {name: getattr(settings, name) for name in names}
+    hashable = {name: value for name, value in values.items() if not isinstance(value, list)}  # networks have the rest
+    return _make_trainer(networks, tuple(hashable.items()))
 
 
 @functools.lru_cache(maxsize=16)
-def _make_trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
+def _make_trainer(networks: Networks, values: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    settings = TrainSettings(**dict(values))
     step_settings = inversion.Settings(settings.batch_size, settings.gradient_accumulation, settings.seed)
     return inversion.make_trainer(networks, make_optimizer(settings), step_settings)
 

@@ -27,6 +27,7 @@ OTHER_VALUES = {
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
     "checkpoint": 100, "repaint": REPAINT, "guidance_start": 0.2, "guidance_end": 0.8, "cache_interval": 2,
     "spacing": "trailing", "loras": "gogh.safetensors", "sigmas": "karras",
+    "original_size": (32, 24), "crop_top_left": (0, 4),
 }  # fmt: skip
 OTHER_REPAINTS = {
     "content": "b.png", "content_hash": "1" * 12, "strength": 0.7, "controlnets": ("depth",), "control_scale": 0.7,
@@ -36,7 +37,9 @@ MODEL: Any = SimpleNamespace(
     name="mini",
     hash="ba9876543210",
     loras="none",
-    networks=SimpleNamespace(schedule=NoiseSchedule(), second_text_encoder=None),
+    networks=SimpleNamespace(
+        schedule=NoiseSchedule(), second_text_encoder=None, original_size=None, crop_top_left=(0, 0)
+    ),
 )  # all that cells need of a model
 
 
@@ -143,7 +146,10 @@ def test_each_solver_spaces_its_noise_levels_as_the_checkpoint_does_or_as_asked(
         return [cell.sigmas for cell in make_cells(Axes({"": ["a"]}, [], solvers=solvers, **axes), model, {}, (16, 16))]
 
     plain = MODEL.networks
-    own, sdxl = (SimpleNamespace(schedule=asks, second_text_encoder=second) for second in (None, "clip_g"))
+    own, sdxl = (
+        SimpleNamespace(**{**vars(plain), "schedule": asks, "second_text_encoder": second})
+        for second in (None, "clip_g")
+    )
     assert sigmas(plain, solvers) == ["normal"] * 4
     assert sigmas(own, solvers) == ["normal", "karras", "karras", "karras"]
     assert sigmas(own, solvers, sigmas="normal") == ["normal"] * 4

@@ -52,6 +52,7 @@ def run(config: SampleConfig) -> None:
     check_output(Path(config.output) if config.output else default_folder(styles))
     warn_of_settings_without_effect(config)
     model = load_model(config.model, config, dtype=config.dtype)
+    model = model.with_size_conditions(config.original_size, config.crop_top_left)
     config = with_default_controlnet(config, model)
     nets = [transfer.parse_net(net) for net in config.controlnets]
     model = transfer.with_nets(model, nets, variant=config.variant, guess_mode=config.guess_mode)

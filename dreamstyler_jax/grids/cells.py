@@ -24,7 +24,7 @@ from dreamstyler_jax.transfer import Content
 # Parameters that later versions added, with what they were before: lines of older manifests lack them.
 ABSENT = {
     "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
-    "loras": NO_LORAS, "sigmas": NORMAL_SIGMAS,
+    "loras": NO_LORAS, "sigmas": NORMAL_SIGMAS, "original_size": None, "crop_top_left": None,
 }  # fmt: skip
 
 
@@ -69,6 +69,8 @@ class Cell:
         model_hash: hash of its weights, LoRAs included.
         loras: the recipe of the LoRAs in it, see `loras.recipes`.
         sigmas: how the solver spaces its noise levels, as `solvers.solver_table` takes it.
+        original_size, crop_top_left: what SDXL is told of the size before scaling, height first, and of the crop; None
+            for the picture's own size, whole.
         repaint: None for a picture painted from the prompt alone.
     """
 
@@ -93,6 +95,8 @@ class Cell:
     spacing: str = AUTO_SPACING
     loras: str = NO_LORAS
     sigmas: str = NORMAL_SIGMAS
+    original_size: tuple[int, int] | None = None
+    crop_top_left: tuple[int, int] | None = None
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -198,7 +202,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
     Raises:
         UserError: a solver cannot take so many steps, or a strength leaves none of them.
     """
-    sigmas = _checked_sigmas(axes, model.networks)
+    networks, sigmas = model.networks, _checked_sigmas(axes, model.networks)
     guidance_of = {json.dumps([one.form, one.scales]): one for one in map(without_zero, axes.guidance)}
     weights = [(str(stack), stack.hash_on(model.hash)) for stack in axes.loras] or [(str(model.loras), model.hash)]
     wanted = [
@@ -224,6 +228,8 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                 guidance_end=axes.guidance_span[1],
                 cache_interval=axes.cache_interval,
                 spacing=axes.spacing,
+                original_size=networks.original_size,
+                crop_top_left=networks.crop_top_left if any(networks.crop_top_left) else None,
                 checkpoint=checkpoint,
                 repaint=repaint,
             )

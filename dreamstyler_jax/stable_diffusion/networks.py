@@ -61,6 +61,9 @@ class Networks:
         second_text_encoder: SDXL's.
         controlnets: graph definitions of ControlNets, whose residuals add up.
         guess_mode: whether the ControlNets work without the prompt, see `controlnet.ControlNetModel`.
+        original_size: the height and width in pixels that SDXL is told a picture had before it was scaled; None for
+            the size of the picture itself.
+        crop_top_left: the top and left in pixels at which SDXL is told the picture was cut out of that.
     """
 
     text_encoder: nnx.GraphDef
@@ -73,6 +76,8 @@ class Networks:
     second_text_encoder: SecondTextEncoder | None = None
     controlnets: tuple[nnx.GraphDef, ...] = ()
     guess_mode: bool = False
+    original_size: tuple[int, int] | None = None
+    crop_top_left: tuple[int, int] = (0, 0)
 
     def with_remat(self, params: Any) -> Self:
         """The same networks, whose UNet computes its layers again in a backward pass: less memory, more time."""
@@ -171,12 +176,12 @@ class Networks:
         return unet.surface(latents, timesteps, conditioning.states, deep, added).astype(jnp.float32)
 
     def added_conditions(self, latents: Array, conditioning: Conditioning) -> AddedConditions | None:
-        """SDXL's added conditions for uncropped pictures of the size that the latents have."""
+        """SDXL's added conditions for pictures of the size that the latents have."""
         if conditioning.pooled is None:
             return None
         batch, rows, columns, _ = latents.shape
         size = [side * self.vae_config.downsampling for side in (rows, columns)]
-        time_ids = jnp.array([*size, 0, 0, *size], jnp.float32)
+        time_ids = jnp.array([*(self.original_size or size), *self.crop_top_left, *size], jnp.float32)
         return AddedConditions(conditioning.pooled, jnp.broadcast_to(time_ids, (batch, 6)))
 
     def _residuals(

@@ -186,6 +186,29 @@ class StableDiffusion:
         params = merge_loras(self.params, stack)
         return dataclasses.replace(self, params=params, hash=stack.hash_on(self.hash), loras=stack)
 
+    def with_size_conditions(self, original_size: Sequence[int] = (), crop_top_left: Sequence[int] = ()) -> Self:
+        """SDXL that is told other sizes than those of the pictures themselves (Podell et al. 2023, section 2.2).
+
+        Args:
+            original_size: height and width in pixels before scaling; small ones ask for a blurred picture, large ones
+                for a sharp one. Empty for the size of the picture.
+            crop_top_left: top and left in pixels of what was cut out; not 0 asks for a picture that is cut off. Empty
+                for a whole picture.
+
+        Raises:
+            UserError: the model is not SDXL.
+        """
+        if not original_size and not crop_top_left:
+            return self
+        if self.networks.second_text_encoder is None:
+            raise UserError(f"original_size, crop_top_left: only SDXL takes them, and {self.name} is none")
+        networks = dataclasses.replace(
+            self.networks,
+            original_size=tuple(original_size) or self.networks.original_size,
+            crop_top_left=tuple(crop_top_left) or self.networks.crop_top_left,
+        )
+        return dataclasses.replace(self, networks=networks)
+
     def size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels, with the model's resolution where None.
 

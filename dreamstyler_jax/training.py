@@ -14,6 +14,7 @@ from dreamstyler_jax import encoding, inversion
 from dreamstyler_jax.inversion import Dataset, TrainState
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
 from dreamstyler_jax.runtime import compilation, images
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
@@ -61,9 +62,14 @@ def prepare(
         settings: how to learn.
 
     Raises:
-        UserError: a prompt has no placeholder or is too long, or the model cannot take pictures of that resolution or
-            sizes to be told.
+        UserError: the model is distilled as LCM, a prompt has no placeholder or is too long, or the model cannot take
+            pictures of that resolution or sizes to be told.
     """
+    if model.networks.embeds_guidance:
+        raise UserError(
+            f"{model.name} is distilled as LCM, and no style can be learned with it: learn the style with the model "
+            "that it was distilled from, and paint with either"
+        )
     model = model.with_size_conditions(settings.original_size, settings.crop_top_left)
     resolution = model.side("resolution", settings.resolution)
     arrays = [

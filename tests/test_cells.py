@@ -38,7 +38,11 @@ MODEL: Any = SimpleNamespace(
     hash="ba9876543210",
     loras="none",
     networks=SimpleNamespace(
-        schedule=NoiseSchedule(), second_text_encoder=None, original_size=None, crop_top_left=(0, 0)
+        schedule=NoiseSchedule(),
+        second_text_encoder=None,
+        original_size=None,
+        crop_top_left=(0, 0),
+        embeds_guidance=False,
     ),
 )  # all that cells need of a model
 

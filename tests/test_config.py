@@ -98,7 +98,11 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
         hash="0",
         loras="none",
         networks=SimpleNamespace(
-            schedule=NoiseSchedule(), second_text_encoder=None, original_size=None, crop_top_left=(0, 0)
+            schedule=NoiseSchedule(),
+            second_text_encoder=None,
+            original_size=None,
+            crop_top_left=(0, 0),
+            embeds_guidance=False,
         ),
     )
     axes = axes_of(config, all_prompts(config), styles | mixes, contents, [])

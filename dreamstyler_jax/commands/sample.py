@@ -57,7 +57,7 @@ def run(config: SampleConfig) -> None:
     nets = [transfer.parse_net(net) for net in config.controlnets]
     model = transfer.with_nets(model, nets, variant=config.variant, guess_mode=config.guess_mode)
     loras = read_loras(config.loras, model.params, model.name)
-    warn_of_distillation(config.solver, model, loras)
+    warn_of_distillation(config, model, loras)
     contents = load_contents(config, model)
     encoder = transfer.ContentEncoder(model, nets, config.depth_model)
     for content in contents[:1]:

@@ -164,14 +164,23 @@ def check_prompts(
     tokenize(model.tokenizers, texts, {name: style.vectors for name, style in styles.items()})
 
 
-def warn_of_distillation(solvers: Sequence[str], model: StableDiffusion, loras: Sequence[LoraStack]) -> None:
+def warn_of_distillation(config: SampleConfig, model: StableDiffusion, loras: Sequence[LoraStack]) -> None:
     """Warns where a solver for few steps meets a model that was not distilled for it, or the reverse.
 
     Args:
-        solvers: those to paint with.
+        config: the settings.
         model: the model; the scheduler that its files name tells how it was distilled.
         loras: those to merge, which may have been distilled.
     """
+    solvers = config.solver
+    if model.networks.embeds_guidance:
+        if config.negative_prompt:
+            warnings.warn(f"negative_prompt has no effect on {model.name}, which is distilled as LCM", stacklevel=2)
+        if set(solvers) != {"lcm"}:
+            warnings.warn(
+                f"{model.name} is distilled as LCM: paint with --solver lcm --steps 4 --guidance_scale 8", stacklevel=2
+            )
+        return
     own = solver_of(model.scheduler)[0]
     if any(stack.members for stack in loras):
         return

@@ -12,6 +12,7 @@ import numpy as np
 
 from dreamstyler_jax import __version__, prompts
 from dreamstyler_jax.guidance import Guidance, cfg_guidance, without_zero
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, sigmas_in_effect, solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
@@ -203,7 +204,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
         UserError: a solver cannot take so many steps, or a strength leaves none of them.
     """
     networks, sigmas = model.networks, _checked_sigmas(axes, model.networks)
-    guidance_of = {json.dumps([one.form, one.scales]): one for one in map(without_zero, axes.guidance)}
+    all_guidance = _checked_guidance(axes, networks)
     weights = [(str(stack), stack.hash_on(model.hash)) for stack in axes.loras] or [(str(model.loras), model.hash)]
     wanted = [
         (repaint, cell_size, text)
@@ -246,10 +247,18 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                     seed=seed,
                 )
                 for (loras, model_hash), guidance, solver, steps, seed in itertools.product(
-                    weights, guidance_of.values(), axes.solvers, axes.steps, axes.seeds
+                    weights, all_guidance, axes.solvers, axes.steps, axes.seeds
                 )
             ]
     return cells
+
+
+def _checked_guidance(axes: Axes, networks: Networks) -> list[Guidance]:
+    """The distinct forms of guidance that the model can follow."""
+    distinct = {json.dumps([one.form, one.scales]): one for one in map(without_zero, axes.guidance)}
+    if networks.embeds_guidance and any(one.form != "cfg" for one in distinct.values()):
+        raise UserError("guidance: a model distilled as LCM takes a single scale, so it has --guidance cfg alone")
+    return list(distinct.values())
 
 
 def _checked_sigmas(axes: Axes, networks: Networks) -> dict[str, str]:

@@ -254,13 +254,24 @@ MERGED, UNMERGED = SimpleNamespace(members=("lcm",)), SimpleNamespace(members=()
     ],
 )
 def test_a_solver_for_few_steps_on_another_model_gives_a_warning(scheduler, solver, warning):
-    model: Any = SimpleNamespace(name="dreamshaper", scheduler=scheduler)
+    model: Any = SimpleNamespace(
+        name="dreamshaper", scheduler=scheduler, networks=SimpleNamespace(embeds_guidance=False)
+    )
+    config = SampleConfig(solver=[solver])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_distillation([solver], model, [])
+        warn_of_distillation(config, model, [])
         assert len(caught) == bool(warning) and all(re.search(warning, str(one.message)) for one in caught)
-        warn_of_distillation([solver], model, cast(Any, [UNMERGED, MERGED]))
+        warn_of_distillation(config, model, cast(Any, [UNMERGED, MERGED]))
         assert len(caught) == bool(warning), "a LoRA may be what is distilled"
+
+
+def test_a_model_that_embeds_the_scale_of_guidance_asks_for_its_solver():
+    model: Any = SimpleNamespace(name="lcm-dreamshaper", scheduler="", networks=SimpleNamespace(embeds_guidance=True))
+    with pytest.warns(UserWarning, match="lcm-dreamshaper is distilled as LCM: paint with --solver lcm"):
+        warn_of_distillation(SampleConfig(), model, [])
+    with pytest.warns(UserWarning, match="negative_prompt has no effect on lcm-dreamshaper"):
+        warn_of_distillation(SampleConfig(solver=["lcm"], negative_prompt="blurry"), model, [])
 
 
 def test_a_scheduler_that_is_not_implemented_is_named_with_the_nearest_solver():

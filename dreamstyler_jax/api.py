@@ -33,7 +33,7 @@ from dreamstyler_jax.runtime.parsing import MAX_SEED
 from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.runtime.progress import progress as show_progress
 from dreamstyler_jax.runtime.settings import one_of
-from dreamstyler_jax.solvers import AUTO_SPACING
+from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import TRAIN_TIMESTEPS
 from dreamstyler_jax.style import Style, load_styles
@@ -175,6 +175,7 @@ def paint(
     guidance_span: tuple[float, float] = (0.0, 1.0),
     cache_interval: int = 1,
     spacing: str = AUTO_SPACING,
+    sigmas: str = AUTO_SIGMAS,
     batch_size: int = 8,
     progress: bool = True,
 ) -> list[Picture]:
@@ -198,6 +199,7 @@ def paint(
         guidance_span: the part of the sampling, 0 to 1, that is guided.
         cache_interval: steps that share the UNet's deep features.
         spacing: how the solver spaces its timesteps, ``"auto"`` or one of `schedule.SPACINGS`.
+        sigmas: how it spaces its noise levels, one of `solvers.SIGMAS`.
         batch_size: pictures computed at once; it does not change them.
         progress: whether to show a progress bar.
 
@@ -225,6 +227,7 @@ def paint(
         guidance_span=_span(guidance_span),
         cache_interval=_within("cache_interval", cache_interval, 1, TRAIN_TIMESTEPS),
         spacing=spacing,
+        sigmas=sigmas,
         dtype=str(model.dtype),
         controlnets=_kinds(model, nets, contents),
         guess_mode=model.networks.guess_mode,

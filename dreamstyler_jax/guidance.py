@@ -82,7 +82,7 @@ FORMS = {
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("guidance_scale", 3.5, "Weight of the prompt; 1 is no guidance."),
+        Scale("guidance_scale", 3.5, "Weight of the prompt; 1 is no guidance, the prompt alone, and so is 0."),
         Scale("null_scale", 5.0, "Weight of the whole prompt relative to the negative prompt."),
         Scale("style_scale", 1.0, "Weight of the style."),
         Scale("context_scale", 3.0, "Weight of the rest of the prompt."),
@@ -126,6 +126,15 @@ class Guidance:
 def cfg_guidance(scale: float) -> Guidance:
     """Classifier-free guidance; see `cfg`."""
     return Guidance("cfg", {"guidance_scale": scale})
+
+
+def without_zero(guidance: Guidance) -> Guidance:
+    """Classifier-free guidance with scale 1 for scale 0, which in diffusers stands for no guidance: the prompt alone.
+
+    In the formula 0 is the negative prompt alone.
+    """
+    is_zero = guidance.form == "cfg" and guidance.scales["guidance_scale"] == 0
+    return cfg_guidance(1.0) if is_zero else guidance
 
 
 def paper_guidance(null_scale: float, style_scale: float, context_scale: float) -> Guidance:

@@ -7,7 +7,7 @@ import numpy as np
 from dreamstyler_jax.stable_diffusion.schedule import TRAIN_TIMESTEPS, NoiseSchedule
 
 # Stands for alpha-bar = 0, whose lambda is -inf; diffusers uses the same number.
-_LEAST_ALPHA_BAR = 2.0**-24
+LEAST_ALPHA_BAR = 2.0**-24
 
 
 class Levels(NamedTuple):
@@ -28,7 +28,7 @@ class Levels(NamedTuple):
 def next_levels(schedule: NoiseSchedule, timesteps: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """alpha-bar at each timestep and at the next one, the last step going to alpha-bar = 1: float64[N] each."""
     del steps
-    alpha_bar = np.where(schedule.alphas_cumprod > 0.0, schedule.alphas_cumprod, _LEAST_ALPHA_BAR)
+    alpha_bar = np.where(schedule.alphas_cumprod > 0.0, schedule.alphas_cumprod, LEAST_ALPHA_BAR)
     return alpha_bar[timesteps], np.append(alpha_bar[timesteps[1:]], 1.0)
 
 

@@ -78,7 +78,8 @@ def paint_requests(
         size: height and width in pixels.
         batch_size: pictures computed at once; it is rounded up to a multiple of the number of devices, and the last
             batch is filled up with copies.
-        rows: the rows of guidance to compute; by default those that the requests need.
+        rows: the rows of guidance to compute; by default those that the requests need. A model that embeds the scale of
+            guidance computes the full prompt's alone.
         encoder: encodes the pictures to repaint; by default one without ControlNets.
         sample: paints a batch as `sample_batch` does.
 
@@ -90,6 +91,8 @@ def paint_requests(
     """
     if rows is None:
         rows = needed_rows([request.weights for request in requests], partly_guided=plan.guided is not None)
+    if model.networks.embeds_guidance:
+        rows = [FULL]
     encoder = encoder or ContentEncoder(model)
     batches = prepare_batches(model, requests, styles, batch_size=batch_size, rows=rows, encoder=encoder)
 
@@ -124,9 +127,12 @@ def prepare_batches(
             filled = [*group, *[group[-1]] * (batch_size - len(group))]
             chosen = np.array([[position[request.prompts[row]] for request in filled] for row in rows])
             weights = np.stack([request.weights[list(rows)] for request in filled], 1)
+            scales = None
+            if model.networks.embeds_guidance:  # the weight of the full prompt is the scale, and then there is no other
+                scales, weights = weights[list(rows).index(FULL)], np.ones_like(weights)
             seeds = np.array([request.seed for request in filled], np.uint32)
             content = _content_batch(filled, rows, encoder, model.networks.guess_mode)
-            yield len(group), Batch(conditioning.take(chosen), weights, seeds, content)
+            yield len(group), Batch(conditioning.take(chosen), weights, seeds, content, scales)
 
 
 def _encode_in_chunks(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Conditioning:

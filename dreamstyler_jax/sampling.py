@@ -17,7 +17,7 @@ from dreamstyler_jax.runtime.devices import split_batch
 from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step, steps_apart, steps_within
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.networks import Control, Networks
-from dreamstyler_jax.stable_diffusion.schedule import add_noise, stage_of
+from dreamstyler_jax.stable_diffusion.schedule import stage_of
 from dreamstyler_jax.stable_diffusion.unet import DeepFeatures
 
 
@@ -80,15 +80,18 @@ class Batch(NamedTuple):
         weights: float32[R, B], see `guidance`; they sum to 1 over the rows.
         seeds: uint32[B].
         content: the pictures to repaint; None to paint from noise alone.
+        embedded_scales: float32[B], the scales of guidance of a model that embeds them; None for others.
     """
 
     conditioning: Conditioning
     weights: Array | np.ndarray
     seeds: Array | np.ndarray
     content: ContentBatch | None = None
+    embedded_scales: Array | np.ndarray | None = None
 
 
-_BATCH_AXES = Batch(conditioning=1, weights=1, seeds=0, content=0)  # type: ignore[arg-type]  # an axis for each part
+# An axis for each part.
+_BATCH_AXES = Batch(conditioning=1, weights=1, seeds=0, content=0, embedded_scales=0)  # type: ignore[arg-type]
 
 
 class _RowInputs(NamedTuple):
@@ -142,19 +145,20 @@ def _sample(
 ) -> Array:
     content, conditioning = batch.content, batch.conditioning
     hints = networks.encode_control_maps(params, content.maps) if content else ()
+    guidance_scale = None if batch.embedded_scales is None else jnp.asarray(batch.embedded_scales)
 
     def control_of(row: _RowInputs) -> Control | None:
         return None if row.control_scales is None else Control(hints, row.control_scales)
 
     def whole(x: Array, t: Array, row: _RowInputs) -> Array:
-        return networks.denoise(params, x, t, row.conditioning, control_of(row))
+        return networks.denoise(params, x, t, row.conditioning, control_of(row), guidance_scale)
 
     def deep(x: Array, t: Array, row: _RowInputs) -> DeepFeatures:
-        return networks.denoise_deep(params, x, t, row.conditioning, control_of(row))
+        return networks.denoise_deep(params, x, t, row.conditioning, control_of(row), guidance_scale)
 
     def surface(x: Array, t: Array, row: _RowInputs) -> Array:
         assert row.deep is not None
-        return networks.denoise_surface(params, x, t, row.conditioning, row.deep)
+        return networks.denoise_surface(params, x, t, row.conditioning, row.deep, guidance_scale)
 
     denoise = whole if plan.deep is None else surface
     always_guided = plan.guided is None
@@ -175,7 +179,8 @@ def _sample(
     if content is None:
         start = start * plan.solver.init_scale
     else:
-        start = add_noise(networks.schedule, content.latents, start, plan.solver.timesteps[0])
+        alpha, sigma = plan.solver.start_rates
+        start = alpha * content.latents + sigma * start
     scales = content.scales.transpose(1, 2, 0, 3) if content and content.scales is not None else None
     features = None
     if plan.deep is not None:

@@ -4,7 +4,7 @@ import dataclasses
 
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED
-from dreamstyler_jax.runtime.settings import check_values, option
+from dreamstyler_jax.runtime.settings import check_pair, check_values, option
 
 BARE_PROMPTS = {"style": "A painting in the style of {}", "object": "A photo of {}"}  # for pictures without a prompt
 
@@ -55,6 +55,12 @@ class TrainSettings:
         "How an oblong picture becomes a square: crop takes its middle, fit shows all of it with a border.",
         choices=("crop", "fit"),
     )
+    original_size: list[int] = option(
+        [], "SDXL: height and width in pixels of the pictures before they were scaled, if other than they are."
+    )
+    crop_top_left: list[int] = option(
+        [], "SDXL: top and left in pixels of where the pictures were cut out. Default: they are whole."
+    )
     remat: bool = option(
         False,
         "Compute the UNet's layers again in the backward pass instead of keeping what is inside them: less memory, "
@@ -65,6 +71,8 @@ class TrainSettings:
 
     def __post_init__(self):
         check_values(self)
+        check_pair(self, "original_size", "height and width", 1)
+        check_pair(self, "crop_top_left", "top and left", 0)
         if not 1 <= len(self.init_word.split()) <= self.vectors:
             raise UserError(f"init_word: give at most one word for each vector, {self.vectors}, not {self.init_word!r}")
         if self.property == "object" and self.init_word == TrainSettings.init_word:

@@ -14,6 +14,7 @@ from dreamstyler_jax import encoding, inversion
 from dreamstyler_jax.inversion import Dataset, TrainState
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
 from dreamstyler_jax.runtime import compilation, images
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
@@ -61,8 +62,15 @@ def prepare(
         settings: how to learn.
 
     Raises:
-        UserError: a prompt has no placeholder or is too long, or the model cannot take pictures of that resolution.
+        UserError: the model is distilled as LCM, a prompt has no placeholder or is too long, or the model cannot take
+            pictures of that resolution or sizes to be told.
     """
+    if model.networks.embeds_guidance:
+        raise UserError(
+            f"{model.name} is distilled as LCM, and no style can be learned with it: learn the style with the model "
+            "that it was distilled from, and paint with either"
+        )
+    model = model.with_size_conditions(settings.original_size, settings.crop_top_left)
     resolution = model.side("resolution", settings.resolution)
     arrays = [
         images.to_array(images.fit(picture, resolution, resolution, settings.framing)) for picture in pictures.values()
@@ -71,6 +79,8 @@ def prepare(
     metadata |= {"prompts": list(prompts), "images": list(pictures), "resolution": resolution}
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}
     metadata |= {"clip_skip": model.networks.clip_skip}
+    told = {name: list(value) for name in ("original_size", "crop_top_left") if (value := getattr(settings, name))}
+    metadata |= told
     tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors)
     wordings = [_wordings(settings, prompt) for prompt in prompts]
     dataset = inversion.make_dataset(model, arrays, wordings, settings.vectors, flip=settings.flip, name=name)
@@ -110,7 +120,8 @@ def train(
         states: where to begin, all at the same step, from `inversion.start` or from a checkpoint.
         next_stop: maps the steps done to the step at which to yield next; it is called until ``settings.steps``.
     """
-    advance = _trainer(model.networks.with_remat(model.params) if settings.remat else model.networks, settings)
+    networks = model.with_size_conditions(settings.original_size, settings.crop_top_left).networks
+    advance = _trainer(networks.with_remat(model.params) if settings.remat else networks, settings)
     done = int(states[0].step)
     stacked = inversion.stack_trees(states)
     datasets = inversion.stack_trees([lesson.dataset for lesson in lessons])
@@ -129,11 +140,14 @@ def train(
 def _trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
     """The training loop, the same for the same settings: styles learned one after another share compiled programs."""
     names = [field.name for field in dataclasses.fields(TrainSettings)]  # without those of a command
-    return _make_trainer(networks, TrainSettings(**{name: getattr(settings, name) for name in names}))
+    values = {name: getattr(settings, name) for name in names}
+    hashable = {name: value for name, value in values.items() if not isinstance(value, list)}  # networks have the rest
+    return _make_trainer(networks, tuple(hashable.items()))
 
 
 @functools.lru_cache(maxsize=16)
-def _make_trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
+def _make_trainer(networks: Networks, values: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    settings = TrainSettings(**dict(values))
     step_settings = inversion.Settings(settings.batch_size, settings.gradient_accumulation, settings.seed)
     return inversion.make_trainer(networks, make_optimizer(settings), step_settings)
 

@@ -27,14 +27,25 @@ OTHER_VALUES = {
     "scales": {**CELL.scales, "null_scale": 4.0}, "solver": "ddim", "steps": 24, "height": 24, "width": 16,
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
     "checkpoint": 100, "repaint": REPAINT, "guidance_start": 0.2, "guidance_end": 0.8, "cache_interval": 2,
-    "spacing": "trailing", "loras": "gogh.safetensors", "clip_skip": 1,
+    "spacing": "trailing", "loras": "gogh.safetensors", "clip_skip": 1, "sigmas": "karras",
+    "original_size": (32, 24), "crop_top_left": (0, 4),
 }  # fmt: skip
 OTHER_REPAINTS = {
     "content": "b.png", "content_hash": "1" * 12, "strength": 0.7, "controlnets": ("depth",), "control_scale": 0.7,
     "control_start": 0.1, "control_end": 0.9, "guess_mode": True,
 }  # fmt: skip
 MODEL: Any = SimpleNamespace(
-    name="mini", hash="ba9876543210", loras="none", networks=SimpleNamespace(schedule=NoiseSchedule(), clip_skip=0)
+    name="mini",
+    hash="ba9876543210",
+    loras="none",
+    networks=SimpleNamespace(
+        schedule=NoiseSchedule(),
+        second_text_encoder=None,
+        original_size=None,
+        crop_top_left=(0, 0),
+        embeds_guidance=False,
+        clip_skip=0,
+    ),
 )  # all that cells need of a model
 
 
@@ -96,11 +107,15 @@ def test_a_line_of_an_older_version_has_the_id_that_its_cell_has_today(cell):
     assert id_of_line(older) == id_of_line(line) == cell.id
 
 
-def test_pictures_without_clip_skip_have_the_ids_from_before_there_was_one():
-    older = {name: value for name, value in CELL.parameters().items() if name != "clip_skip"}
+NEWER = ("clip_skip", "sigmas", "original_size", "crop_top_left")
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_pictures_without_newer_parameters_have_the_ids_from_before_there_were_any(name):
+    older = {key: value for key, value in CELL.parameters().items() if key not in NEWER}
     digest = hashlib.sha256(json.dumps(older, sort_keys=True).encode()).hexdigest()
     assert CELL.id == digest[:16] == id_of_line(older)
-    assert dataclasses.replace(CELL, clip_skip=1).id != CELL.id
+    assert dataclasses.replace(CELL, **{name: OTHER_VALUES[name]}).id != CELL.id
 
 
 def test_the_id_does_not_depend_on_the_order_of_scales():
@@ -137,6 +152,39 @@ def test_cells_are_the_product_of_all_axes(texts, names, ln, ls, lc, seeds, form
     ]
     assert [(c.prompt, c.style, c.guidance, c.scales, c.solver, c.steps, c.seed) for c in cells] == expected
     assert len({cell.id for cell in cells}) == len(cells)
+
+
+def test_each_solver_spaces_its_noise_levels_as_the_checkpoint_does_or_as_asked():
+    """The manifest says what was done, not "auto", so that pictures from before it was followed stay what they are."""
+    asks, solvers = NoiseSchedule(sigmas="karras"), ["ddim", "euler", "dpmpp_2m", "euler_a"]
+
+    def sigmas(networks, solvers, **axes) -> list[str]:
+        model: Any = SimpleNamespace(**{**vars(MODEL), "networks": networks})
+        return [cell.sigmas for cell in make_cells(Axes({"": ["a"]}, [], solvers=solvers, **axes), model, {}, (16, 16))]
+
+    plain = MODEL.networks
+    own, sdxl = (
+        SimpleNamespace(**{**vars(plain), "schedule": asks, "second_text_encoder": second})
+        for second in (None, "clip_g")
+    )
+    assert sigmas(plain, solvers) == ["normal"] * 4
+    assert sigmas(own, solvers) == ["normal", "karras", "karras", "karras"]
+    assert sigmas(own, solvers, sigmas="normal") == ["normal"] * 4
+    assert sigmas(own, ["unipc"], sigmas="beta") == ["beta"]
+    assert sigmas(own, ["unipc"], sigmas="ays") + sigmas(sdxl, ["unipc"], sigmas="ays") == ["ays_sd", "ays_sdxl"]
+    with pytest.raises(UserError, match=r"sigmas: ddim has no ays spacing.*: euler, dpmpp_2m, unipc, euler_a"):
+        sigmas(plain, ["euler", "ddim"], sigmas="ays")
+    with pytest.raises(UserError, match="did you mean 'karras'"):
+        sigmas(plain, ["euler"], sigmas="karas")
+
+
+def test_guidance_at_scale_zero_is_none_as_in_diffusers():
+    """It is the prompt alone, scale 1 here, and not the formula's 0, which no prompt and no style would influence."""
+    cells = cells_for(["a {}"], ["gogh"], guidance=[cfg_guidance(scale) for scale in (0.0, 2.0, 1.0)])
+    assert [cell.scales["guidance_scale"] for cell in cells] == [1.0, 2.0]
+    assert cells[0].weights.tolist() == [0, 1, 0, 0]
+    (cell,) = cells_for(["a {}"], ["gogh"], guidance=[paper_guidance(0.0, 1.0, 3.0)])
+    assert cell.scales["null_scale"] == 0
 
 
 def test_contents_strengths_and_control_scales_are_axes():

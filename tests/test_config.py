@@ -94,7 +94,17 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     if contents:
         config = dataclasses.replace(config, controlnets=["edges"])
     model: Any = SimpleNamespace(
-        name="mini", hash="0", loras="none", networks=SimpleNamespace(schedule=NoiseSchedule(), clip_skip=0)
+        name="mini",
+        hash="0",
+        loras="none",
+        networks=SimpleNamespace(
+            schedule=NoiseSchedule(),
+            second_text_encoder=None,
+            original_size=None,
+            crop_top_left=(0, 0),
+            embeds_guidance=False,
+            clip_skip=0,
+        ),
     )
     axes = axes_of(config, all_prompts(config), styles | mixes, contents, [])
     cells = make_cells(axes, model, styles | mixes, (64, 64))

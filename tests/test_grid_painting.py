@@ -112,6 +112,18 @@ def test_a_cell_decides_which_steps_are_guided_and_which_compute_all_features(ti
     assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(different) for b in different[:i])
 
 
+def test_a_cell_decides_how_noise_levels_are_spaced(tiny):
+    """Timesteps between those of the training are of another type, and so of another program."""
+    cells = cells_for(tiny, TEXTS[:1], ["gogh"], guidance=SCALES[7:8], steps=[4], solvers=["euler"])
+    cells += [dataclasses.replace(cells[0], sigmas=sigmas) for sigmas in ("karras", "ays_sd")]
+    pictures = paint(tiny, cells, Shape(BATCH, [0, 1, 2, 3]))
+    for cell in cells:
+        plan = plan_steps(solver_table("euler", tiny.networks.schedule, 4, sigmas=cell.sigmas))
+        np.testing.assert_allclose(pictures[cell.id], expected_picture(tiny, cell, plan), atol=1e-4)
+    different = [pictures[cell.id] for cell in cells]
+    assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(different) for b in different[:i])
+
+
 def test_each_set_of_loras_is_merged_once(tiny, tmp_path):
     """Whatever the order of the cells and the number of their programs."""
     file = write_lora(tmp_path / "a.safetensors", random_layers(tiny.params))

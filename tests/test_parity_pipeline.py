@@ -61,23 +61,28 @@ def controlnets(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "solver"),
+    ("scheduler", "solver", "sigmas"),
     [
-        (diffusers.UniPCMultistepScheduler, "unipc"),
-        (diffusers.DPMSolverMultistepScheduler, "dpmpp_2m"),
-        (diffusers.DDIMScheduler, "ddim"),
-        (diffusers.EulerDiscreteScheduler, "euler"),
+        (diffusers.UniPCMultistepScheduler, "unipc", "normal"),
+        (diffusers.DPMSolverMultistepScheduler, "dpmpp_2m", "normal"),
+        (diffusers.DDIMScheduler, "ddim", "normal"),
+        (diffusers.EulerDiscreteScheduler, "euler", "karras"),
     ],
 )
-def test_image_to_image_with_controlnets_is_diffusers(tiny, tiny_folder, controlnets, scheduler, solver, monkeypatch):
-    """30 steps, strength 0.8, control 0.8; two nets, of which the second holds from 20 to 70 % of the steps."""
+def test_image_to_image_with_controlnets_is_diffusers(
+    tiny, tiny_folder, controlnets, scheduler, solver, sigmas, monkeypatch
+):
+    """30 steps, strength 0.8, control 0.8; two nets, of which the second holds from 20 to 70 % of the steps.
+
+    With Karras' spacing the networks see timesteps between those of the training.
+    """
     nets = [diffusers.ControlNetModel.from_pretrained(folder) for folder in controlnets]
     pipe = diffusers.StableDiffusionControlNetImg2ImgPipeline.from_pretrained(
         tiny_folder, controlnet=nets, image_processor=None
     )
     pipe.set_progress_bar_config(disable=True)
     spacing = {"timestep_spacing": "leading"} if solver == "euler" else {}
-    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **spacing)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, use_karras_sigmas=sigmas == "karras", **spacing)
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((1, *tiny.networks.latent_shape(*SIZE)), np.float32)
     maps = [rng.random((1, *SIZE, 3), np.float32) for _ in nets]
@@ -98,8 +103,14 @@ def test_image_to_image_with_controlnets_is_diffusers(tiny, tiny_folder, control
 
     model = tiny.with_controlnets([str(folder) for folder in controlnets])
     table = solver_table(
-        solver, tiny.networks.schedule, 30, strength=0.8, spacing=spacing.get("timestep_spacing", "auto")
+        solver,
+        tiny.networks.schedule,
+        30,
+        strength=0.8,
+        spacing=spacing.get("timestep_spacing", "auto"),
+        sigmas=sigmas,
     )
+    assert (table.timesteps.dtype == np.float32) == (sigmas == "karras")
     scales = transfer.control_scales([0.8, 0.5], [(0.0, 1.0), (0.2, 0.7)], len(table.timesteps))
     batch = sampling.Batch(
         conditioning=encode(model, [NEGATIVE, PROMPT], {}).take(np.array([[0], [1]])),

@@ -122,6 +122,27 @@ def test_pictures_of_every_solver(sdxl, pipe, scheduler, solver):
     assert relative_error(picture[None], expected) <= TOLERANCE
 
 
+def test_other_sizes_than_the_pictures_own(sdxl, pipe):
+    """``original_size`` and ``crops_coords_top_left``, for all rows of guidance."""
+    pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    noise = sampling.initial_noise(np.array([7], np.uint32), sdxl.networks.latent_shape(*SIZE))
+    told: dict = dict(original_size=(40, 32), crops_coords_top_left=(4, 8))
+    plain, expected = (
+        pipe(
+            PROMPT, height=SIZE[0], width=SIZE[1], num_inference_steps=2, guidance_scale=5.0, latents=to_torch(noise),
+            output_type="latent", **sizes,
+        ).images
+        for sizes in ({}, told)
+    )  # fmt: skip
+    assert (plain - expected).abs().max() > 0.01
+    expected = pipe.vae.decode(expected / pipe.vae.config.scaling_factor).sample
+    plan = sampling.plan_steps(solver_table("dpmpp_2m", sdxl.networks.schedule, 2))
+    request = Request(("", PROMPT, "", ""), guidance.cfg(5.0), 7)
+    model = sdxl.with_size_conditions((40, 32), (4, 8))
+    (picture,) = paint_requests(model, [request], {}, plan, size=SIZE, batch_size=1)
+    assert relative_error(picture[None], expected) <= TOLERANCE
+
+
 def test_exported_styles_are_diffusers_textual_inversions(sdxl, sdxl_folder, tmp_path):
     """Both kinds of files give the same embeddings, and the same prompt the same conditioning.
 

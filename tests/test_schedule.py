@@ -1,5 +1,7 @@
 """The noise schedule, the stages, noising and targets."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.schedule import (
     BETA_SCHEDULES,
+    CONFIG_SIGMAS,
+    NORMAL_SIGMAS,
     PREDICTION_TYPES,
     SPACINGS,
     TRAIN_TIMESTEPS,
@@ -32,6 +36,7 @@ schedules = st.builds(
     steps_offset=st.integers(0, 999),
     set_alpha_to_one=st.booleans(),
     rescale_betas_zero_snr=st.booleans(),
+    sigmas=st.sampled_from((NORMAL_SIGMAS, *CONFIG_SIGMAS)),
 )
 
 
@@ -60,6 +65,13 @@ def test_stage_of_traced_timesteps():
     traced = jax.jit(stage_of, static_argnums=1)(jnp.asarray(TIMESTEPS, jnp.int32), 7)
     assert traced.dtype == jnp.int32
     np.testing.assert_array_equal(traced, stage_of(TIMESTEPS, 7))
+
+
+def test_stages_of_timesteps_between_those_of_the_training():
+    between = TIMESTEPS[:-1] + np.float32(0.999)
+    for found in (stage_of(between, 7), jax.jit(stage_of, static_argnums=1)(jnp.asarray(between), 7)):
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, np.floor(np.float64(between) * 7 / 1000))
 
 
 def test_stage_of_one_integer_and_out_of_range():
@@ -136,16 +148,35 @@ OF_A_SAMPLER = {
 
 
 def test_settings_of_a_sampler_are_named_and_do_not_block():
-    with pytest.warns(UserWarning, match=r"^scheduler_config\.json: use_karras_sigmas = true: the solvers here"):
-        assert NoiseSchedule.from_config(OF_A_SAMPLER) == NoiseSchedule()
+    plain = OF_A_SAMPLER | {"algorithm_type": "dpmsolver++"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert NoiseSchedule.from_config(plain) == NoiseSchedule(sigmas="karras")
+    with pytest.warns(UserWarning, match=r'algorithm_type = "sde-dpmsolver\+\+" \(nearest: --solver dpmpp_2m or, with'):
+        assert NoiseSchedule.from_config(OF_A_SAMPLER) == NoiseSchedule(sigmas="karras")
     odd = {"clip_sample": True, "use_karras_sigmas": False, "final_sigmas_type": "sigma_min"}
+    odd["algorithm_type"] = "dpmsolver++"
     with pytest.warns(UserWarning, match=r'clip_sample = true, final_sigmas_type = "sigma_min": the'):
         assert NoiseSchedule.from_config(OF_A_SAMPLER | odd) == NoiseSchedule()
 
 
-def test_a_config_of_another_kind_is_refused():
-    with pytest.raises(UserError, match="lacks beta_schedule, beta_start, beta_end"):
-        NoiseSchedule.from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+def test_unknown_settings_are_named():
+    with pytest.warns(UserWarning, match=r'use_lu_lambdas = true \(nearest: --sigmas exp.*\), wobble = "x": the'):
+        NoiseSchedule.from_config(NoiseSchedule().to_config() | {"use_lu_lambdas": True, "wobble": "x"})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "FlowMatchEuler.* on straight flows"),
+        ({"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5}, "EDMDPMSolver.* on EDM's continuous"),
+        ({**NoiseSchedule().to_config(), "timestep_type": "continuous"}, "DDIMScheduler.* on EDM's continuous"),
+        ({"_class_name": "IPNDMScheduler"}, "lacks beta_schedule, beta_start, beta_end"),
+    ],
+)
+def test_models_trained_on_other_noise_are_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        NoiseSchedule.from_config(config)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

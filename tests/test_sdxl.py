@@ -1,6 +1,7 @@
 """SDXL from the command line: a style is two tables; every way of painting works with it."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -54,6 +55,38 @@ def test_both_tables_are_learned(run_folder):
     for encoder, table in style.tables.items():
         assert table.shape[:2] == (3, 1)
         assert np.abs(table - before.tables[encoder]).max() > 0.01
+
+
+def test_training_and_painting_are_told_the_sizes_asked_for(run_folder, sdxl_folder, paint, tmp_path):
+    """A style learned as if from a scaled picture differs; the manifest names what a picture was painted as."""
+    words = ["--model", sdxl_folder, "--images", run_folder.parent / "wave.png", "--batch_size", 2, "--stages", 3]
+    words += ["--learning_rate", 0.05, "--log_every", 2, "--preview_prompts", "--steps", 2, "--output", tmp_path / "a"]
+    run(train, *words, "--original_size", 8, 12)
+    styles = [Style.load(file) for file in (run_folder / "steps/step_000002.safetensors", tmp_path / "a" / FILE_NAME)]
+    assert [style.metadata.get("original_size") for style in styles] == [None, [8, 12]]
+    assert np.abs(styles[0].tables["clip_g"] - styles[1].tables["clip_g"]).max() > 1e-4
+    sizes = ["--original_size", 64, 32, "--crop_top_left", 0, 8]
+    paint(tmp_path / "told", *sizes)
+    line = json.loads((tmp_path / "told" / "manifest.jsonl").read_text().splitlines()[0])
+    assert (line["original_size"], line["crop_top_left"]) == ([64, 32], [0, 8])
+    assert " ".join(map(str, sizes)) in line["command"]
+    painted_before = (tmp_path / "told" / "manifest.jsonl").read_bytes()
+    paint(tmp_path / "told", *sizes)
+    assert (tmp_path / "told" / "manifest.jsonl").read_bytes() == painted_before
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        (sample, ["--original_size", 64], "original_size: give height and width, two numbers from 1 to 65536, not 64"),
+        (train, ["--crop_top_left", 0, -1], "crop_top_left: give top and left, two numbers from 0 .*, not 0 -1"),
+        (train, ["--original_size", 64, 64], "original_size, crop_top_left: only SDXL takes them, and .* is none"),
+        (sample, ["--crop_top_left", 8, 8], "original_size, crop_top_left: only SDXL takes them, and .* is none"),
+    ],
+)
+def test_sizes_that_cannot_be_told_are_refused(command, options, message, tiny_folder, tmp_path, capfd):
+    words = ["--model", tiny_folder, *options, "--output", tmp_path / "a"]
+    assert re.search(message, refusal(capfd, command, *words))
 
 
 def test_every_way_of_painting(paint, run_folder, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.solvers import SOLVERS, SolverTable, solver_start, solver_step, solver_table
+from dreamstyler_jax.solvers import SOLVERS, solver_start, solver_step, solver_table
 from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES, SPACINGS, NoiseSchedule, add_noise, target
 
 MULTISTEP = ("dpmpp_2m", "unipc")
@@ -241,7 +241,7 @@ def midway_error(name, steps):
     table = solver_table(name, NoiseSchedule(), steps, "trailing")
     half = steps // 2
     assert table.timesteps[half] == MIDWAY
-    first_half = SolverTable(table.timesteps[:half], table.coefficients[:half], table.init_scale)
+    first_half = table._replace(timesteps=table.timesteps[:half], coefficients=table.coefficients[:half])
     reached = float(trajectory(gaussian_epsilon, first_half, 1.0)[-1])
     alpha_bar = NoiseSchedule().alphas_cumprod[[999, MIDWAY]]
     start, end = np.sqrt(alpha_bar * SPREAD**2 + 1 - alpha_bar)

@@ -13,8 +13,8 @@ from typing import Any
 from dreamstyler_jax.guidance import FORMS, MAX_SCALE, SCALES, Scale, forms_with
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
-from dreamstyler_jax.runtime.settings import check_values, option
-from dreamstyler_jax.solvers import AUTO_SPACING, SOLVERS
+from dreamstyler_jax.runtime.settings import check_pair, check_values, option
+from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, SIGMAS, SOLVERS
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS, parse_loras
 from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES, SPACINGS
 from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
@@ -238,8 +238,21 @@ class SampleConfig(GuidanceOptions):
         "How the solver spaces its timesteps; auto is the checkpoint's own way. For few steps use trailing.",
         choices=(AUTO_SPACING, *SPACINGS),
     )
+    sigmas: str = option(
+        AUTO_SIGMAS,
+        "How the solver spaces its noise levels: karras, exponential and beta by that formula, ays by the tables of "
+        "Align Your Steps (for about 10 steps), normal by its timesteps; auto is the checkpoint's own way. For "
+        f"--solver {' or '.join(solver.name for solver in SOLVERS.values() if solver.points)}.",
+        choices=SIGMAS,
+    )
     height: int | None = option(None, "Height of the pictures in pixels. null: the model's.", low=8, high=4096)
     width: int | None = option(None, "Width of the pictures in pixels. null: the model's.", low=8, high=4096)
+    original_size: list[int] = option(
+        [], "SDXL: paint as if the pictures had been scaled from this height and width. Default: their own."
+    )
+    crop_top_left: list[int] = option(
+        [], "SDXL: paint as if the pictures had been cut out of larger ones at this top and left. Default: 0 0."
+    )
     batch_size: int = option(8, "Pictures painted at once; they do not depend on it.", low=1, high=1024)
     dtype: str = option("float32", "Precision of the model's computations.", choices=DTYPES)
     shard: str = option(
@@ -254,6 +267,8 @@ class SampleConfig(GuidanceOptions):
 
     def __post_init__(self):
         check_values(self)
+        check_pair(self, "original_size", "height and width", 1)
+        check_pair(self, "crop_top_left", "top and left", 0)
         parse_seeds(self.seeds)
         if self.shard != HOSTS:
             parse_shard(self.shard)

@@ -20,7 +20,9 @@ from dreamstyler_jax.commands.sample_inputs import (
     check_prompts,
     load_all_styles,
     load_contents,
+    scheduler_line,
     warn_of_another_clip_skip,
+    warn_of_distillation,
     warn_of_earlier_weights,
     warn_of_settings_without_effect,
     with_default_controlnet,
@@ -52,6 +54,7 @@ def run(config: SampleConfig) -> None:
     check_output(Path(config.output) if config.output else default_folder(styles))
     warn_of_settings_without_effect(config)
     model = load_model(config.model, config, dtype=config.dtype, clip_skip=config.clip_skip)
+    model = model.with_size_conditions(config.original_size, config.crop_top_left)
     warn_of_another_clip_skip(config, styles)
     config = with_default_controlnet(config, model)
     nets = [transfer.parse_net(net) for net in config.controlnets]
@@ -63,6 +66,7 @@ def run(config: SampleConfig) -> None:
         guess_mode=config.guess_mode,
     )
     loras = read_loras(config.loras, model.params, model.name)
+    warn_of_distillation(config, model, loras)
     contents = load_contents(config, model)
     encoder = transfer.ContentEncoder(model, nets, config.depth_model)
     for content in contents[:1]:
@@ -82,7 +86,8 @@ def run(config: SampleConfig) -> None:
     if todo:
         warn_of_unknown_words(config.model, [*itertools.chain(*texts.values()), config.negative_prompt])
         warn_of_earlier_weights(model, styles)
-        announce(model, *dict.fromkeys(line for stack in loras for line in stack.lines), summary(todo))
+        lines = dict.fromkeys(line for stack in loras for line in stack.lines)
+        announce(model, *lines, *scheduler_line(model), summary(todo))
     painter = functools.partial(
         paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
     )

@@ -14,13 +14,15 @@ from dreamstyler_jax.grids.cells import Axes, Cell
 from dreamstyler_jax.guidance import FORMS, SCALES, Guidance, forms_with
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
-from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.runtime.parsing import parse_seeds
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.scheduler_config import solver_of
 from dreamstyler_jax.style import FILE_NAME, Style, StyleRef, check_widths, load_styles
 from dreamstyler_jax.train_settings import BARE_PROMPTS
 
+DISTILLED_SOLVERS = {"lcm": 1.5, "tcd": 1.0}  # with the guidance scale that such models take
 Texts = Mapping[str, Sequence[str]]  # prompts by the name of their content; under "" those without content
 
 
@@ -146,6 +148,7 @@ def axes_of(
         guidance_span=(config.guidance_start, config.guidance_end),
         cache_interval=config.cache_interval,
         spacing=config.spacing,
+        sigmas=config.sigmas,
         dtype=config.dtype,
         controlnets=config.controlnets,
         control_span=(config.control_start, config.control_end),
@@ -171,6 +174,49 @@ def check_prompts(
     distinct = {(cell.prompt, cell.style): cell for cell in cells}.values()
     texts = list(dict.fromkeys(cell.texts[row] for cell in distinct for row in rows))
     tokenize(model.tokenizers, texts, {name: style.vectors for name, style in styles.items()})
+
+
+def warn_of_distillation(config: SampleConfig, model: StableDiffusion, loras: Sequence[LoraStack]) -> None:
+    """Warns where a solver for few steps meets a model that was not distilled for it, or the reverse.
+
+    Args:
+        config: the settings.
+        model: the model; the scheduler that its files name tells how it was distilled.
+        loras: those to merge, which may have been distilled.
+    """
+    solvers = config.solver
+    if model.networks.embeds_guidance:
+        if config.negative_prompt:
+            warnings.warn(f"negative_prompt has no effect on {model.name}, which is distilled as LCM", stacklevel=2)
+        if set(solvers) != {"lcm"}:
+            warnings.warn(
+                f"{model.name} is distilled as LCM: paint with --solver lcm --steps 4 --guidance_scale 8", stacklevel=2
+            )
+        return
+    own = solver_of(model.scheduler)[0]
+    if any(stack.members for stack in loras):
+        return
+    if own in DISTILLED_SOLVERS and not set(solvers) <= set(DISTILLED_SOLVERS):
+        warnings.warn(
+            f"scheduler_config.json is of {model.scheduler}, for models distilled for few steps: paint with --solver "
+            f"{own} --steps 8 --guidance_scale {DISTILLED_SOLVERS[own]}; if the model itself is not distilled, add the "
+            "LoRA that is, with --loras",
+            stacklevel=2,
+        )
+    for solver in set(solvers) & set(DISTILLED_SOLVERS) - {own}:
+        warnings.warn(
+            f"solver: {solver} is for distilled models, and nothing says that {model.name} is one: add a distilled "
+            "LoRA with --loras, or choose another solver",
+            stacklevel=2,
+        )
+
+
+def scheduler_line(model: StableDiffusion) -> list[str]:
+    """A line that names the solver for the scheduler of the model's files, where that is not implemented."""
+    nearest, same = solver_of(model.scheduler)
+    if same or not model.scheduler:
+        return []
+    return [f"The model's {shortened(model.scheduler)} is not implemented; the nearest is --solver {nearest}"]
 
 
 def warn_of_settings_without_effect(config: SampleConfig) -> None:

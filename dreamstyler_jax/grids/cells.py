@@ -11,21 +11,24 @@ from typing import Any
 import numpy as np
 
 from dreamstyler_jax import __version__, prompts
-from dreamstyler_jax.guidance import Guidance, cfg_guidance
-from dreamstyler_jax.solvers import AUTO_SPACING, solver_table
+from dreamstyler_jax.guidance import Guidance, cfg_guidance, without_zero
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, sigmas_in_effect, solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
+from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.schedule import NORMAL_SIGMAS
 from dreamstyler_jax.style import Style, StyleRef
 from dreamstyler_jax.transfer import Content
 
 # Parameters that later versions added, with what they were before: lines of older manifests lack them.
 ABSENT = {
     "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
-    "loras": NO_LORAS, "clip_skip": 0,
+    "loras": NO_LORAS, "clip_skip": 0, "sigmas": NORMAL_SIGMAS, "original_size": None, "crop_top_left": None,
 }  # fmt: skip
 # Those of them that count in an id only where they have another value, so that older pictures keep their ids.
-_NOT_IN_OLDER_IDS = ("clip_skip",)
+_NOT_IN_OLDER_IDS = ("clip_skip", "sigmas", "original_size", "crop_top_left")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,9 @@ class Cell:
         model_hash: hash of its weights, LoRAs included.
         loras: the recipe of the LoRAs in it, see `loras.recipes`.
         clip_skip: the number of the text encoders' last layers that are left out.
+        sigmas: how the solver spaces its noise levels, as `solvers.solver_table` takes it.
+        original_size, crop_top_left: what SDXL is told of the size before scaling, height first, and of the crop; None
+            for the picture's own size, whole.
         repaint: None for a picture painted from the prompt alone.
     """
 
@@ -93,6 +99,9 @@ class Cell:
     spacing: str = AUTO_SPACING
     loras: str = NO_LORAS
     clip_skip: int = 0
+    sigmas: str = NORMAL_SIGMAS
+    original_size: tuple[int, int] | None = None
+    crop_top_left: tuple[int, int] | None = None
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -162,7 +171,7 @@ class Axes:
         solvers, steps, seeds: as in the settings of ``sample``.
         contents: pictures to repaint, if any.
         strengths, control_scales: of the contents.
-        negative_prompt, guidance_span, cache_interval, spacing, dtype: shared by all cells.
+        negative_prompt, guidance_span, cache_interval, spacing, sigmas, dtype: shared by all cells.
         controlnets, control_span, guess_mode: shared by all cells with content.
     """
 
@@ -181,6 +190,7 @@ class Axes:
     guidance_span: tuple[float, float] = (0.0, 1.0)
     cache_interval: int = 1
     spacing: str = AUTO_SPACING
+    sigmas: str = AUTO_SIGMAS
     dtype: str = "float32"
     controlnets: Sequence[str] = ()
     control_span: tuple[float, float] = (0.0, 1.0)
@@ -199,10 +209,8 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
     Raises:
         UserError: a solver cannot take so many steps, or a strength leaves none of them.
     """
-    for solver, steps, strength in itertools.product(
-        axes.solvers, axes.steps, axes.strengths if axes.contents else [1.0]
-    ):
-        solver_table(solver, model.networks.schedule, steps, axes.spacing, strength)
+    networks, sigmas = model.networks, _checked_sigmas(axes, model.networks)
+    all_guidance = _checked_guidance(axes, networks)
     weights = [(str(stack), stack.hash_on(model.hash)) for stack in axes.loras] or [(str(model.loras), model.hash)]
     wanted = [
         (repaint, cell_size, text)
@@ -228,6 +236,8 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                 guidance_end=axes.guidance_span[1],
                 cache_interval=axes.cache_interval,
                 spacing=axes.spacing,
+                original_size=networks.original_size,
+                crop_top_left=networks.crop_top_left if any(networks.crop_top_left) else None,
                 checkpoint=checkpoint,
                 repaint=repaint,
             )
@@ -239,14 +249,34 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                     guidance=guidance.form,
                     scales=guidance.scales,
                     solver=solver,
+                    sigmas=sigmas[solver],
                     steps=steps,
                     seed=seed,
                 )
                 for (loras, model_hash), guidance, solver, steps, seed in itertools.product(
-                    weights, axes.guidance, axes.solvers, axes.steps, axes.seeds
+                    weights, all_guidance, axes.solvers, axes.steps, axes.seeds
                 )
             ]
     return cells
+
+
+def _checked_guidance(axes: Axes, networks: Networks) -> list[Guidance]:
+    """The distinct forms of guidance that the model can follow."""
+    distinct = {json.dumps([one.form, one.scales]): one for one in map(without_zero, axes.guidance)}
+    if networks.embeds_guidance and any(one.form != "cfg" for one in distinct.values()):
+        raise UserError("guidance: a model distilled as LCM takes a single scale, so it has --guidance cfg alone")
+    return list(distinct.values())
+
+
+def _checked_sigmas(axes: Axes, networks: Networks) -> dict[str, str]:
+    """How each solver spaces its noise levels; all of its numbers of steps and strengths are possible."""
+    is_sdxl = networks.second_text_encoder is not None
+    sigmas = {solver: sigmas_in_effect(axes.sigmas, solver, networks.schedule, is_sdxl) for solver in axes.solvers}
+    for solver, steps, strength in itertools.product(
+        axes.solvers, axes.steps, axes.strengths if axes.contents else [1.0]
+    ):
+        solver_table(solver, networks.schedule, steps, axes.spacing, strength, sigmas[solver])
+    return sigmas
 
 
 def _style_choices(placeholders: Sequence[str], axes: Axes) -> Iterator[tuple[str, int, list[str]]]:

@@ -94,13 +94,13 @@ def _grouped(cells: Sequence[Cell], key: Callable[[Cell], Hashable]) -> list[lis
 def _program(cell: Cell) -> Hashable:
     """Equal for cells that one program paints with one step plan."""
     strength = cell.repaint.strength if cell.repaint else None
-    of_plan = cell.solver, cell.steps, cell.spacing, cell.guidance_span, cell.cache_interval
+    of_plan = cell.solver, cell.steps, cell.spacing, cell.sigmas, cell.guidance_span, cell.cache_interval
     return *of_plan, cell.height, cell.width, strength
 
 
 def _plan(model: StableDiffusion, cell: Cell) -> StepPlan:
     strength = cell.repaint.strength if cell.repaint else 1.0
-    table = solver_table(cell.solver, model.networks.schedule, cell.steps, cell.spacing, strength)
+    table = solver_table(cell.solver, model.networks.schedule, cell.steps, cell.spacing, strength, cell.sigmas)
     return plan_steps(table, guidance_span=cell.guidance_span, cache_interval=cell.cache_interval)
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from dreamstyler_jax.runtime.errors import UserError
 
 NULL = "null"  # the text for None
+_MAX_PIXELS = 65_536
 
 
 class Kind(NamedTuple):
@@ -48,6 +49,24 @@ def option(
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_pair(config: Any, name: str, meaning: str, low: int) -> None:
+    """Checks an option that is a list of two whole numbers, or empty.
+
+    Args:
+        config: the settings.
+        name: the option.
+        meaning: what the numbers are, for errors.
+        low: the smallest number allowed.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    values = getattr(config, name)
+    if values and (len(values) != 2 or not all(low <= value <= _MAX_PIXELS for value in values)):
+        given = " ".join(map(str, values))
+        raise UserError(f"{name}: give {meaning}, two numbers from {low} to {_MAX_PIXELS}, not {given}")
 
 
 def options_of(config_class: type) -> list[dataclasses.Field]:

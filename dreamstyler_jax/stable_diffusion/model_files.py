@@ -194,6 +194,8 @@ def _in_folder(
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     folders = {name: folder / name for name in PART_CLASSES}
     folders = {name: path for name, path in folders.items() if name not in OPTIONAL_PARTS or path.is_dir()}
+    if "text_encoder_2" not in folders:
+        scheduler = {**scheduler, "steps_offset": 1}  # as diffusers' pipelines of 1.x and 2.x, whatever the file says
     own_vae = folders.pop("vae") if vae else folders["vae"]
     for path in folders.values():
         if not (path / "config.json").is_file():

@@ -68,6 +68,9 @@ class Networks:
         controlnets: graph definitions of ControlNets, whose residuals add up.
         guess_mode: whether the ControlNets work without the prompt, see `controlnet.ControlNetModel`.
         clip_skip: the number of the text encoders' last layers without influence on the text states.
+        original_size: the height and width in pixels that SDXL is told a picture had before it was scaled; None for
+            the size of the picture itself.
+        crop_top_left: the top and left in pixels at which SDXL is told the picture was cut out of that.
     """
 
     text_encoder: nnx.GraphDef
@@ -81,6 +84,8 @@ class Networks:
     controlnets: tuple[nnx.GraphDef, ...] = ()
     guess_mode: bool = False
     clip_skip: int = 0
+    original_size: tuple[int, int] | None = None
+    crop_top_left: tuple[int, int] = (0, 0)
 
     def with_remat(self, params: Any) -> Self:
         """The same networks, whose UNet computes its layers again in a backward pass: less memory, more time."""
@@ -150,6 +155,11 @@ class Networks:
             net.hint(jnp.asarray(control)) for net, control in zip(self._controlnets(params), maps, strict=True)
         )
 
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the UNet takes the scale of guidance as a condition (LCM), and is asked with one prompt alone."""
+        return self.unet_config.time_cond_proj_dim is not None
+
     def denoise(
         self,
         params: Any,
@@ -157,11 +167,21 @@ class Networks:
         timesteps: Array,
         conditioning: Conditioning,
         control: Control | None = None,
+        guidance_scale: Array | None = None,
     ) -> Array:
-        """The UNet's output float32[B, h, w, c] for latents, timesteps int32[] or [B], and one stage's conditioning."""
+        """The UNet's output float32[B, h, w, c].
+
+        Args:
+            params: the weights.
+            latents: [B, h, w, c].
+            timesteps: [] or [B], in [0, 1000).
+            conditioning: of one stage.
+            control: what ControlNets add.
+            guidance_scale: float32[B], where the UNet embeds it.
+        """
         unet = nnx.merge(self.unet, params["unet"])
         residuals = self._residuals(params, latents, timesteps, conditioning, control)
-        added = self.added_conditions(latents, conditioning)
+        added = self.added_conditions(latents, conditioning, guidance_scale)
         return unet(latents, timesteps, conditioning.states, residuals, added).astype(jnp.float32)
 
     def denoise_deep(
@@ -171,30 +191,38 @@ class Networks:
         timesteps: Array,
         conditioning: Conditioning,
         control: Control | None = None,
+        guidance_scale: Array | None = None,
     ) -> DeepFeatures:
         """The deep features of `denoise`, which the following timesteps may share; same arguments."""
         unet = nnx.merge(self.unet, params["unet"])
         residuals = self._residuals(params, latents, timesteps, conditioning, control)
-        return unet.deep(
-            latents, timesteps, conditioning.states, residuals, self.added_conditions(latents, conditioning)
-        )
+        added = self.added_conditions(latents, conditioning, guidance_scale)
+        return unet.deep(latents, timesteps, conditioning.states, residuals, added)
 
     def denoise_surface(
-        self, params: Any, latents: Array, timesteps: Array, conditioning: Conditioning, deep: DeepFeatures
+        self,
+        params: Any,
+        latents: Array,
+        timesteps: Array,
+        conditioning: Conditioning,
+        deep: DeepFeatures,
+        guidance_scale: Array | None = None,
     ) -> Array:
         """The rest of `denoise`: the UNet's output float32[B, h, w, c] from given deep features."""
         unet = nnx.merge(self.unet, params["unet"])
-        added = self.added_conditions(latents, conditioning)
+        added = self.added_conditions(latents, conditioning, guidance_scale)
         return unet.surface(latents, timesteps, conditioning.states, deep, added).astype(jnp.float32)
 
-    def added_conditions(self, latents: Array, conditioning: Conditioning) -> AddedConditions | None:
-        """SDXL's added conditions for uncropped pictures of the size that the latents have."""
+    def added_conditions(
+        self, latents: Array, conditioning: Conditioning, guidance_scale: Array | None = None
+    ) -> AddedConditions:
+        """What the denoiser gets besides: SDXL the pooled text and the sizes, LCM the scale of guidance."""
         if conditioning.pooled is None:
-            return None
+            return AddedConditions(guidance_scale=guidance_scale)
         batch, rows, columns, _ = latents.shape
         size = [side * self.vae_config.downsampling for side in (rows, columns)]
-        time_ids = jnp.array([*size, 0, 0, *size], jnp.float32)
-        return AddedConditions(conditioning.pooled, jnp.broadcast_to(time_ids, (batch, 6)))
+        time_ids = jnp.array([*(self.original_size or size), *self.crop_top_left, *size], jnp.float32)
+        return AddedConditions(conditioning.pooled, jnp.broadcast_to(time_ids, (batch, 6)), guidance_scale)
 
     def _residuals(
         self, params: Any, latents: Array, timesteps: Array, conditioning: Conditioning, control: Control | None

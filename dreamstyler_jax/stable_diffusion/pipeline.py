@@ -25,6 +25,7 @@ from dreamstyler_jax.stable_diffusion.model_files import find_model
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.parts import check_controlnet, check_fit, networks_of, part_classes
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.stable_diffusion.scheduler_config import scheduler_name
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import read_config
 
@@ -46,6 +47,7 @@ class StableDiffusion:
         hash: twelve hexadecimal digits that identify the weights on disk (from sizes and samples of the files).
         folder: the folder it was loaded from; None for a single file and for a model made in memory.
         loras: the LoRAs that are merged into the weights.
+        scheduler: which of diffusers' schedulers its files name; empty if none.
     """
 
     networks: Networks
@@ -57,6 +59,7 @@ class StableDiffusion:
     hash: str
     folder: Path | None = None
     loras: LoraStack = dataclasses.field(default_factory=LoraStack)
+    scheduler: str = ""
 
     @classmethod
     def load(
@@ -119,6 +122,7 @@ class StableDiffusion:
             name=str(model),
             hash=files.hash(modules),
             folder=files.folder,
+            scheduler=scheduler_name(files.scheduler),
         )
         return loaded.with_clip_skip(clip_skip).with_loras(loras)
 
@@ -211,6 +215,29 @@ class StableDiffusion:
             raise UserError(f"loras: the model has {self.loras} already; give all at once, as {self.loras}+{stack}")
         params = merge_loras(self.params, stack)
         return dataclasses.replace(self, params=params, hash=stack.hash_on(self.hash), loras=stack)
+
+    def with_size_conditions(self, original_size: Sequence[int] = (), crop_top_left: Sequence[int] = ()) -> Self:
+        """SDXL that is told other sizes than those of the pictures themselves (Podell et al. 2023, section 2.2).
+
+        Args:
+            original_size: height and width in pixels before scaling; small ones ask for a blurred picture, large ones
+                for a sharp one. Empty for the size of the picture.
+            crop_top_left: top and left in pixels of what was cut out; not 0 asks for a picture that is cut off. Empty
+                for a whole picture.
+
+        Raises:
+            UserError: the model is not SDXL.
+        """
+        if not original_size and not crop_top_left:
+            return self
+        if self.networks.second_text_encoder is None:
+            raise UserError(f"original_size, crop_top_left: only SDXL takes them, and {self.name} is none")
+        networks = dataclasses.replace(
+            self.networks,
+            original_size=tuple(original_size) or self.networks.original_size,
+            crop_top_left=tuple(crop_top_left) or self.networks.crop_top_left,
+        )
+        return dataclasses.replace(self, networks=networks)
 
     def size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels, with the model's resolution where None.

@@ -6,7 +6,6 @@ Symbols follow the DPM-Solver papers: a latent at timestep t is ``x_t = alpha_t 
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
+from dreamstyler_jax.stable_diffusion.scheduler_config import check_kind, not_followed
 
 if TYPE_CHECKING:  # commands read the names of solvers and spacings before they import JAX
     import jax
@@ -24,25 +24,14 @@ TRAIN_TIMESTEPS = 1000
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
+NORMAL_SIGMAS = "normal"  # the noise levels of the timesteps
+CONFIG_SIGMAS = ("karras", "exponential", "beta")  # spacings of noise levels that scheduler_config.json can ask for
 
 # Settings of scheduler_config.json that change the forward process, with the values implemented here.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "num_train_timesteps": (TRAIN_TIMESTEPS,),
     "trained_betas": (None,),
     "use_flow_sigmas": (False,),
-}
-# Settings that only change what some solvers do, with the values that they have here. Those of a single solver (its
-# order, its type) are not listed: solvers are chosen by name.
-_OF_SOLVERS: dict[str, tuple[Any, ...]] = {
-    "clip_sample": (False,),
-    "thresholding": (False,),
-    "use_karras_sigmas": (False,),
-    "use_exponential_sigmas": (False,),
-    "use_beta_sigmas": (False,),
-    "use_lu_lambdas": (False,),
-    "final_sigmas_type": ("zero",),
-    "interpolation_type": ("linear",),
-    "timestep_type": ("discrete",),
 }
 
 
@@ -64,6 +53,7 @@ class NoiseSchedule:
         set_alpha_to_one: whether DDIM's last step goes to alpha-bar = 1, or only to that of timestep 0.
         rescale_betas_zero_snr: whether the schedule is shifted so that the last timestep is pure noise (Lin et al.
             2023, Algorithm 1); for v-prediction only.
+        sigmas: how solvers space their noise levels: ``"normal"``, by their timesteps, or one of `CONFIG_SIGMAS`.
 
     Raises:
         UserError: a value is none of these.
@@ -77,11 +67,13 @@ class NoiseSchedule:
     steps_offset: int = 1
     set_alpha_to_one: bool = False
     rescale_betas_zero_snr: bool = False
+    sigmas: str = NORMAL_SIGMAS
 
     def __post_init__(self) -> None:
         _require("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         _require("prediction_type", self.prediction_type, PREDICTION_TYPES)
         _require("timestep_spacing", self.timestep_spacing, (*SPACINGS, None))
+        _require("sigmas", self.sigmas, (NORMAL_SIGMAS, *CONFIG_SIGMAS))
         betas = (self.beta_start, self.beta_end)
         if not all(isinstance(beta, int | float) for beta in betas) or not 0 < self.beta_start <= self.beta_end < 1:
             raise UserError(f"noise schedule: need 0 < beta_start <= beta_end < 1, not {betas}")
@@ -95,21 +87,21 @@ class NoiseSchedule:
         """Reads the contents of the ``scheduler_config.json`` of any of diffusers' schedulers.
 
         Keys that are missing or null take the defaults of diffusers' DDIMScheduler, except that ``timestep_spacing`` is
-        None. A warning names settings of solvers that the solvers here do not have.
+        None. A warning names settings of solvers that the solvers here do not have, and the nearest that they have.
 
         Raises:
             UserError: a required key is missing, or a setting is not supported; the message names it.
         """
         config = {key: value for key, value in config.items() if value is not None}
+        check_kind(config)
         missing = [key for key in ("beta_schedule", "beta_start", "beta_end") if key not in config]
         if missing:
             raise UserError(f"scheduler_config.json lacks {', '.join(missing)}: it is not of a Stable Diffusion model")
         for key, values in _IMPLEMENTED.items():
             if key in config:
                 _require(key, config[key], values)
-        ignored = [key for key, values in _OF_SOLVERS.items() if key in config and config[key] not in values]
-        if ignored:
-            settings = ", ".join(f"{key} = {shortened(json.dumps(config[key]))}" for key in ignored)
+        if ignored := not_followed(config):
+            settings = listing(ignored)
             warnings.warn(f"scheduler_config.json: {settings}: the solvers here sample without", stacklevel=2)
         return cls(
             beta_schedule=config["beta_schedule"],
@@ -120,17 +112,20 @@ class NoiseSchedule:
             steps_offset=config.get("steps_offset", 0),
             set_alpha_to_one=config.get("set_alpha_to_one", True),
             rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
+            sigmas=next((name for name in CONFIG_SIGMAS if config.get(f"use_{name}_sigmas")), NORMAL_SIGMAS),
         )
 
     def to_config(self) -> dict[str, Any]:
         """The contents of a ``scheduler_config.json`` that every scheduler of diffusers can read."""
         fields = {key: value for key, value in asdict(self).items() if value is not None}
+        sigmas = fields.pop("sigmas")
         return {
             "_class_name": "DDIMScheduler",
             "num_train_timesteps": TRAIN_TIMESTEPS,
             "trained_betas": None,
             "clip_sample": False,
             **fields,
+            **({} if sigmas == NORMAL_SIGMAS else {f"use_{sigmas}_sigmas": True}),
         }
 
     @cached_property
@@ -162,17 +157,19 @@ def _require(key: str, value: Any, values: tuple[Any, ...]) -> None:
 def stage_of(t: jax.Array | np.ndarray | int, stages: int) -> jax.Array | np.ndarray:
     """The stage of a timestep, ``floor(t / 1000 * stages)`` (DreamStyler, section "Multi-Stage Textual Inversion").
 
-    Computed in integers, so it is exact at every boundary. Stage 0 has the least noise.
+    Computed without a fraction of 1000, so it is exact at every boundary. Stage 0 has the least noise.
 
     Args:
-        t: integer timesteps of any shape, in 0..999; traced or not.
+        t: timesteps of any shape, in [0, 1000), integers or not; traced or not.
         stages: T >= 1.
 
     Returns:
         Stages in 0..T-1 in the shape of ``t``; a JAX array if ``t`` is one, otherwise a NumPy array.
     """
     stage = t * stages // TRAIN_TIMESTEPS
-    return np.clip(stage, 0, stages - 1) if isinstance(stage, int) else stage.clip(0, stages - 1)
+    if isinstance(stage, int):
+        return np.clip(stage, 0, stages - 1)
+    return (stage.astype(np.int32) if stage.dtype.kind == "f" else stage).clip(0, stages - 1)
 
 
 def add_noise(

@@ -15,6 +15,7 @@ from dreamstyler_jax.stable_diffusion.unet_blocks import (
     TimestepEmbedding,
     UNetMidBlock,
     down_block,
+    guidance_embedding,
     timestep_embedding,
     up_block,
 )
@@ -30,7 +31,9 @@ class UNetEncoder(nnx.Module):
         self.config = config
         channels, levels = config.block_out_channels, range(len(config.block_out_channels))
         self.conv_in = Conv3x3(config.in_channels, channels[0], rngs=rngs)
-        self.time_embedding = TimestepEmbedding(channels[0], config.time_embedding_features, rngs=rngs)
+        self.time_embedding = TimestepEmbedding(
+            channels[0], config.time_embedding_features, config.guidance_features, rngs=rngs
+        )
         if config.addition_embed_type == "text":
             self.add_embedding = TextTimeEmbedding(
                 config.cross_attention_dim, config.time_embedding_features, config.addition_embed_type_num_heads,
@@ -45,7 +48,8 @@ class UNetEncoder(nnx.Module):
 
     def embed(self, timesteps: jax.Array, context: jax.Array, added: AddedConditions | None = None) -> jax.Array:
         """The time embedding ``[B, 4 * block_out_channels[0]]``, plus what the config says to add to it."""
-        time = self.time_embedding(self._sinusoids(timesteps, self.config.block_out_channels[0]).astype(context.dtype))
+        sinusoids = self._sinusoids(timesteps, self.config.block_out_channels[0])
+        time = self.time_embedding(sinusoids.astype(context.dtype), self._guidance(added, context.dtype))
         match self.config.addition_embed_type:
             case "text":
                 return time + self.add_embedding(context)
@@ -53,9 +57,16 @@ class UNetEncoder(nnx.Module):
                 return time + self.add_embedding(self._text_and_sizes(added).astype(context.dtype))
         return time
 
+    def _guidance(self, added: AddedConditions | None, dtype: jax.typing.DTypeLike) -> jax.Array | None:
+        """The embedded scale of guidance ``[B, guidance_features]``, for a model that takes it."""
+        if self.config.guidance_features is None:
+            return None
+        assert added is not None and added.guidance_scale is not None, "this denoiser takes the scale of guidance"
+        return guidance_embedding(added.guidance_scale, self.config.guidance_features).astype(dtype)
+
     def _text_and_sizes(self, added: AddedConditions | None) -> jax.Array:
         """The pooled text and the sinusoids of the sizes, float32 ``[B, projection_class_embeddings_input_dim]``."""
-        assert added is not None, "a denoiser with text_time takes added conditions"
+        assert added is not None and added.pooled is not None and added.time_ids is not None
         sinusoids = self._sinusoids(added.time_ids.reshape(-1), cast(int, self.config.addition_time_embed_dim))
         return jnp.concatenate([added.pooled, sinusoids.reshape(len(added.pooled), -1)], axis=-1)
 
@@ -118,7 +129,8 @@ class UNet2DConditionModel(UNetEncoder):
             timesteps: ``[B]`` or a scalar for the whole batch, in [0, 1000).
             encoder_hidden_states: text states ``[B, L, cross_attention_dim]``.
             residuals: one array for each result of :meth:`contract`, added to it (ControlNets), or none.
-            added: the pooled text and the sizes, for a config with ``addition_embed_type = "text_time"``.
+            added: the pooled text and the sizes, for a config with ``addition_embed_type = "text_time"``; the scale of
+                guidance, for one with ``time_cond_proj_dim``.
 
         Returns:
             ``[B, H, W, out_channels]`` in the parameters' dtype.

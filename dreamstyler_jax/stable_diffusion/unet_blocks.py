@@ -40,15 +40,30 @@ def timestep_embedding(timesteps: jax.Array, features: int, *, flip_sin_to_cos: 
     return jnp.concatenate(parts[::-1] if flip_sin_to_cos else parts, axis=-1)
 
 
-class TimestepEmbedding(nnx.Module):
-    """A two-layer perceptron on the sinusoids."""
+def guidance_embedding(scales: jax.Array, features: int) -> jax.Array:
+    """Sinusoids of scales of guidance, float32 ``[B]``, to float32 ``[B, features]`` of even width.
 
-    def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):
+    A scale of 1 stands for no guidance and is embedded as 0 (Luo et al. 2023, who subtract 1 from that of others).
+    """
+    half = features // 2
+    frequencies = np.exp(np.arange(half, dtype=np.float32) * -(np.float32(math.log(MAX_PERIOD)) / (half - 1)))
+    phases = (scales - 1.0)[:, None] * 1000.0 * frequencies
+    return jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1)
+
+
+class TimestepEmbedding(nnx.Module):
+    """A two-layer perceptron on the sinusoids, to which a projection of a condition may be added."""
+
+    def __init__(self, in_features: int, features: int, condition_features: int | None = None, *, rngs: nnx.Rngs):
         self.linear_1 = Linear(in_features, features, rngs=rngs)
+        if condition_features is not None:
+            self.cond_proj = Linear(condition_features, in_features, use_bias=False, rngs=rngs)
         self.linear_2 = Linear(features, features, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps ``[B, in_features]`` to ``[B, features]``."""
+    def __call__(self, x: jax.Array, condition: jax.Array | None = None) -> jax.Array:
+        """Maps ``[B, in_features]``, and a condition ``[B, condition_features]``, to ``[B, features]``."""
+        if condition is not None:
+            x = x + self.cond_proj(condition)
         return self.linear_2(jax.nn.silu(self.linear_1(x)))
 
 
@@ -84,16 +99,18 @@ class TextTimeEmbedding(nnx.Module):
 
 
 class AddedConditions(NamedTuple):
-    """What the denoiser of SDXL gets besides the text states (Podell et al. 2023, section 2.2).
+    """What some denoisers get besides the text states.
 
     Attributes:
-        pooled: the pooled text, ``[B, P]``.
-        time_ids: ``[B, 6]``: the original height and width of the picture, the top and left of its crop, and its height
-            and width, in pixels.
+        pooled: the pooled text, ``[B, P]``, of SDXL (Podell et al. 2023, section 2.2).
+        time_ids: ``[B, 6]``, of SDXL: the original height and width of the picture, the top and left of its crop, and
+            its height and width, in pixels.
+        guidance_scale: float32 ``[B]``, of models distilled as LCM.
     """
 
-    pooled: jax.Array
-    time_ids: jax.Array
+    pooled: jax.Array | None = None
+    time_ids: jax.Array | None = None
+    guidance_scale: jax.Array | None = None
 
 
 class Attention(nnx.Module):

@@ -102,6 +102,11 @@ class UNetEncoderConfig(ModelConfig):
         return 4 * self.block_out_channels[0]
 
     @property
+    def guidance_features(self) -> int | None:
+        """Width of the embedded scale of guidance, for models that take it."""
+        return None
+
+    @property
     def heads(self) -> tuple[int, ...]:
         """Number of attention heads per level, from the highest resolution to the lowest."""
         return self._per_level(self.num_attention_heads or self.attention_head_dim)
@@ -152,9 +157,12 @@ class UNet2DConditionConfig(UNetEncoderConfig):
     """Settings of the whole UNet.
 
     ``sample_size`` is the side of the latents, or their height and width; some models do not say.
+    ``time_cond_proj_dim`` is the width of the embedded scale of guidance, which models distilled as LCM take (Luo et
+    al. 2023, section 4.2).
     """
 
     sample_size: int | tuple[int, ...] | None = None
+    time_cond_proj_dim: int | None = None
     out_channels: int = 4
     up_block_types: tuple[str, ...] = (
         "UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"
@@ -174,7 +182,6 @@ class UNet2DConditionConfig(UNetEncoderConfig):
         "conv_out_kernel": (3,),
         "resnet_out_scale_factor": (1,),
         "resnet_skip_time_act": (False,),
-        "time_cond_proj_dim": (None,),
         "time_embedding_act_fn": (None,),
         "time_embedding_dim": (None,),
         "time_embedding_type": ("positional",),
@@ -225,3 +232,8 @@ class UNet2DConditionConfig(UNetEncoderConfig):
                 return side
             case sides:
                 return round(math.prod(sides) ** 0.5)
+
+    @property
+    def guidance_features(self) -> int | None:
+        """Width of the embedded scale of guidance, for models that take it."""
+        return self.time_cond_proj_dim

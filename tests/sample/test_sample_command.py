@@ -10,6 +10,7 @@ import shlex
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -31,6 +32,8 @@ from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.commands.sample_inputs import (
     newest_style,
     read_prompts,
+    scheduler_line,
+    warn_of_distillation,
     warn_of_earlier_weights,
     warn_of_settings_without_effect,
 )
@@ -248,6 +251,52 @@ def test_a_setting_without_effect_gives_a_warning():
 
 
 # Prompts
+
+
+MERGED, UNMERGED = SimpleNamespace(members=("lcm",)), SimpleNamespace(members=())
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "solver", "warning"),
+    [
+        ("LCMScheduler", "dpmpp_2m", r"LCMScheduler, .*: paint with --solver lcm --steps 8 --guidance_scale 1.5; if"),
+        ("TCDScheduler", "euler", r"TCDScheduler, .*: paint with --solver tcd --steps 8 --guidance_scale 1.0; if"),
+        ("PNDMScheduler", "lcm", r"lcm is for distilled models, .* that dreamshaper is one: add .* with --loras"),
+        ("TCDScheduler", "lcm", "lcm is for distilled models"),
+        ("LCMScheduler", "lcm", ""),
+        ("", "unipc", ""),
+    ],
+)
+def test_a_solver_for_few_steps_on_another_model_gives_a_warning(scheduler, solver, warning):
+    model: Any = SimpleNamespace(
+        name="dreamshaper", scheduler=scheduler, networks=SimpleNamespace(embeds_guidance=False)
+    )
+    config = SampleConfig(solver=[solver])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_distillation(config, model, [])
+        assert len(caught) == bool(warning) and all(re.search(warning, str(one.message)) for one in caught)
+        warn_of_distillation(config, model, cast(Any, [UNMERGED, MERGED]))
+        assert len(caught) == bool(warning), "a LoRA may be what is distilled"
+
+
+def test_a_model_that_embeds_the_scale_of_guidance_asks_for_its_solver():
+    model: Any = SimpleNamespace(name="lcm-dreamshaper", scheduler="", networks=SimpleNamespace(embeds_guidance=True))
+    with pytest.warns(UserWarning, match="lcm-dreamshaper is distilled as LCM: paint with --solver lcm"):
+        warn_of_distillation(SampleConfig(), model, [])
+    with pytest.warns(UserWarning, match="negative_prompt has no effect on lcm-dreamshaper"):
+        warn_of_distillation(SampleConfig(solver=["lcm"], negative_prompt="blurry"), model, [])
+
+
+def test_a_scheduler_that_is_not_implemented_is_named_with_the_nearest_solver():
+    def lines(scheduler: str) -> list[str]:
+        return scheduler_line(cast(Any, SimpleNamespace(scheduler=scheduler)))
+
+    assert lines("HeunDiscreteScheduler") == [
+        "The model's HeunDiscreteScheduler is not implemented; the nearest is --solver dpmpp_2m"
+    ]
+    assert lines("KDPM2AncestralDiscreteScheduler")[0].endswith("--solver euler_a")
+    assert lines("EulerDiscreteScheduler") == lines("") == []
 
 
 def test_prompts_from_a_file(tmp_path):

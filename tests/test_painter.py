@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamstyler_jax.mini.world import captions, data, painters, scenes
+from dreamstyler_jax.mini.world import captions, data, manners, painters, scenes
 from dreamstyler_jax.prompts import context_only, style_only
 
 COUNT = 12  # pictures in each batch below, so that they share one compiled program
@@ -106,7 +106,7 @@ def test_a_picture_depends_on_its_key(twelve, keys, painted):
     scene = scene_of("red")
     np.testing.assert_array_equal(painters.paint_scenes(twelve, keys, scene), painted)
     change = np.abs(np.asarray(painters.paint_scenes(twelve, keys[::-1], scene)) - painted).max((1, 2, 3))
-    random = np.arange(COUNT) != list(painters.TECHNIQUES).index("cartoon")  # flat colours, nothing random in them
+    random = np.arange(COUNT) != list(manners.TECHNIQUES).index("cartoon")  # flat colours, nothing random in them
     assert (change[random] > 0.02).all()
 
 
@@ -130,8 +130,8 @@ def test_every_technique_shows_the_subject_in_its_colour(twelve, keys, painted):
 
 def test_painters_lie_in_the_region_of_their_words(all_painters):
     manner = data.all_painters().manner
-    touch = np.array(list(painters.TOUCHES.values()))[manner.touch[:-1]]
-    for words, chosen in ((painters.TECHNIQUES, manner.technique), (painters.PALETTES, manner.palette)):
+    touch = np.array(list(manners.TOUCHES.values()))[manner.touch[:-1]]
+    for words, chosen in ((manners.TECHNIQUES, manner.technique), (manners.PALETTES, manner.palette)):
         for number, ranges in enumerate(words.values()):
             of_word = np.asarray(chosen)[:-1] == number
             for parameter in ranges.keys() & all_painters._asdict().keys():
@@ -165,15 +165,15 @@ def test_painters_have_names_that_mean_nothing_else():
     assert len(names) == len(set(names)) == 272
     texts = [*scenes.SUBJECTS, *scenes.COLOURS, *scenes.PLACES, *scenes.TIMES]
     texts += itertools.chain(*captions.TECHNIQUE_WORDS.values())
-    texts += itertools.chain(painters.PALETTES, painters.TOUCHES, painters.GROUNDS)
+    texts += itertools.chain(manners.PALETTES, manners.TOUCHES, manners.GROUNDS)
     words = {word for text in texts for word in text.split()}
     assert not words & set(names)
     assert all(re.fullmatch("[a-z]{4,14}", name) for name in names)
 
 
 def test_every_technique_has_two_words_that_no_other_has():
-    assert list(captions.TECHNIQUE_WORDS) == list(painters.TECHNIQUES)
-    assert len({word for pair in captions.TECHNIQUE_WORDS.values() for word in pair}) == 2 * len(painters.TECHNIQUES)
+    assert list(captions.TECHNIQUE_WORDS) == list(manners.TECHNIQUES)
+    assert len({word for pair in captions.TECHNIQUE_WORDS.values() for word in pair}) == 2 * len(manners.TECHNIQUES)
 
 
 def test_descriptions_are_grammatical_and_all_different():
@@ -241,7 +241,7 @@ def fake_paint(_, keys, scene):
 
 def test_a_photograph_is_the_plain_raster_and_its_caption_says_so():
     scene = scene_of("red")
-    photo = jax.tree.map(lambda a: jnp.stack([a] * COUNT), painters.photograph())
+    photo = jax.tree.map(lambda a: jnp.stack([a] * COUNT), manners.photograph())
     pictures = painters.paint_scenes(photo, jax.random.split(jax.random.key(0), COUNT), scene)
     plain = jax.vmap(lambda one: scenes.raster(one, 2 * painters.SIZE)[0])(scene)
     small = plain.reshape(COUNT, painters.SIZE, 2, painters.SIZE, 2, 3).mean((2, 4))
@@ -281,7 +281,7 @@ def test_labels_say_what_is_painted(painted):
     np.testing.assert_array_equal(labels[:, 0], np.arange(COUNT) % 10)
     assert set(labels[:, 1]) == {list(scenes.COLOURS).index("red")}
     np.testing.assert_array_equal(labels[:, 4], numbers)
-    np.testing.assert_array_equal(labels[:, 5], numbers % len(painters.TECHNIQUES))
+    np.testing.assert_array_equal(labels[:, 5], numbers % len(manners.TECHNIQUES))
 
 
 def test_the_scenes_of_a_chunk_are_those_of_its_labels():

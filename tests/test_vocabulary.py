@@ -16,7 +16,7 @@ from dreamstyler_jax.commands.config_files import read_config
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import known_words, unknown_words, warn_of_unknown_words
 from dreamstyler_jax.mini.world import captions, scenes
-from dreamstyler_jax.mini.world.painters import MANNERS
+from dreamstyler_jax.mini.world.manners import MANNERS
 from dreamstyler_jax.prompts import expand
 from dreamstyler_jax.train_settings import BARE_PROMPTS
 

@@ -16,7 +16,7 @@ from flax import nnx
 from jax import Array
 
 from dreamstyler_jax.mini.world import captions, scenes
-from dreamstyler_jax.mini.world.painters import MANNERS, Manner
+from dreamstyler_jax.mini.world.manners import MANNERS, Manner
 from dreamstyler_jax.runtime.batches import in_batches
 from dreamstyler_jax.stable_diffusion.layers import Downsample, Linear, ModelConfig, ResnetBlock
 from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3

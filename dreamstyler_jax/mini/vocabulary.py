@@ -12,10 +12,10 @@ from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_pro
 @functools.cache
 def known_words() -> frozenset[str]:
     """All words of the captions, in lower case."""
-    from dreamstyler_jax.mini.world import captions, painters, scenes  # they import JAX
+    from dreamstyler_jax.mini.world import captions, manners, scenes  # they import JAX
 
-    phrases = ["a photo of an in the style of colours with strokes on", *painters.PALETTES, *painters.TOUCHES]
-    phrases += [*painters.GROUNDS, *captions.OPENINGS, *captions.PAINTER_NAMES[: captions.PAINTERS]]
+    phrases = ["a photo of an in the style of colours with strokes on", *manners.PALETTES, *manners.TOUCHES]
+    phrases += [*manners.GROUNDS, *captions.OPENINGS, *captions.PAINTER_NAMES[: captions.PAINTERS]]
     phrases += [phrase for pair in captions.TECHNIQUE_WORDS.values() for phrase in pair]
     phrases += [word for words in scenes.ATTRIBUTES.values() for word in words]
     return frozenset(_words(" ".join(phrases)))

@@ -17,7 +17,7 @@ from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.guidance import cfg
 from dreamstyler_jax.mini.judge import LoadedJudge, among_first
 from dreamstyler_jax.mini.studies.words import prompt_of
-from dreamstyler_jax.mini.world import captions, data, painters, scenes
+from dreamstyler_jax.mini.world import captions, data, manners, scenes
 from dreamstyler_jax.painting import Request, paint_requests
 from dreamstyler_jax.prompts import guidance_prompts
 from dreamstyler_jax.runtime import contact_sheets, images
@@ -39,9 +39,9 @@ QUESTIONS = {
     "time": [f"a painting of a house {time}" for time in scenes.TIMES],
     "painter": [f"a painting in the style of {name}" for name in captions.PAINTER_NAMES[: captions.PAINTERS]],
     "technique": [f"a painting in the style of {words[0]}" for words in captions.TECHNIQUE_WORDS.values()],
-    "palette": [f"a painting in {palette} colours" for palette in painters.PALETTES],
-    "touch": [f"a painting with {touch} strokes" for touch in painters.TOUCHES],
-    "ground": [f"a painting on {ground}" for ground in painters.GROUNDS],
+    "palette": [f"a painting in {palette} colours" for palette in manners.PALETTES],
+    "touch": [f"a painting with {touch} strokes" for touch in manners.TOUCHES],
+    "ground": [f"a painting on {ground}" for ground in manners.GROUNDS],
 }
 
 
@@ -79,7 +79,7 @@ def run(config: CheckConfig) -> None:
     print(f"autoencoder: {np.mean(10 * np.log10(4 / error)):.1f} dB")
     if config.sheet:
         first = slice(SHEET_PICTURES)
-        techniques = tuple(painters.TECHNIQUES)
+        techniques = tuple(manners.TECHNIQUES)
         texts = [f"{captions.describe(*row[:4])}, {techniques[row[5]]}" for row in labels[first]]
         images.save_png(config.sheet, draw_sheet(texts, truth[first], painted[first]))
 

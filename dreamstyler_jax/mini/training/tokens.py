@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamstyler_jax.mini.world import captions, scenes
-from dreamstyler_jax.mini.world.painters import MANNERS
+from dreamstyler_jax.mini.world.manners import MANNERS
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 

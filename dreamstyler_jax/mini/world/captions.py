@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dreamstyler_jax.mini.world.painters import GROUNDS, PALETTES, TOUCHES
+from dreamstyler_jax.mini.world.manners import GROUNDS, PALETTES, TOUCHES
 from dreamstyler_jax.mini.world.scenes import COLOURS, PLACES, SUBJECTS, TIMES
 
 PAINTERS = 240  # the named painters of the training set, numbers 0 to 239
@@ -17,7 +17,7 @@ HELD_OUT = 32  # the painters kept out of it, numbers 240 to 271
 PHOTOGRAPH = PAINTERS + HELD_OUT  # the number that stands for "not painted"
 NAMELESS = PHOTOGRAPH + 1  # the number of every painter without a name
 
-TECHNIQUE_WORDS = {  # two words for each, in the order of painters.TECHNIQUES
+TECHNIQUE_WORDS = {  # two words for each, in the order of manners.TECHNIQUES
     "dots": ("dots", "pointillism"),
     "dabs": ("dabs", "impressionism"),
     "swirls": ("swirls", "whirling strokes"),
@@ -65,7 +65,7 @@ def manner_words(rng: np.random.Generator, manner: Sequence[int]) -> str:
 
     Args:
         rng: generator to draw from.
-        manner: indices of technique, palette, touch and ground, as in `painters.Manner`.
+        manner: indices of technique, palette, touch and ground, as in `manners.Manner`.
     """
     technique, palette, touch, ground = manner
     word = tuple(TECHNIQUE_WORDS.values())[technique][rng.integers(2)]

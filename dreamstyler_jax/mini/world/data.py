@@ -12,16 +12,8 @@ import numpy as np
 from jax import Array
 
 from dreamstyler_jax.mini.world import captions, scenes
-from dreamstyler_jax.mini.world.painters import (
-    MANNERS,
-    SIZE,
-    TECHNIQUES,
-    Manner,
-    Painter,
-    paint_scenes,
-    photograph,
-    sample,
-)
+from dreamstyler_jax.mini.world.manners import MANNERS, TECHNIQUES, Manner, Painter, photograph, sample
+from dreamstyler_jax.mini.world.painters import SIZE, paint_scenes
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.progress import progress
 

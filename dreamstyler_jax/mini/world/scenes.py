@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dreamstyler_jax.mini.world.drawings import DRAWINGS, Parts, disc
+
 SUBJECTS = (
     "house", "tree", "boat", "fish", "flower", "star", "cup", "cat", "car", "mushroom", "bird", "apple", "lighthouse",
     "butterfly",
@@ -55,7 +57,6 @@ _SKYLINES = (  # colours of what stands on the horizon, in the order of PLACES
     (0.12, 0.26, 0.16),
     (0.45, 0.44, 0.54),
 )
-_BROWN, _CREAM, _DARK = (0.40, 0.26, 0.15), (0.96, 0.92, 0.80), (0.12, 0.12, 0.14)
 
 
 class Scene(NamedTuple):
@@ -93,184 +94,7 @@ def showing(key: Array, subject: Array, colour: Array, place: Array, time: Array
     return sample(key, (len(subject),))._replace(subject=subject, colour=colour, place=place, time=time)
 
 
-def _box(x: Array, y: Array, x0: float, x1: float, y0: float, y1: float) -> Array:
-    return (x > x0) & (x < x1) & (y > y0) & (y < y1)
-
-
-def _disc(x: Array, y: Array, cx: Array | float, cy: Array | float, rx: float, ry: float | None = None) -> Array:
-    return ((x - cx) / rx) ** 2 + ((y - cy) / (ry or rx)) ** 2 < 1
-
-
-def _triangle(x: Array, y: Array, apex: tuple[float, float], y0: float, half: float, y1: float | None = None) -> Array:
-    """A triangle with its base, of half-width ``half``, at y0 and its tip at ``apex`` (x, y), cut off at y1."""
-    width = half * (apex[1] - y) / (apex[1] - y0)
-    return (y > y0) & (y < (apex[1] if y1 is None else y1)) & (jnp.abs(x - apex[0]) < width)
-
-
-# Each subject is a list of parts from back to front: a mask, and either a shade of the subject's colour ("plain",
-# "light" or "dark") or a fixed colour. Coordinates x, y are local, in [-1, 1].
-_Parts = list[tuple[Array, str | tuple[float, float, float]]]
-
-
-def _house(x: Array, y: Array) -> _Parts:
-    return [
-        (_box(x, y, -0.75, 0.75, -0.9, 0.15), "plain"),
-        (_box(x, y, 0.35, 0.58, 0.3, 0.9), "dark"),
-        (_triangle(x, y, (0.0, 0.98), 0.12, 0.98), "dark"),
-        (_box(x, y, -0.18, 0.18, -0.9, -0.3), _BROWN),
-        (_box(x, y, -0.58, -0.3, -0.35, -0.05) | _box(x, y, 0.3, 0.58, -0.35, -0.05), _CREAM),
-    ]
-
-
-def _tree(x: Array, y: Array) -> _Parts:
-    crown = _disc(x, y, 0, 0.38, 0.58) | _disc(x, y, -0.42, 0.08, 0.42) | _disc(x, y, 0.42, 0.08, 0.42)
-    return [(_box(x, y, -0.14, 0.14, -1.0, 0.1), _BROWN), (crown, "plain"), (_disc(x, y, -0.15, 0.5, 0.25), "light")]
-
-
-def _boat(x: Array, y: Array) -> _Parts:
-    hull = (y > -0.85) & (y < -0.35) & (jnp.abs(x) < 0.95 + 0.6 * (y + 0.35))
-    return [
-        (_box(x, y, -0.05, 0.04, -0.4, 0.95), _BROWN),
-        (_triangle(x, y, (0.06, 0.95), -0.25, 0.75) & (x > 0.06), _CREAM),
-        (_triangle(x, y, (-0.07, 0.75), -0.25, 0.55) & (x < -0.07), "light"),
-        (hull, "plain"),
-    ]
-
-
-def _fish(x: Array, y: Array) -> _Parts:
-    tail = (x > 0.45) & (x < 0.98) & (jnp.abs(y) < (x - 0.4) * 0.95)
-    return [
-        (tail, "dark"),
-        (_triangle(x, y, (0.05, 0.75), 0.2, 0.35), "dark"),
-        (_disc(x, y, -0.15, 0, 0.78, 0.48), "plain"),
-        (_disc(x, y, -0.2, -0.18, 0.5, 0.2), "light"),
-        (_disc(x, y, -0.58, 0.12, 0.11), _CREAM),
-        (_disc(x, y, -0.6, 0.12, 0.055), _DARK),
-    ]
-
-
-def _flower(x: Array, y: Array) -> _Parts:
-    petals = jnp.zeros_like(x, bool)
-    for i in range(6):
-        angle = i * jnp.pi / 3
-        petals |= _disc(x, y, 0.38 * jnp.cos(angle), 0.35 + 0.38 * jnp.sin(angle), 0.27)
-    leaf = _disc(x, y, -0.28, -0.62, 0.26, 0.11) | _disc(x, y, 0.28, -0.5, 0.26, 0.11)
-    return [
-        (_box(x, y, -0.06, 0.06, -1.0, 0.2) | leaf, (0.16, 0.42, 0.16)),
-        (petals, "plain"),
-        (_disc(x, y, 0, 0.35, 0.2), (0.98, 0.84, 0.30)),
-    ]
-
-
-def _star(x: Array, y: Array) -> _Parts:
-    radius, angle = jnp.hypot(x, y), jnp.arctan2(x, y)
-    sector = jnp.abs((angle / (2 * jnp.pi / 5) + 0.5) % 1 - 0.5) * (2 * jnp.pi / 5)
-    edge = 0.36 / jnp.cos(jnp.pi / 5 - sector + 0.37)
-    return [(radius < edge * 1.3, "plain"), (radius < edge * 0.6, "light")]
-
-
-def _cup(x: Array, y: Array) -> _Parts:
-    body = (y > -0.8) & (y < 0.45) & (jnp.abs(x + 0.12) < 0.52 + 0.12 * y)
-    return [
-        (_disc(x, y, 0.5, -0.12, 0.38, 0.42) & ~_disc(x, y, 0.5, -0.12, 0.22, 0.25), "dark"),
-        (_disc(x, y, -0.1, -0.82, 0.8, 0.13), _CREAM),
-        (body, "plain"),
-        (_disc(x, y, -0.12, 0.45, 0.58, 0.15), "light"),
-        (_disc(x, y, -0.12, 0.45, 0.46, 0.09), _BROWN),
-    ]
-
-
-def _cat(x: Array, y: Array) -> _Parts:
-    ears = _triangle(x, y, (-0.3, 0.98), 0.4, 0.26) | _triangle(x, y, (0.3, 0.98), 0.4, 0.26)
-    tail = _disc(x, y, 0.62, -0.45, 0.36, 0.5) & ~_disc(x, y, 0.58, -0.38, 0.24, 0.42)
-    eyes = _disc(x, y, -0.19, 0.42, 0.085, 0.12) | _disc(x, y, 0.19, 0.42, 0.085, 0.12)
-    return [
-        (tail | ears, "plain"),
-        (_disc(x, y, 0, -0.5, 0.52, 0.5), "plain"),
-        (_disc(x, y, 0, -0.55, 0.25, 0.3), "light"),
-        (_disc(x, y, 0, 0.35, 0.48, 0.4), "plain"),
-        (eyes, (0.85, 0.92, 0.45)),
-        (_disc(x, y, 0, 0.22, 0.07, 0.05), (0.95, 0.6, 0.6)),
-    ]
-
-
-def _car(x: Array, y: Array) -> _Parts:
-    cabin = (y > -0.05) & (y < 0.5) & (jnp.abs(x + 0.08) < 0.62 - 0.45 * y)
-    glass = (y > 0.02) & (y < 0.4) & (jnp.abs(x + 0.08) < 0.52 - 0.45 * y) & (jnp.abs(x + 0.08) > 0.05)
-    wheel = lambda r: _disc(x, y, -0.52, -0.5, r) | _disc(x, y, 0.52, -0.5, r)  # noqa: E731
-    return [
-        (cabin, "plain"),
-        (glass, (0.78, 0.90, 0.96)),
-        (_box(x, y, -0.98, 0.98, -0.48, 0.02), "plain"),
-        (_box(x, y, 0.84, 0.98, -0.22, -0.08), _CREAM),
-        (wheel(0.25), _DARK),
-        (wheel(0.11), _CREAM),
-    ]
-
-
-def _mushroom(x: Array, y: Array) -> _Parts:
-    spots = _disc(x, y, -0.4, 0.35, 0.13) | _disc(x, y, 0.08, 0.62, 0.15) | _disc(x, y, 0.45, 0.25, 0.12)
-    return [
-        ((y > -0.95) & (y < 0.1) & (jnp.abs(x) < 0.2 - 0.12 * y), _CREAM),
-        (_disc(x, y, 0, 0.0, 0.9, 0.92) & (y > 0.0), "plain"),
-        (spots, _CREAM),
-    ]
-
-
-def _bird(x: Array, y: Array) -> _Parts:
-    legs = _box(x, y, -0.12, -0.05, -0.95, -0.4) | _box(x, y, 0.1, 0.17, -0.95, -0.4)
-    beak = (x < -0.78) & (x > -1.0) & (jnp.abs(y - 0.42) < (x + 1.0) * 0.6)
-    tail = (x > 0.4) & (x < 0.98) & (jnp.abs(y - 0.2 * x) < 0.16)
-    return [
-        (legs | beak, (0.93, 0.58, 0.16)),
-        (tail, "dark"),
-        (_disc(x, y, 0.02, -0.12, 0.6, 0.44) | _disc(x, y, -0.5, 0.42, 0.33), "plain"),
-        (_disc(x, y, -0.16, -0.28, 0.34, 0.24), "light"),
-        (_disc(x, y, 0.2, 0.02, 0.4, 0.22), "dark"),
-        (_disc(x, y, -0.58, 0.5, 0.08), _DARK),
-    ]
-
-
-def _apple(x: Array, y: Array) -> _Parts:
-    return [
-        (_disc(x, y, -0.27, -0.12, 0.58, 0.7) | _disc(x, y, 0.27, -0.12, 0.58, 0.7), "plain"),
-        (_disc(x, y, -0.42, 0.12, 0.16, 0.26), "light"),
-        (_box(x, y, -0.05, 0.05, 0.4, 0.92), _BROWN),
-        (_disc(x, y, 0.32, 0.76, 0.3, 0.14), (0.30, 0.62, 0.24)),
-    ]
-
-
-def _lighthouse(x: Array, y: Array) -> _Parts:
-    tower = (y > -0.95) & (y < 0.5) & (jnp.abs(x) < 0.3 - 0.11 * y)
-    bands = tower & (jnp.floor((y + 0.95) / 0.29) % 2 == 1)
-    return [
-        (tower, "plain"),
-        (bands, _CREAM),
-        (_box(x, y, -0.34, 0.34, 0.44, 0.53), "dark"),
-        (_box(x, y, -0.18, 0.18, 0.53, 0.76), (1.0, 0.9, 0.45)),
-        (_triangle(x, y, (0.0, 1.0), 0.74, 0.28), "dark"),
-        (_box(x, y, -0.1, 0.1, -0.95, -0.62), _BROWN),
-    ]
-
-
-def _butterfly(x: Array, y: Array) -> _Parts:
-    side = jnp.abs(x)
-    feelers = (y > 0.3) & (y < 0.85) & (jnp.abs(side - 0.05 - (y - 0.3) * 0.35) < 0.04)
-    return [
-        (_disc(side, y, 0.42, -0.42, 0.38, 0.42), "dark"),
-        (_disc(side, y, 0.52, 0.26, 0.46, 0.46), "plain"),
-        (_disc(side, y, 0.6, 0.34, 0.18), "light"),
-        (_disc(side, y, 0.44, -0.48, 0.14), "light"),
-        (_disc(x, y, 0, -0.1, 0.1, 0.55) | feelers, _DARK),
-    ]
-
-
-_DRAWINGS = (
-    _house, _tree, _boat, _fish, _flower, _star, _cup, _cat, _car, _mushroom, _bird, _apple, _lighthouse, _butterfly,
-)  # fmt: skip
-
-
-def _draw_subject(draw: Callable[[Array, Array], _Parts], scene: Scene, x: Array, y: Array) -> Array:
+def _draw_subject(draw: Callable[[Array, Array], Parts], scene: Scene, x: Array, y: Array) -> Array:
     """The subject alone: float32[..., 4], colour and coverage (0 or 1)."""
     plain = jnp.asarray(list(COLOURS.values()))[scene.colour]
     shades = {"plain": plain, "light": plain + (1 - plain) * 0.45, "dark": plain * 0.62}
@@ -304,14 +128,14 @@ def _lights(scene: Scene, sky: Array, x: Array, y: Array) -> Array:
     puffs = ((0.0, 0.86, 0.11, 0.045), (0.07, 0.89, 0.07, 0.05), (0.5, 0.78, 0.1, 0.035), (0.57, 0.8, 0.06, 0.04))
     clouds = jnp.zeros_like(x, bool)
     for dx, cy, rx, ry in puffs:
-        clouds |= _disc((x - cx - dx + 0.3) % 1 - 0.3, y, 0, cy, rx, ry)
+        clouds |= disc((x - cx - dx + 0.3) % 1 - 0.3, y, 0, cy, rx, ry)
     cloudy = jnp.where(clouds[..., None], 0.25 * sky + 0.75, sky)
-    sun = _disc(x, y, cx, scene.horizon + 0.1, 0.1)
+    sun = disc(x, y, cx, scene.horizon + 0.1, 0.1)
     sunny = jnp.where(sun[..., None], jnp.asarray([1.0, 0.88, 0.50]), sky)
-    moon = _disc(x, y, cx, 0.86, 0.075) & ~_disc(x, y, cx + 0.035, 0.88, 0.065)
+    moon = disc(x, y, cx, 0.86, 0.075) & ~disc(x, y, cx + 0.035, 0.88, 0.065)
     stars = jnp.zeros_like(x, bool)
     for i in range(9):
-        stars |= _disc(x, y, (0.37 * i + scene.phase) % 1, 0.68 + 0.3 * (0.62 * i % 1), 0.011)
+        stars |= disc(x, y, (0.37 * i + scene.phase) % 1, 0.68 + 0.3 * (0.62 * i % 1), 0.011)
     starry = jnp.where((moon | stars)[..., None], jnp.asarray([0.98, 0.96, 0.80]), sky)
     return jnp.stack([cloudy, sunny, starry])[scene.time]
 
@@ -352,10 +176,10 @@ def raster(scene: Scene, pixels: int) -> tuple[Array, Array]:
     x, y = jnp.meshgrid(axis, 1 - axis)
     backdrop, depth = _backdrop(scene, x, y)
     u, v = (x - scene.position[0]) / scene.size, (y - scene.position[1]) / scene.size
-    shadow = _disc(u, v, 0.1, -0.98, 0.95, 0.16) & (y < scene.horizon)
+    shadow = disc(u, v, 0.1, -0.98, 0.95, 0.16) & (y < scene.horizon)
     backdrop = jnp.where(shadow[..., None], backdrop * 0.72, backdrop)
     light = jnp.asarray([t[2] for t in TIMES.values()])[scene.time]
-    subject = jnp.stack([_draw_subject(draw, scene, u, v) for draw in _DRAWINGS])[scene.subject]
+    subject = jnp.stack([_draw_subject(draw, scene, u, v) for draw in DRAWINGS])[scene.subject]
     colour = jnp.where(subject[..., 3:] > 0, subject[..., :3], backdrop)
     lit = jnp.where(((depth < 1) | (subject[..., 3] > 0))[..., None], colour * (0.35 + 0.65 * light), colour)
     return jnp.clip(lit, 0, 1), jnp.where(subject[..., 3] > 0, 0.1, depth)

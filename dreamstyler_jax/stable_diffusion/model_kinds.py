@@ -59,7 +59,7 @@ def check_kind(folder: Path, where: str, parts: Collection[str]) -> None:
         raise UserError(f"{where} is an export for ONNX ({shortened(pipeline)}): give the model that it was made from")
     if index and not _has(index, "unet"):
         raise UserError(f"{where} is not Stable Diffusion 1.x, 2.x or XL: its model_index.json names {pipeline!r}")
-    if _has(index, "text_encoder_2") and not _has(index, "text_encoder"):
+    if (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
         raise UserError(f"{where} is SDXL's refiner, which only finishes pictures; give a base model")
     for part, wanted in _CLASSES.items():
         if (

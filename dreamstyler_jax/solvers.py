@@ -211,19 +211,12 @@ def solver_table(
     if not 0.0 < strength <= 1.0 or int(steps * strength) == 0:
         raise UserError(f"strength must be in (0, 1] and leave at least one of {steps} steps, not {strength}")
 
-    skipped = steps - int(steps * strength)
     timesteps = whole_timesteps(name, schedule, steps, spacing, solver.extra_points)
-    if sigmas == NORMAL_SIGMAS or solver.points is None:
-        timesteps = timesteps[skipped:]
-        alpha_bar, next_alpha_bar = solver.levels(schedule, timesteps, steps)
-        start = schedule.alphas_cumprod[timesteps[0]]
-    else:
-        timesteps, levels = (values[skipped:] for values in solver.points(sigmas, schedule, timesteps))
-        alpha_bar = 1.0 / (1.0 + levels**2)
-        next_alpha_bar, start = np.append(alpha_bar[1:], 1.0), alpha_bar[0]
+    levels, start = _visited(solver, schedule, timesteps, sigmas, kept=int(steps * strength))
+    timesteps, alpha_bar, next_alpha_bar = levels.timesteps, levels.alpha_bar, levels.next_alpha_bar
     alpha, sigma = np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)
     a, b = x0_coefficients(schedule.prediction_type, alpha, sigma)
-    noise = solver.noise(Levels(schedule, timesteps, alpha_bar, next_alpha_bar)) if solver.noise else 0.0
+    noise = solver.noise(levels) if solver.noise else 0.0
     c = np.sqrt(np.maximum(1.0 - next_alpha_bar - np.square(noise), 0.0)) / sigma
     # DPM-Solver++'s alpha_t (1 - e^-h), in a form that also holds at h = inf.
     gain = np.sqrt(next_alpha_bar) - c * alpha
@@ -235,6 +228,20 @@ def solver_table(
         start_rates=np.sqrt([start, 1.0 - start]).astype(np.float32),
         noise=np.asarray(noise, np.float32) if solver.noise else None,
     )
+
+
+def _visited(
+    solver: Solver, schedule: NoiseSchedule, timesteps: np.ndarray, sigmas: str, kept: int
+) -> tuple[Levels, float]:
+    """The last ``kept`` of the noise levels that a solver visits, and alpha_bar of a picture to start from."""
+    steps, last = len(timesteps), slice(len(timesteps) - kept, None)
+    if sigmas == NORMAL_SIGMAS or solver.points is None:
+        timesteps = timesteps[last]
+        alpha_bar, next_alpha_bar = solver.levels(schedule, timesteps, steps)
+        return Levels(schedule, timesteps, alpha_bar, next_alpha_bar), float(schedule.alphas_cumprod[timesteps[0]])
+    timesteps, levels = (values[last] for values in solver.points(sigmas, schedule, timesteps))
+    alpha_bar = 1.0 / (1.0 + levels**2)
+    return Levels(schedule, timesteps, alpha_bar, np.append(alpha_bar[1:], 1.0)), float(alpha_bar[0])
 
 
 def sigmas_in_effect(sigmas: str, name: str, schedule: NoiseSchedule, sdxl: bool) -> str:

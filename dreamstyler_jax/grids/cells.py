@@ -209,35 +209,25 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
     Raises:
         UserError: a solver cannot take so many steps, or a strength leaves none of them.
     """
-    networks, sigmas = model.networks, _checked_sigmas(axes, model.networks)
-    all_guidance = _checked_guidance(axes, networks)
+    sigmas, all_guidance = _checked_sigmas(axes, model.networks), _checked_guidance(axes, model.networks)
     weights = [(str(stack), stack.hash_on(model.hash)) for stack in axes.loras] or [(str(model.loras), model.hash)]
     wanted = [
         (repaint, cell_size, text)
         for repaint, cell_size in _repaints(axes) or [(None, size)]
         for text in axes.prompts[repaint.content if repaint else ""]
     ]
-    cells = []
+    cells, same_in_all = [], _same_in_all(axes, model)
     for repaint, (height, width), text in wanted:
         placeholders = prompts.names_in(text) + prompts.names_in(axes.negative_prompt)
         for style, checkpoint, names in _style_choices(placeholders, axes):
             refs = {name: str(StyleRef.parse(name).at(checkpoint)) for name in names}
             shared: dict[str, Any] = dict(
+                same_in_all,
                 prompt=text,
                 style=style,
-                negative_prompt=axes.negative_prompt,
                 height=height,
                 width=width,
-                dtype=axes.dtype,
                 styles={name: styles[ref].hash for name, ref in refs.items() if ref in styles},
-                model=model.name,
-                clip_skip=model.networks.clip_skip,
-                guidance_start=axes.guidance_span[0],
-                guidance_end=axes.guidance_span[1],
-                cache_interval=axes.cache_interval,
-                spacing=axes.spacing,
-                original_size=networks.original_size,
-                crop_top_left=networks.crop_top_left if any(networks.crop_top_left) else None,
                 checkpoint=checkpoint,
                 repaint=repaint,
             )
@@ -258,6 +248,23 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                 )
             ]
     return cells
+
+
+def _same_in_all(axes: Axes, model: StableDiffusion) -> dict[str, Any]:
+    """The parameters that all cells share."""
+    networks = model.networks
+    return dict(
+        negative_prompt=axes.negative_prompt,
+        dtype=axes.dtype,
+        model=model.name,
+        clip_skip=networks.clip_skip,
+        guidance_start=axes.guidance_span[0],
+        guidance_end=axes.guidance_span[1],
+        cache_interval=axes.cache_interval,
+        spacing=axes.spacing,
+        original_size=networks.original_size,
+        crop_top_left=networks.crop_top_left if any(networks.crop_top_left) else None,
+    )
 
 
 def _checked_guidance(axes: Axes, networks: Networks) -> list[Guidance]:

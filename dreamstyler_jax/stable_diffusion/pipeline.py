@@ -29,6 +29,7 @@ from dreamstyler_jax.stable_diffusion.scheduler_config import scheduler_name
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.weights import read_config
 
+_TOKENIZERS = (("clip_l", "text_encoder", "tokenizer"), ("clip_g", "text_encoder_2", "tokenizer_2"))
 EMBEDDED_MODEL = Path(__file__).parents[1] / "mini" / "model"
 
 
@@ -104,12 +105,9 @@ class StableDiffusion:
         )
         modules = part_classes(files.parts)
         configs = {name: files.parts[name].config(module) for name, module in modules.items()}
-        tokenizers = {"clip_l": files.read_tokenizer("tokenizer")}
-        if "text_encoder_2" in modules:
-            tokenizers["clip_g"] = files.read_tokenizer("tokenizer_2")
+        tokenizers = {name: files.read_tokenizer(folder) for name, part, folder in _TOKENIZERS if part in modules}
         check_fit(files.origin, configs, tokenizers)
-        schedule = NoiseSchedule.from_config(files.scheduler)
-        weights = jnp.dtype(dtype)
+        schedule, weights = NoiseSchedule.from_config(files.scheduler), jnp.dtype(dtype)
         parts = {name: files.parts[name].load(module, configs[name], weights) for name, module in modules.items()}
         graphdefs = {name: graphdef for name, (graphdef, _) in parts.items()}
         vae_config, unet, end_id = configs["vae"], configs["unet"], tokenizers["clip_l"].eos_id

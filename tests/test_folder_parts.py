@@ -140,11 +140,10 @@ def test_a_lora_among_the_weights_is_named(folder):
 
 
 def test_an_autoencoder_that_is_replaced_may_be_of_any_kind(folder, tiny_folder):
-    """As in models that come with AutoencoderTiny."""
-    for file, changes in {"model_index.json": {"vae": ["diffusers", "AutoencoderTiny"]},
-                          "vae/config.json": {"_class_name": "AutoencoderTiny", "act_fn": "relu"}}.items():  # fmt: skip
+    for file, changes in {"model_index.json": {"vae": ["diffusers", "VQModel"]},
+                          "vae/config.json": {"_class_name": "VQModel", "act_fn": "relu"}}.items():  # fmt: skip
         (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))
-    with pytest.raises(UserError, match="model has a vae of another kind: AutoencoderTiny, not AutoencoderKL"):
+    with pytest.raises(UserError, match="model has a vae of another kind: VQModel, not AutoencoderKL or AutoencoderTiny"):
         find_model(folder)
     assert find_model(folder, vae=tiny_folder / "vae").parts["vae"].files[0].is_relative_to(tiny_folder)
 

@@ -380,7 +380,7 @@ def test_files_that_cannot_be_read_are_refused_in_a_line(tiny, file, kind, tmp_p
         case "cut":
             path.write_bytes(content[:-9])
         case "text":
-            path.write_text("version https://git-lfs.github.com/spec/v1")
+            path.write_text("this is no file of tensors")
         case "empty":
             path.touch()
         case "eight bits":

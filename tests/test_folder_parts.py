@@ -143,7 +143,7 @@ def test_an_autoencoder_that_is_replaced_may_be_of_any_kind(folder, tiny_folder)
     for file, changes in {"model_index.json": {"vae": ["diffusers", "VQModel"]},
                           "vae/config.json": {"_class_name": "VQModel", "act_fn": "relu"}}.items():  # fmt: skip
         (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))
-    with pytest.raises(UserError, match="model has a vae of another kind: VQModel, not AutoencoderKL or AutoencoderTiny"):
+    with pytest.raises(UserError, match="a vae of another kind: VQModel, not AutoencoderKL or AutoencoderTiny"):
         find_model(folder)
     assert find_model(folder, vae=tiny_folder / "vae").parts["vae"].files[0].is_relative_to(tiny_folder)
 

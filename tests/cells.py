@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from dreamstyler_jax.grids.cells import Cell
+from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 
 ODD_PROMPTS = [
     "A painting of a house in the style of {}",
@@ -24,6 +27,21 @@ CELL = Cell(
     scales={"null_scale": 5.0, "style_scale": 1.0, "context_scale": 3.0}, solver="dpmpp_2m", steps=25, height=16,
     width=24, dtype="float32", styles={"gogh": "0123456789ab"}, model="mini", model_hash="ba9876543210",
 )  # fmt: skip
+
+
+MODEL: Any = SimpleNamespace(
+    name="mini",
+    hash="ba9876543210",
+    loras="none",
+    networks=SimpleNamespace(
+        schedule=NoiseSchedule(),
+        second_text_encoder=None,
+        original_size=None,
+        crop_top_left=(0, 0),
+        embeds_guidance=False,
+        clip_skip=0,
+    ),
+)  # all that cells need of a model
 
 
 def cells_of(prompts: Iterable[str], seeds: Iterable[int]) -> list[Cell]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cells import CELL, ODD_PROMPTS, cells_of
+from cells import CELL, MODEL, ODD_PROMPTS, cells_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -34,19 +34,6 @@ OTHER_REPAINTS = {
     "content": "b.png", "content_hash": "1" * 12, "strength": 0.7, "controlnets": ("depth",), "control_scale": 0.7,
     "control_start": 0.1, "control_end": 0.9, "guess_mode": True,
 }  # fmt: skip
-MODEL: Any = SimpleNamespace(
-    name="mini",
-    hash="ba9876543210",
-    loras="none",
-    networks=SimpleNamespace(
-        schedule=NoiseSchedule(),
-        second_text_encoder=None,
-        original_size=None,
-        crop_top_left=(0, 0),
-        embeds_guidance=False,
-        clip_skip=0,
-    ),
-)  # all that cells need of a model
 
 
 def style(name: str, seed: int) -> Style:

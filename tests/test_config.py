@@ -5,11 +5,11 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from cells import MODEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_tools import from_yaml
@@ -25,7 +25,6 @@ from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED, parse_seeds, parse_shard
 from dreamstyler_jax.runtime.settings import default_of, kind_of
-from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.style import Style
 
 ROOT = Path(__file__).parent.parent
@@ -93,21 +92,8 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     contents = [transfer.load_content(path, 64, 8) for path in config.content]
     if contents:
         config = dataclasses.replace(config, controlnets=["edges"])
-    model: Any = SimpleNamespace(
-        name="mini",
-        hash="0",
-        loras="none",
-        networks=SimpleNamespace(
-            schedule=NoiseSchedule(),
-            second_text_encoder=None,
-            original_size=None,
-            crop_top_left=(0, 0),
-            embeds_guidance=False,
-            clip_skip=0,
-        ),
-    )
     axes = axes_of(config, all_prompts(config), styles | mixes, contents, [])
-    cells = make_cells(axes, model, styles | mixes, (64, 64))
+    cells = make_cells(axes, MODEL, styles | mixes, (64, 64))
     assert len({cell.id for cell in cells}) == len(cells) == count
 
 

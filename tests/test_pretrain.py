@@ -78,7 +78,7 @@ def written_files(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files if not again & set(path.relative_to(folder).parts)}
 
 
-def test_all_parts_make_a_model_and_a_second_call_trains_nothing_again(tmp_path):
+def test_all_parts_make_a_model_and_a_second_call_trains_nothing_again(tmp_path, capsys):
     pretrain(tiny_config(tmp_path), TINY, noise)
     written, model_files = written_files(tmp_path), contents(tmp_path / "model")
     folders = {*PARTS, "pictures", "tokenizer", "captions", "latents"}
@@ -95,7 +95,10 @@ def test_all_parts_make_a_model_and_a_second_call_trains_nothing_again(tmp_path)
     assert len(model.with_controlnets([str(tmp_path / "model" / "controlnet")]).networks.controlnets) == 1
     jax.tree.map(np.testing.assert_array_equal, clip["text_model"], model.params["text_encoder"]["text_model"])
 
+    capsys.readouterr()
     pretrain(tiny_config(tmp_path), TINY, never)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{p}: taken from {tmp_path / p / 'weights'}; remove this folder to train it again" for p in PARTS]
     assert contents(tmp_path / "model") == model_files
     assert written_files(tmp_path) == written
 

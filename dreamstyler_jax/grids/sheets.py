@@ -3,6 +3,7 @@
 In front of each row is the picture that its style was learned from.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -130,10 +131,11 @@ def write_sheets(
         styles: by ``str(StyleRef)``.
     """
     sheets = layout(cells, ", ".join(styles))
+    learned_from = functools.cache(lambda ref: _training_picture(styles[ref]))
     digits = max(3, len(str(len(sheets))))
     names = [f"grid_{i + 1:0{digits}d}.png" for i in range(len(sheets))] if len(sheets) > 1 else ["grid.png"]
     for name, sheet in zip(names, sheets, strict=True):
-        leading = _training_pictures(sheet, styles)
+        leading = _training_pictures(sheet, learned_from)
         contents = [_content(row) for row in sheet.cells]
         if all(contents):
             leading["content"] = contents
@@ -155,14 +157,16 @@ def _content(row: Sequence[Cell | None]) -> Image.Image | None:
     return _readable(contents.pop()) if len(contents) == 1 else None
 
 
-def _training_pictures(sheet: Sheet, styles: Mapping[str, Style]) -> dict[str, list[Image.Image | None]]:
+def _training_pictures(
+    sheet: Sheet, learned_from: Callable[[str], Image.Image | None]
+) -> dict[str, list[Image.Image | None]]:
     """Columns, by heading: the first training picture of each row's style, or those of the only two styles."""
     by_row = [list(dict.fromkeys(ref for cell in row if cell for ref in _style_refs(cell))) for row in sheet.cells]
     refs = list(dict.fromkeys(itertools.chain.from_iterable(by_row)))
     if all(len(of_row) == 1 for of_row in by_row):
-        columns = {"learned from": [_training_picture(styles[ref]) for (ref,) in by_row]}
+        columns = {"learned from": [learned_from(ref) for (ref,) in by_row]}
     elif len(refs) <= 2:
-        columns = {StyleRef.parse(ref).name: [_training_picture(styles[ref])] * len(by_row) for ref in refs}
+        columns = {StyleRef.parse(ref).name: [learned_from(ref)] * len(by_row) for ref in refs}
     else:
         return {}
     return {heading: pictures for heading, pictures in columns.items() if any(pictures)}

@@ -36,12 +36,13 @@ def tokenize_captions(folder: Path, tokenizer: Tokenizer, labels: np.ndarray, se
     """Draws captions for every picture: int16[N, CAPTIONS_PER_PICTURE, 77].
 
     Args:
-        folder: keeps them, in a file named after the digest of the labels and the seed.
+        folder: keeps them, in a file named after the digest of the labels, the seed and the painters' names as tokens.
         tokenizer: with at most 2**15 tokens.
         labels: int32[N, 9], as in `data.Pictures`.
         seed: seed of the captions.
     """
-    path = folder / f"{hashlib.sha256(labels.tobytes() + str(seed).encode()).hexdigest()[:16]}.npz"
+    decides = f"{seed} {tokenizer.words(' '.join(captions.PAINTER_NAMES))}".encode()
+    path = folder / f"{hashlib.sha256(labels.tobytes() + decides).hexdigest()[:16]}.npz"
     if not path.exists():
         rng = np.random.default_rng(seed)
         texts = [captions.caption(rng, row) for row in labels for _ in range(CAPTIONS_PER_PICTURE)]

@@ -79,7 +79,7 @@ class TrainingState(NamedTuple):
 def trained(plan: Plan, part: Part, loss: Loss, data: Any) -> Part:
     """The part with trained weights, which then are in the folder ``weights`` of the plan's.
 
-    If they are there already, nothing is trained, however many steps the plan has.
+    If they are there already, nothing is trained, however many steps the plan has; a line says so.
 
     Args:
         plan, loss, data: as of `fit`.
@@ -87,6 +87,7 @@ def trained(plan: Plan, part: Part, loss: Loss, data: Any) -> Part:
     """
     weights = plan.folder / "weights"
     if (weights / "config.json").exists():
+        print(f"{plan.folder.name}: taken from {weights}; remove this folder to train it again", flush=True)
         return part._replace(params=load_model(part.network, weights, config=part.config)[1])
     part = part._replace(params=fit(plan, loss, part.params, data))
     save_model(weights, part.config, part.params)

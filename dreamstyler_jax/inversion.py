@@ -180,22 +180,24 @@ def gradient_in_parts(networks: Networks, params: Any, tables: Tables, batch: Ba
     return grads, Metrics(loss, stage_loss, stage_count, optax.tree.norm(grads))
 
 
-def make_optimizer(
-    *, learning_rate: float, warmup_steps: int, schedule: str, steps: int, weight_decay: float
-) -> optax.GradientTransformation:
-    """AdamW (betas 0.9, 0.999; eps 1e-8) with a linear warm-up and then a constant, linear or cosine schedule.
-
-    Defaults of the reference: constant, no warm-up, weight decay 1e-2 (DreamStyler's ``train.py``).
-    """
+def learning_rates(peak: float, *, warmup_steps: int, schedule: str, steps: int) -> optax.Schedule:
+    """The learning rate after so many steps: a linear warm-up and then a constant, linear or cosine schedule."""
     rest = steps - warmup_steps
     after = {
-        "constant": optax.constant_schedule(learning_rate),
-        "linear": optax.linear_schedule(learning_rate, 0.0, max(rest, 1)),
-        "cosine": optax.cosine_decay_schedule(learning_rate, max(rest, 1)),
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0.0, max(rest, 1)),
+        "cosine": optax.cosine_decay_schedule(peak, max(rest, 1)),
     }[schedule]
-    warmup = optax.linear_schedule(learning_rate / max(warmup_steps, 1), learning_rate, max(warmup_steps - 1, 1))
-    rate = optax.join_schedules([warmup, after], [warmup_steps]) if warmup_steps else after
-    return optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
+    warmup = optax.linear_schedule(peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, after], [warmup_steps]) if warmup_steps else after
+
+
+def adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """The reference's optimizer (DreamStyler's ``train.py``): AdamW, betas 0.9 and 0.999, eps 1e-8.
+
+    Its defaults: a constant rate, no warm-up, weight decay 1e-2.
+    """
+    return optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
 
 
 def start(tables: Mapping[str, np.ndarray], optimizer: optax.GradientTransformation) -> TrainState:

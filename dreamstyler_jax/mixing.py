@@ -6,16 +6,20 @@ Stages near T - 1 set structure and layout, those near 0 detail and brushwork. A
     gogh*0.7+monet*0.3                     a blend in every stage
     gogh+monet:5-3,monet:2-0               half and half in the upper stages, monet in the lower ones
 
+Styles of which only directions were learned (``norm: fixed``) blend along great circles (`directions.spherical_mean`),
+others linearly.
+
 The paper's baseline, the vectors of all styles in every stage, needs no recipe: "in the style of {gogh}, {monet}".
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from dreamstyler_jax.directions import spherical_mean
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.style import Style, StyleRef
 
@@ -120,6 +124,8 @@ def mix(recipe: Recipe | str, styles: Mapping[str, Style]) -> Style:
     stages = _common_stages(recipe, chosen)
     _check_cover(recipe, stages)
 
+    directional = all(style.metadata.get("norm") == "fixed" for style in chosen.values())
+
     def blend(*tables: np.ndarray) -> np.ndarray:
         """One text encoder's table, from that of each style in ``recipe.refs``."""
         whole = {
@@ -129,13 +135,19 @@ def mix(recipe: Recipe | str, styles: Mapping[str, Style]) -> Style:
         result = np.empty((stages, *tables[0].shape[1:]), np.float32)
         for part in recipe.parts:
             rows = list(range(stages) if part.stages is None else part.stages)
-            first, *others = (weight * whole[ref][rows] for ref, weight in part.weights.items())
-            result[rows] = sum(others, start=first)
+            vectors, weights = [whole[ref][rows] for ref in part.weights], list(part.weights.values())
+            result[rows] = (spherical_mean if directional else _linear_mean)(vectors, weights)
         return result
 
     tables = jax.tree.map(blend, *(dict(style.tables) for style in chosen.values()))
     hashes = {str(ref): style.hash for ref, style in chosen.items()}
-    return Style(recipe.text, tables, {"mix": recipe.text, "hashes": hashes})
+    norm = {"norm": "fixed"} if directional else {}
+    return Style(recipe.text, tables, {"mix": recipe.text, "hashes": hashes} | norm)
+
+
+def _linear_mean(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    first, *others = (weight * array for weight, array in zip(weights, vectors, strict=True))
+    return sum(others, start=first)
 
 
 def _common_stages(recipe: Recipe, styles: Mapping[StyleRef, Style]) -> int:

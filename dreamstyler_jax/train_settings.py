@@ -6,6 +6,7 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED
 from dreamstyler_jax.runtime.settings import check_pair, check_values, option
 
+LEARNING_RATES = {"free": 0.02, "fixed": 0.1}  # by what training does with the norm of vectors
 BARE_PROMPTS = {"style": "A painting in the style of {}", "object": "A photo of {}"}  # for pictures without a prompt
 
 
@@ -39,14 +40,34 @@ class TrainSettings:
     steps: int = option(200, "Optimiser steps.", low=1, high=1_000_000)
     batch_size: int = option(8, "Pictures per forward and backward pass.", low=1, high=1024)
     gradient_accumulation: int = option(1, "Passes whose gradients make one optimiser step.", low=1, high=1024)
-    learning_rate: float = option(0.02, "Peak learning rate of AdamW.", low=1e-8, high=10)
+    norm: str = option(
+        "free",
+        "What happens to the norms of the vectors: free lets AdamW change vectors as a whole; fixed keeps the mean norm "
+        "of the vocabulary and learns directions only (directional textual inversion), so that the rest of a prompt "
+        "keeps its weight.",
+        choices=LEARNING_RATES,
+    )
+    learning_rate: float | None = option(
+        None,
+        "Peak learning rate of AdamW or, with fixed norms, the angle in radians by which a step turns a vector. null: "
+        + ", ".join(f"{rate} if norms are {norm}" for norm, rate in LEARNING_RATES.items())
+        + ".",
+        low=1e-8,
+        high=10,
+    )
+    prior: float = option(
+        0.0,
+        "With fixed norms: how strongly vectors are drawn to the direction of init_word (kappa). The authors use 1e-4.",
+        low=0,
+        high=10,
+    )
     warmup_steps: int = option(0, "Steps over which the learning rate rises from 0.", low=0, high=1_000_000)
     schedule: str = option(
         "constant",
         "Learning rate after the warm-up: constant, or falling to 0 along a line or half a cosine.",
         choices=("constant", "linear", "cosine"),
     )
-    weight_decay: float = option(0.01, "Weight decay of AdamW.", low=0, high=10)
+    weight_decay: float = option(0.01, "Weight decay of AdamW, so of free norms.", low=0, high=10)
     resolution: int | None = option(
         None, "Side in pixels of the square training pictures. null: the resolution of the model.", low=8, high=4096
     )
@@ -77,5 +98,14 @@ class TrainSettings:
             raise UserError(f"init_word: give at most one word for each vector, {self.vectors}, not {self.init_word!r}")
         if self.property == "object" and self.init_word == TrainSettings.init_word:
             raise UserError("init_word: say in a word what kind of thing the object is, such as cat")
+        if self.norm == "fixed" and self.weight_decay != TrainSettings.weight_decay:
+            raise UserError("weight_decay: changes norms, so it needs --norm free")
+        if self.norm == "free" and self.prior:
+            raise UserError("prior: draws directions, so it needs --norm fixed")
         if self.warmup_steps > self.steps:
             raise UserError(f"warmup_steps: must be at most steps, {self.steps}, not {self.warmup_steps}")
+
+
+def peak_learning_rate(settings: TrainSettings) -> float:
+    """The learning rate, as given or else by `norm`."""
+    return LEARNING_RATES[settings.norm] if settings.learning_rate is None else settings.learning_rate

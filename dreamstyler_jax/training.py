@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 from PIL import Image
 
 from dreamstyler_jax import encoding, inversion
+from dreamstyler_jax.directions import descend_on_sphere, with_norm
 from dreamstyler_jax.inversion import Dataset, TrainState
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
 from dreamstyler_jax.runtime import compilation, images
@@ -18,9 +20,9 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
-from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
+from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings, peak_learning_rate
 
-_RECORDED = ("property", "init_word", "batch_size", "learning_rate", "seed", "framing")
+_RECORDED = ("property", "init_word", "batch_size", "norm", "prior", "seed", "framing")
 
 
 class Lesson(NamedTuple):
@@ -76,12 +78,15 @@ def prepare(
         images.to_array(images.fit(picture, resolution, resolution, settings.framing)) for picture in pictures.values()
     ]
     metadata = {setting: getattr(settings, setting) for setting in _RECORDED}
+    metadata |= {"learning_rate": peak_learning_rate(settings)}
     metadata |= {"prompts": list(prompts), "images": list(pictures), "resolution": resolution}
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}
     metadata |= {"clip_skip": model.networks.clip_skip}
     told = {name: list(value) for name in ("original_size", "crop_top_left") if (value := getattr(settings, name))}
     metadata |= told
     tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors)
+    if settings.norm == "fixed":
+        tables = jax.tree.map(with_norm, tables, dict(model.vocabulary_vectors))
     wordings = [_wordings(settings, prompt) for prompt in prompts]
     dataset = inversion.make_dataset(model, arrays, wordings, settings.vectors, flip=settings.flip, name=name)
     return Lesson(Style(name, tables, metadata), dataset)
@@ -95,13 +100,15 @@ def _wordings(settings: TrainSettings, prompt: str) -> Sequence[str]:
 
 def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
     """The optimizer that the settings describe."""
-    return inversion.make_optimizer(
-        learning_rate=settings.learning_rate,
+    rate = inversion.learning_rates(
+        peak_learning_rate(settings),
         warmup_steps=settings.warmup_steps,
         schedule=settings.schedule,
         steps=settings.steps,
-        weight_decay=settings.weight_decay,
     )
+    if settings.norm == "fixed":
+        return descend_on_sphere(rate, settings.prior)
+    return inversion.adamw(rate, settings.weight_decay)
 
 
 def train(

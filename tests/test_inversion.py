@@ -18,6 +18,8 @@ from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.placeholders import tokenize_with_placeholders
 from dreamstyler_jax.stable_diffusion.schedule import stage_of
+from dreamstyler_jax.train_settings import TrainSettings
+from dreamstyler_jax.training import make_optimizer
 
 STAGES, BATCH, CHUNK = 6, 4, 2
 PROMPTS = [["a red house in the style of {}"], ["a small dog by {}"]]
@@ -28,12 +30,14 @@ def random_tables(stages=STAGES, vectors=1, seed=0):
 
 
 def optimizer_of(schedule="constant", warmup_steps=0, steps=100, learning_rate=0.02, weight_decay=0.01):
-    return inversion.make_optimizer(
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        schedule=schedule,
-        steps=steps,
-        weight_decay=weight_decay,
+    return make_optimizer(
+        TrainSettings(
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            steps=steps,
+            weight_decay=weight_decay,
+        )
     )
 
 

@@ -13,6 +13,8 @@ import transformers
 from parity_tools import to_torch
 
 from dreamstyler_jax import inversion
+from dreamstyler_jax.train_settings import TrainSettings
+from dreamstyler_jax.training import make_optimizer
 
 STEPS, STAGES, VECTORS, BATCH = 10, 6, 2, 4
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
@@ -36,9 +38,7 @@ def ours(tiny, prediction_type, batches, table):
     """Losses and table."""
     schedule = dataclasses.replace(tiny.networks.schedule, prediction_type=prediction_type)
     networks = dataclasses.replace(tiny.networks, schedule=schedule)
-    optimizer = inversion.make_optimizer(
-        learning_rate=LEARNING_RATE, warmup_steps=0, schedule="constant", steps=STEPS, weight_decay=WEIGHT_DECAY
-    )
+    optimizer = make_optimizer(TrainSettings(learning_rate=LEARNING_RATE, steps=STEPS, weight_decay=WEIGHT_DECAY))
 
     @jax.jit
     def step(params, tables, state, batch):

@@ -19,6 +19,8 @@ from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.networks import Control
 from dreamstyler_jax.style import Style
+from dreamstyler_jax.train_settings import TrainSettings
+from dreamstyler_jax.training import make_optimizer
 
 TOLERANCE = 1e-5
 SIZE = (16, 24)
@@ -201,9 +203,7 @@ def test_a_style_of_ten_steps_is_pytorchs(sdxl, pipe):
     begin = {
         name: rng.normal(0, 0.5, (6, 2, width)).astype(np.float32) for name, width in sdxl.networks.text_widths.items()
     }
-    optimizer = inversion.make_optimizer(
-        learning_rate=LEARNING_RATE, warmup_steps=0, schedule="constant", steps=STEPS, weight_decay=WEIGHT_DECAY
-    )
+    optimizer = make_optimizer(TrainSettings(learning_rate=LEARNING_RATE, steps=STEPS, weight_decay=WEIGHT_DECAY))
     gradient, update = jax.jit(inversion.gradient, static_argnums=0), jax.jit(optimizer.update)
     draw = jax.jit(inversion.draw_batch, static_argnums=2)
     batches = [draw(dataset, key, 4) for key in jax.random.split(jax.random.key(0), STEPS)]

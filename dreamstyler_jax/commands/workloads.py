@@ -31,6 +31,8 @@ from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKLConfig
 from dreamstyler_jax.stable_diffusion.weights import init_model
 from dreamstyler_jax.style import Style
+from dreamstyler_jax.train_settings import TrainSettings
+from dreamstyler_jax.training import make_optimizer
 from dreamstyler_jax.transfer import ContentEncoder
 
 WEIGHTS = {"cfg": cfg(3.5), "paper": paper(5.0, 1.0, 3.0)}  # of two rows of guidance and of four
@@ -171,9 +173,7 @@ def training_workload(model: StableDiffusion, problem: ProblemSize) -> Workload:
     """`TRAIN_STEPS` training steps of every style."""
     picture = np.random.default_rng(0).uniform(-1, 1, (*problem.image_size, 3)).astype(np.float32)
     dataset = inversion.make_dataset(model, [picture], [[PROMPT]], 1, flip=True)
-    optimizer = inversion.make_optimizer(
-        learning_rate=0.002, warmup_steps=0, schedule="constant", steps=500, weight_decay=0.01
-    )
+    optimizer = make_optimizer(TrainSettings())
     advance = inversion.make_trainer(model.networks, optimizer, inversion.Settings(problem.batch, 1, 0))
     state = inversion.start(untrained_style(model).tables, optimizer)
     states, datasets = (inversion.stack_trees([tree] * problem.styles) for tree in (state, dataset))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dreamstyler_jax import inversion, prompts, transfer
+from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.grids.cells import Axes, Cell, make_cells
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import draw_sheet, layout
@@ -37,8 +37,8 @@ from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import TRAIN_TIMESTEPS
 from dreamstyler_jax.style import Style, load_styles
-from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
-from dreamstyler_jax.training import make_optimizer, prepare, style_in, train
+from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings, most_steps
+from dreamstyler_jax.training import begin, prepare, style_in, train
 
 StyleLike = Style | str | Path
 _STEPS_PER_UPDATE = 10  # of the progress bar
@@ -127,12 +127,12 @@ def train_style(
     stem = Path(names[0]).stem if isinstance(given[0], str | Path) else "style"
     texts = _training_prompts([prompt] if isinstance(prompt, str) else list(prompt), given, train_settings)
     lesson = prepare(model, name or stem, pictures, texts, train_settings)
-    states = [inversion.start(lesson.style.tables, make_optimizer(train_settings))]
+    states = [begin(lesson, train_settings)]
     chunks = train(model, [lesson], train_settings, states, lambda done: done + _STEPS_PER_UPDATE)
-    with TrainingProgress(train_settings.steps, enabled=progress) as shown:
+    with TrainingProgress(most_steps(train_settings), enabled=progress) as shown:
         for chunk in chunks:
             states = chunk.states
-            shown.show(chunk.step, chunk.metrics[0]["loss"])
+            shown.show(chunk.step, (chunk.metrics[0] or {})["loss"])
     return style_in(lesson.style, states[0])
 
 

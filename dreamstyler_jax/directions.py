@@ -34,6 +34,11 @@ def with_norm(vectors: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
     return _unit(vectors) * norms[norms > 0].mean()
 
 
+def with_norms_of(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Vectors [..., D] with the norms of others [..., D]."""
+    return _unit(vectors) * np.linalg.norm(others, axis=-1, keepdims=True)
+
+
 class SphereState(NamedTuple):
     """The state of `descend_on_sphere`.
 
@@ -66,10 +71,10 @@ def descend_on_sphere(
         beta: of the second moment; 0 makes all steps equally long.
     """
 
-    def init(tables: Any) -> SphereState:
-        per_vector = jax.tree.map(lambda table: table[..., 0], tables)
+    def init(params: Any) -> SphereState:
+        per_vector = jax.tree.map(lambda table: table[..., 0], params)
         zeros = jax.tree.map(jnp.zeros_like, per_vector)
-        return SphereState(tables, zeros, jax.tree.map(lambda zero: zero.astype(jnp.int32), zeros), jnp.int32(0))
+        return SphereState(params, zeros, jax.tree.map(lambda zero: zero.astype(jnp.int32), zeros), jnp.int32(0))
 
     def move(table: Array, gradient: Array, start: Array, s: Array, k: Array, rate: Array) -> tuple[Array, ...]:
         norm = jnp.linalg.norm(start, axis=-1, keepdims=True)
@@ -84,13 +89,15 @@ def descend_on_sphere(
         moved = norm * v / jnp.linalg.norm(v, axis=-1, keepdims=True)
         return jnp.where(moves[..., None], moved - table, 0.0), s, k
 
-    def update(gradients: Any, state: SphereState, tables: Any = None) -> tuple[Any, SphereState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, SphereState]:
         rate = jnp.asarray(learning_rate(state.step))
         moved = jax.tree.map(
-            lambda *leaves: move(*leaves, rate), tables, gradients, state.start, state.moment, state.moves
+            lambda *leaves: move(*leaves, rate), params, updates, state.start, state.moment, state.moves
         )
-        updates, moment, moves = jax.tree.transpose(jax.tree.structure(tables), jax.tree.structure((0, 0, 0)), moved)
-        return updates, SphereState(state.start, moment, moves, state.step + 1)
+        moves_by_table, moment, moves = jax.tree.transpose(
+            jax.tree.structure(params), jax.tree.structure((0, 0, 0)), moved
+        )
+        return moves_by_table, SphereState(state.start, moment, moves, state.step + 1)
 
     return optax.GradientTransformation(init, update)
 
@@ -99,7 +106,7 @@ def spherical_mean(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> n
     """The mean of directions on the sphere, which for two is spherical interpolation, with the weighted mean of norms.
 
     The point at which the vectors to all directions, along great circles, cancel out by their weights; it is found by
-    walking along their sum, from the direction of the heaviest.
+    walking along their sum, from the direction of the heaviest. Of two, the first step arrives.
 
     Args:
         vectors: arrays [..., D], without zeros.
@@ -109,7 +116,7 @@ def spherical_mean(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> n
     share = np.asarray(weights, np.float64).reshape(-1, *[1] * vectors[0].ndim)
     norm = np.sum(share * np.linalg.norm(np.stack(vectors).astype(np.float64), axis=-1, keepdims=True), axis=0)
     mean = directions[int(np.argmax(weights))]
-    for _ in range(_MAX_ITERATIONS):
+    for _ in range(1 if len(vectors) == 2 else _MAX_ITERATIONS):
         step = np.sum(share * _towards(mean, directions), axis=0)
         angle = np.linalg.norm(step, axis=-1, keepdims=True)
         mean = _unit(np.cos(angle) * mean + np.sinc(angle / np.pi) * step)

@@ -61,11 +61,13 @@ class TrainState(NamedTuple):
         tables: of each text encoder, float32[T, V, D].
         optimizer: the optimizer's state.
         step: steps done, int32[].
+        average: the moving average of the tables; None if there is none.
     """
 
     tables: Tables
     optimizer: Any
     step: Array
+    average: Tables | None = None
 
 
 class Metrics(NamedTuple):
@@ -90,6 +92,7 @@ class Settings(NamedTuple):
     batch_size: int
     gradient_accumulation: int
     seed: int
+    average: float = 0.0
 
 
 def make_dataset(
@@ -200,10 +203,13 @@ def adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientT
     return optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
 
 
-def start(tables: Mapping[str, np.ndarray], optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+def start(
+    tables: Mapping[str, np.ndarray], optimizer: optax.GradientTransformation, *, averaged: bool = False
+) -> TrainState:
+    """The state before the first step; with a moving average of the tables if it is ``averaged``."""
     arrays = {name: jnp.asarray(table, jnp.float32) for name, table in tables.items()}
-    return TrainState(arrays, optimizer.init(arrays), jnp.int32(0))
+    average = jax.tree.map(jnp.zeros_like, arrays) if averaged else None
+    return TrainState(arrays, optimizer.init(arrays), jnp.int32(0), average)
 
 
 def stack_trees(trees: Sequence[T]) -> T:
@@ -245,7 +251,8 @@ def make_trainer(
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.tables)
         tables = cast(Tables, optax.apply_updates(state.tables, updates))
         metrics = Metrics(parts.loss.mean(), parts.stage_loss.sum(0), parts.stage_count.sum(0), optax.tree.norm(grads))
-        return TrainState(tables, optimizer_state, state.step + 1), metrics
+        average = state.average and optax.tree.update_moment(tables, state.average, settings.average, 1)
+        return TrainState(tables, optimizer_state, state.step + 1, average), metrics
 
     @functools.partial(jax.jit, static_argnames="steps", donate_argnums=0)
     def advance(states: TrainState, params: Any, datasets: Dataset, steps: int) -> tuple[TrainState, Metrics]:

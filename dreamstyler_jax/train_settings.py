@@ -6,6 +6,7 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED
 from dreamstyler_jax.runtime.settings import check_pair, check_values, option
 
+AUTO_STEPS, MOST_STEPS, EVALUATE_EVERY = -1, 1000, 10  # of --steps auto
 LEARNING_RATES = {"free": 0.02, "fixed": 0.1}  # by what training does with the norm of vectors
 BARE_PROMPTS = {"style": "A painting in the style of {}", "object": "A photo of {}"}  # for pictures without a prompt
 
@@ -37,14 +38,40 @@ class TrainSettings:
         "Word whose embedding the vectors start from; for an object, what kind of thing it is. Several words give one "
         "for each vector. A word of several tokens gives their mean.",
     )
-    steps: int = option(200, "Optimiser steps.", low=1, high=1_000_000)
+    steps: int = option(
+        200,
+        f"Optimiser steps. auto: until the loss that evaluate_every measures has settled, and at most {MOST_STEPS}.",
+        low=1,
+        high=1_000_000,
+        words={"auto": AUTO_STEPS},
+    )
+    evaluate_every: int = option(
+        0,
+        "Steps between two measurements of the loss on samples that stay the same, which tell when to stop. 0: none, "
+        f"or {EVALUATE_EVERY} with --steps auto.",
+        low=0,
+        high=1_000_000,
+    )
+    held_out: int = option(
+        0,
+        "How many pictures, the last ones, are measured by evaluate_every instead of learned from. 0: it measures the "
+        "training pictures.",
+        low=0,
+        high=1000,
+    )
+    average: float = option(
+        0.0,
+        "The style is an exponential moving average of the vectors with this decay per step. 0: it is the vectors of "
+        "the last step.",
+        low=0,
+        high=0.9999,
+    )
     batch_size: int = option(8, "Pictures per forward and backward pass.", low=1, high=1024)
     gradient_accumulation: int = option(1, "Passes whose gradients make one optimiser step.", low=1, high=1024)
     norm: str = option(
         "free",
-        "What happens to the norms of the vectors: free lets AdamW change vectors as a whole; fixed keeps the mean norm "
-        "of the vocabulary and learns directions only (directional textual inversion), so that the rest of a prompt "
-        "keeps its weight.",
+        "Norms of the vectors: free lets AdamW change vectors as a whole; fixed keeps the mean norm of the vocabulary "
+        "and learns directions only (directional textual inversion), so that the rest of a prompt keeps its weight.",
         choices=LEARNING_RATES,
     )
     learning_rate: float | None = option(
@@ -102,10 +129,24 @@ class TrainSettings:
             raise UserError("weight_decay: changes norms, so it needs --norm free")
         if self.norm == "free" and self.prior:
             raise UserError("prior: draws directions, so it needs --norm fixed")
-        if self.warmup_steps > self.steps:
-            raise UserError(f"warmup_steps: must be at most steps, {self.steps}, not {self.warmup_steps}")
+        if self.warmup_steps > most_steps(self):
+            raise UserError(f"warmup_steps: must be at most steps, {most_steps(self)}, not {self.warmup_steps}")
+        if self.held_out and not evaluation_interval(self):
+            raise UserError("held_out: nothing measures these pictures without --evaluate_every or --steps auto")
+        if self.steps == AUTO_STEPS and self.schedule != "constant":
+            raise UserError(f"schedule: {self.schedule} needs a number of steps, not --steps auto")
 
 
 def peak_learning_rate(settings: TrainSettings) -> float:
     """The learning rate, as given or else by `norm`."""
     return LEARNING_RATES[settings.norm] if settings.learning_rate is None else settings.learning_rate
+
+
+def most_steps(settings: TrainSettings) -> int:
+    """How many steps the training has at most."""
+    return MOST_STEPS if settings.steps == AUTO_STEPS else settings.steps
+
+
+def evaluation_interval(settings: TrainSettings) -> int:
+    """How many steps lie between two evaluations; 0 if there are none."""
+    return settings.evaluate_every or (EVALUATE_EVERY if settings.steps == AUTO_STEPS else 0)

@@ -12,24 +12,39 @@ import optax
 from PIL import Image
 
 from dreamstyler_jax import encoding, inversion
-from dreamstyler_jax.directions import descend_on_sphere, with_norm
+from dreamstyler_jax.directions import descend_on_sphere, with_norm, with_norms_of
 from dreamstyler_jax.inversion import Dataset, TrainState
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
 from dreamstyler_jax.runtime import compilation, images
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stopping import Watch, settled_at
 from dreamstyler_jax.style import Style
-from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings, peak_learning_rate
+from dreamstyler_jax.train_settings import (
+    AUTO_STEPS,
+    BARE_PROMPTS,
+    TrainSettings,
+    evaluation_interval,
+    most_steps,
+    peak_learning_rate,
+)
 
-_RECORDED = ("property", "init_word", "batch_size", "norm", "prior", "seed", "framing")
+_RECORDED = ("property", "init_word", "batch_size", "norm", "prior", "average", "seed", "framing")
 
 
 class Lesson(NamedTuple):
-    """A style to learn: the style before its training, and the data that it is learned from."""
+    """A style to learn.
+
+    Attributes:
+        style: the style before its training.
+        dataset: what it is learned from.
+        evaluated: what measures progress, the same or pictures that are held out.
+    """
 
     style: Style
     dataset: Dataset
+    evaluated: Dataset
 
 
 class Chunk(NamedTuple):
@@ -37,14 +52,19 @@ class Chunk(NamedTuple):
 
     Attributes:
         step: steps done so far.
-        states: the state of each lesson.
-        metrics: for each lesson ``loss``, ``gradient_norm``, ``stage_loss`` (means over the steps) and
-            ``images_per_second``, compiling not counted.
+        states: the state of each lesson; of a finished one its last.
+        metrics: for each lesson ``loss``, ``gradient_norm``, ``stage_loss`` (means over the steps),
+            ``images_per_second``, compiling not counted, and, after an evaluation, ``evaluation_loss`` of each stage;
+            None for a lesson that was finished before.
+        finished: whether each lesson is.
+        settled: after how many steps each lesson's evaluation loss had settled; None if it has not.
     """
 
     step: int
     states: list[TrainState]
-    metrics: list[dict[str, Any]]
+    metrics: list[dict[str, Any] | None]
+    finished: list[bool]
+    settled: list[int | None]
 
 
 def prepare(
@@ -89,7 +109,12 @@ def prepare(
         tables = jax.tree.map(with_norm, tables, dict(model.vocabulary_vectors))
     wordings = [_wordings(settings, prompt) for prompt in prompts]
     dataset = inversion.make_dataset(model, arrays, wordings, settings.vectors, flip=settings.flip, name=name)
-    return Lesson(Style(name, tables, metadata), dataset)
+    learned = len(pictures) - settings.held_out
+    if learned < 1:
+        raise UserError(f"held_out: {settings.held_out} of {len(pictures)} pictures leave none to learn from")
+    parts = slice(learned), slice(learned, None)
+    first, rest = (jax.tree.map(lambda leaf, part=part: leaf[part], dataset) for part in parts)
+    return Lesson(Style(name, tables, metadata), first, rest if settings.held_out else first)
 
 
 def _wordings(settings: TrainSettings, prompt: str) -> Sequence[str]:
@@ -104,7 +129,7 @@ def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
         peak_learning_rate(settings),
         warmup_steps=settings.warmup_steps,
         schedule=settings.schedule,
-        steps=settings.steps,
+        steps=most_steps(settings),
     )
     if settings.norm == "fixed":
         return descend_on_sphere(rate, settings.prior)
@@ -117,6 +142,7 @@ def train(
     settings: TrainSettings,
     states: Sequence[TrainState],
     next_stop: Callable[[int], int],
+    evaluations: Sequence[Sequence[Sequence[float]]] = (),
 ) -> Iterator[Chunk]:
     """Trains lessons whose datasets have one shape together, each as if it were alone, and yields at every stop.
 
@@ -124,24 +150,67 @@ def train(
         model: the model that the lessons were prepared with.
         lessons: the styles to learn.
         settings: how to learn.
-        states: where to begin, all at the same step, from `inversion.start` or from a checkpoint.
-        next_stop: maps the steps done to the step at which to yield next; it is called until ``settings.steps``.
+        states: where to begin, all at the same step, from `begin` or from a checkpoint.
+        next_stop: maps the steps done to the step at which to yield next; it is called until all lessons are finished.
+        evaluations: of a resumed training, the ``evaluation_loss`` of each lesson at its evaluations so far.
     """
     networks = model.with_size_conditions(settings.original_size, settings.crop_top_left).networks
     advance = _trainer(networks.with_remat(model.params) if settings.remat else networks, settings)
-    done = int(states[0].step)
+    done, last, every = int(states[0].step), most_steps(settings), evaluation_interval(settings)
     stacked = inversion.stack_trees(states)
     datasets = inversion.stack_trees([lesson.dataset for lesson in lessons])
     params = model.replicated_params
-    while done < settings.steps:
-        before, done = done, min(settings.steps, next_stop(done))
+    learners = [_Learner(lesson, state, settings) for lesson, state in zip(lessons, states, strict=True)]
+    for learner, earlier in zip(learners, evaluations or [[]] * len(lessons), strict=True):
+        learner.watch(networks, model.params, earlier)
+    while not all(learner.finished for learner in learners):
+        evaluation = done + every - done % every if every else last
+        before, done = done, min(last, evaluation, next_stop(done))
         began, compiled = time.perf_counter(), compilation.seconds_compiling()
         stacked, metrics = advance(stacked, params, datasets, done - before)
         summaries = [inversion.summarize(of_lesson) for of_lesson in inversion.unstack_trees(metrics, len(lessons))]
         seconds = time.perf_counter() - began - (compilation.seconds_compiling() - compiled)
         samples = (done - before) * settings.batch_size * settings.gradient_accumulation
         rate = {"images_per_second": samples / max(seconds, 1e-9)}
-        yield Chunk(done, inversion.unstack_trees(stacked, len(lessons)), [summary | rate for summary in summaries])
+        now = zip(learners, inversion.unstack_trees(stacked, len(lessons)), summaries, strict=True)
+        rows = [learner.take(state, summary | rate) for learner, state, summary in now]
+        states, finished, settled = zip(*((item.state, item.finished, item.settled) for item in learners), strict=True)
+        yield Chunk(done, list(states), rows, list(finished), list(settled))
+
+
+class _Learner:
+    """How far one of the lessons has come that are learned together."""
+
+    def __init__(self, lesson: Lesson, state: TrainState, settings: TrainSettings):
+        self.state = state
+        self._lesson, self._settings = lesson, settings
+        self._watch: Watch | None = None
+
+    def watch(self, networks: Networks, params: Any, earlier: Sequence[Sequence[float]]) -> None:
+        """Begins to evaluate, if that is asked for."""
+        if evaluation_interval(self._settings):
+            self._watch = Watch(networks, params, self._lesson.evaluated, self._lesson.style.stages, earlier)
+
+    @property
+    def settled(self) -> int | None:
+        """After how many steps the evaluation loss had settled."""
+        number = None if self._watch is None else settled_at(self._watch.losses)
+        return None if number is None else (number + 1) * evaluation_interval(self._settings)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the steps are done, or the loss has settled and --steps is auto."""
+        stops = self._settings.steps == AUTO_STEPS and self.settled is not None
+        return stops or int(self.state.step) >= most_steps(self._settings)
+
+    def take(self, state: TrainState, metrics: dict[str, Any]) -> dict[str, Any] | None:
+        """Goes on to a state, unless it is finished; returns the metrics, with an evaluation if it is time for one."""
+        if self.finished:
+            return None
+        self.state = state
+        if self._watch is not None and int(state.step) % evaluation_interval(self._settings) == 0:
+            metrics["evaluation_loss"] = self._watch.measure(learned_tables(self._lesson.style, state))
+        return metrics
 
 
 def _trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
@@ -155,11 +224,27 @@ def _trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
 @functools.lru_cache(maxsize=16)
 def _make_trainer(networks: Networks, values: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
     settings = TrainSettings(**dict(values))
-    step_settings = inversion.Settings(settings.batch_size, settings.gradient_accumulation, settings.seed)
+    step_settings = inversion.Settings(
+        settings.batch_size, settings.gradient_accumulation, settings.seed, settings.average
+    )
     return inversion.make_trainer(networks, make_optimizer(settings), step_settings)
+
+
+def begin(lesson: Lesson, settings: TrainSettings) -> TrainState:
+    """The state before the first step."""
+    return inversion.start(lesson.style.tables, make_optimizer(settings), averaged=settings.average > 0)
+
+
+def learned_tables(style: Style, state: TrainState) -> dict[str, np.ndarray]:
+    """The tables that a training has learned: the last ones, or their moving average."""
+    tables = {encoder: np.asarray(table) for encoder, table in state.tables.items()}
+    if state.average is None:
+        return tables
+    average = optax.tree.bias_correction(state.average, style.metadata["average"], state.step)
+    means = {encoder: np.asarray(table) for encoder, table in average.items()}
+    return jax.tree.map(with_norms_of, means, tables) if style.metadata["norm"] == "fixed" else means
 
 
 def style_in(style: Style, state: TrainState) -> Style:
     """The style as it is in a state of its training."""
-    tables = {encoder: np.asarray(table) for encoder, table in state.tables.items()}
-    return Style(style.name, tables, {**style.metadata, "steps": int(state.step)})
+    return Style(style.name, learned_tables(style, state), {**style.metadata, "steps": int(state.step)})

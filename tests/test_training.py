@@ -87,6 +87,7 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
         "learning_rate": 0.02,
         "norm": "free",
         "prior": 0.0,
+        "average": 0.0,
         "seed": 3,
         "framing": "crop",
         "prompts": PROMPTS,

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.settings import convert, default_of, hint, kind_of, options_of
+from dreamstyler_jax.runtime.settings import as_given, convert, default_of, hint, kind_of, options_of
 
 USER_ERROR, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again later
 
@@ -63,7 +63,7 @@ def command_line(command: str, config: Any) -> str:
         value = getattr(config, field.name)
         if value == getattr(defaults, field.name) or value is None:
             continue
-        values = _as_list(value)
+        values = _as_list(as_given(field, value))
         if len(values) == 1 and str(values[0]).startswith("-"):
             words.append(f"--{field.name}={values[0]}")
         else:

@@ -15,7 +15,7 @@ import yaml
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
-from dreamstyler_jax.runtime.settings import convert, hint, kind_of
+from dreamstyler_jax.runtime.settings import as_given, convert, hint, kind_of
 
 SECTIONS: dict[str, type] = {"train": TrainConfig, "sample": SampleConfig}
 SHARED = (*MODEL_OPTIONS, "dtype")
@@ -71,7 +71,7 @@ def to_yaml(config: Any) -> str:
 
     ``resume``, ``shard`` and ``merge`` are left out: they belong to one call of a command.
     """
-    values: dict[str, Any] = dataclasses.asdict(config)
+    values = {field.name: as_given(field, getattr(config, field.name)) for field in dataclasses.fields(config)}
     for name in OF_ONE_CALL:
         values.pop(name, None)
     for section, config_class in SECTIONS.items():

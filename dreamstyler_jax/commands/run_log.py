@@ -36,8 +36,8 @@ class RunLog:
     def __init__(self, folder: str | Path, start: int = 0):
         folder = Path(folder)
         path = folder / METRICS
-        kept = [line for line in read_metrics(path) if line["step"] <= start] if path.exists() else []
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._earlier = [line for line in read_metrics(path) if line["step"] <= start] if path.exists() else []
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in self._earlier).encode())
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, flush_secs=10)
 
@@ -47,6 +47,10 @@ class RunLog:
     def __exit__(self, *_) -> None:
         self._events.close()
         self._file.close()
+
+    def earlier(self, name: str) -> list[Any]:
+        """The values of a metric that earlier processes logged, where they did."""
+        return [line[name] for line in self._earlier if name in line]
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the metrics after ``step`` steps.

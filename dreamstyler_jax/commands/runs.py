@@ -9,6 +9,7 @@ from dreamstyler_jax.commands.config_files import read_config
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.settings import options_of
 from dreamstyler_jax.style import FILE_NAME, Style
+from dreamstyler_jax.train_settings import AUTO_STEPS
 
 SETTINGS = "config.yaml"
 # Settings that may change when a run is resumed: the steps already done do not depend on them.
@@ -62,5 +63,9 @@ def check_resumable(config: TrainConfig, folder: Path) -> None:
 
 def is_finished(config: TrainConfig, folder: Path) -> bool:
     """Whether ``folder`` already holds the style of this run after all of its steps."""
-    style = folder / FILE_NAME
-    return config.resume and style.exists() and Style.load(style).metadata.get("steps", 0) >= config.steps
+    style, settings = folder / FILE_NAME, folder / SETTINGS
+    if not (config.resume and style.exists()):
+        return False
+    if config.steps == AUTO_STEPS:
+        return settings.exists() and read_config(TrainConfig, settings).steps == AUTO_STEPS
+    return Style.load(style).metadata.get("steps", 0) >= config.steps

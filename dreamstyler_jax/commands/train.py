@@ -30,9 +30,10 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stopping import RATIO, WINDOW
 from dreamstyler_jax.style import FILE_NAME, step_file
-from dreamstyler_jax.train_settings import BARE_PROMPTS
-from dreamstyler_jax.training import Lesson, make_optimizer, prepare, style_in, train
+from dreamstyler_jax.train_settings import BARE_PROMPTS, evaluation_interval, most_steps
+from dreamstyler_jax.training import Chunk, Lesson, begin, prepare, style_in, train
 
 
 class Run(NamedTuple):
@@ -106,32 +107,60 @@ def summary(run: Run) -> str:
 
 def train_runs(model: StableDiffusion, runs: Sequence[Run]) -> None:
     """Learns the styles of runs whose datasets have one shape, with logs, checkpoints and previews."""
-    config, optimizer = runs[0].config, make_optimizer(runs[0].config)
+    config = runs[0].config
     with contextlib.ExitStack() as opened:
         stores = [opened.enter_context(open_checkpoints(item.folder / "checkpoints")) for item in runs]
-        states = [inversion.start(item.lesson.style.tables, optimizer) for item in runs]
+        states = [begin(item.lesson, config) for item in runs]
         states = newest_common_states(states, stores) if config.resume else states
         done = int(states[0].step)
-        if done > config.steps:
+        if done > most_steps(config):
             raise UserError(f"{runs[0].folder} has already done {done} steps: --steps must be at least as many")
         announce(model, *model.loras.lines, *map(summary, runs))
         for item in runs:
             write_config(item.config, item.folder / SETTINGS)
         logs = [opened.enter_context(run_log.RunLog(item.folder, done)) for item in runs]
-        progress = opened.enter_context(TrainingProgress(config.steps, done))
-        lessons = [item.lesson for item in runs]
-        for chunk in train(model, lessons, config, states, _next_stop(config)):
-            for log, metrics in zip(logs, chunk.metrics, strict=True):
-                log.write(chunk.step, metrics)
-            progress.show(chunk.step, float(np.mean([metrics["loss"] for metrics in chunk.metrics])))
-            states = chunk.states
-            if chunk.step % config.save_every == 0 or chunk.step == config.steps:
-                for item, store, state in zip(runs, stores, states, strict=True):
-                    keep(model, item, store, state)
-    for item, state in zip(runs, states, strict=True):
-        style_in(item.lesson.style, state).save(item.folder / FILE_NAME)
-        if metrics := run_log.read_metrics(item.folder / run_log.METRICS):  # a resumed run may have lost its log
-            run_log.draw_loss(metrics, item.folder / "loss.png")
+        progress = opened.enter_context(TrainingProgress(most_steps(config), done))
+        lessons, evaluations = [item.lesson for item in runs], [log.earlier("evaluation_loss") for log in logs]
+        settled: list[int | None] = [None] * len(runs)
+        for chunk in train(model, lessons, config, states, _next_stop(config), evaluations):
+            for number, (item, log, store) in enumerate(zip(runs, logs, stores, strict=True)):
+                record(model, item, log, store, chunk, number)
+            progress.show(chunk.step, float(np.mean([metrics["loss"] for metrics in chunk.metrics if metrics])))
+            states, settled = chunk.states, chunk.settled
+    for item, state, settled_step in zip(runs, states, settled, strict=True):
+        finish(item, state, settled_step)
+
+
+def record(
+    model: StableDiffusion, run: Run, log: run_log.RunLog, store: Checkpoints, chunk: Chunk, number: int
+) -> None:
+    """Writes what a chunk of the training has brought to one of its runs."""
+    metrics, state, finished = chunk.metrics[number], chunk.states[number], chunk.finished[number]
+    if metrics is None:
+        return
+    log.write(chunk.step, metrics)
+    if finished or chunk.step % run.config.save_every == 0:
+        keep(model, run, store, state)
+    if finished:  # other runs may go on for long
+        style_in(run.lesson.style, state).save(run.folder / FILE_NAME)
+
+
+def finish(run: Run, state: inversion.TrainState, settled: int | None) -> None:
+    """Writes the style and the chart of the loss, and says when the loss had settled, if that was measured."""
+    style_in(run.lesson.style, state).save(run.folder / FILE_NAME)
+    if metrics := run_log.read_metrics(run.folder / run_log.METRICS):  # a resumed run may have lost its log
+        run_log.draw_loss(metrics, run.folder / "loss.png")
+    if evaluation_interval(run.config):
+        print(f"The evaluation loss of {run.config.name!r} {stopping_line(int(state.step), settled)}")
+
+
+def stopping_line(steps: int, settled: int | None) -> str:
+    """What the evaluation loss says of a training of so many steps."""
+    if settled is None:
+        return f"has not settled in {steps} steps: more could help"
+    why = f"the variance of its last {WINDOW} values was below {RATIO:.0%} of that of all values"
+    took = "so training stopped there" if settled == steps else "where --steps auto would have stopped"
+    return f"had settled after {settled} of {steps} steps, {took}: {why}"
 
 
 def _next_stop(config: TrainConfig) -> Callable[[int], int]:

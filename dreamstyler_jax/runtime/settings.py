@@ -35,7 +35,13 @@ class Kind(NamedTuple):
 
 
 def option(
-    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Iterable[str] = ()
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Iterable[str] = (),
+    words: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Any:
     """A field of a settings dataclass.
 
@@ -44,8 +50,9 @@ def option(
         help: one or two sentences for ``--help``.
         low, high: the smallest and the largest number allowed, for each item if the field is a list. Give both or none.
         choices: the words allowed.
+        words: texts that stand for special values of the field, as ``auto`` may stand for 0.
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices)}
+    metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices), "words": dict(words)}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -96,7 +103,7 @@ def kind_of(field: dataclasses.Field) -> Kind:
 def check_values(config: Any) -> None:
     """Checks every field of a settings dataclass against its range and its choices.
 
-    A single value in place of a list becomes a list of one.
+    A single value in place of a list becomes a list of one, and a word of `option` the value that it stands for.
 
     Raises:
         UserError: a number is out of its range, a word is not among the choices, or a list of numbers or choices has
@@ -109,6 +116,9 @@ def check_values(config: Any) -> None:
                 value = list(value) if isinstance(value, tuple) else [value]
                 object.__setattr__(config, field.name, value)
             _check_list(field, value)
+        elif isinstance(value, str) and value in field.metadata.get("words", {}):
+            value = field.metadata["words"][value]
+            object.__setattr__(config, field.name, value)
         for item in value if isinstance(value, list) else [value]:
             _check_item(field.name, item, field.metadata)
 
@@ -125,10 +135,15 @@ def convert(field: dataclasses.Field, given: str | Sequence[str]) -> Any:
     """
     kind = kind_of(field)
     if kind.is_list:
-        return [_convert_item(field.name, kind, text) for text in ([given] if isinstance(given, str) else given)]
+        return [_convert_item(field, kind, text) for text in ([given] if isinstance(given, str) else given)]
     if not isinstance(given, str):
         raise UserError(f"{field.name}: must be {_in_words(kind)}, not a list")
-    return _convert_item(field.name, kind, given)
+    return _convert_item(field, kind, given)
+
+
+def as_given(field: dataclasses.Field, value: Any) -> Any:
+    """A value as a user gives it: a word of `option` where one stands for it."""
+    return next((word for word, special in field.metadata.get("words", {}).items() if special == value), value)
 
 
 def one_of(words: Iterable[str], given: str) -> str:
@@ -157,18 +172,26 @@ def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
     choices, low, high = rules.get("choices", ()), rules.get("low"), rules.get("high")
     if choices and item not in choices:
         raise UserError(f"{name}: must be {one_of(choices, str(item))}, not {item!r}")
-    if low is not None and not low <= item <= high:
+    if low is None or item in rules.get("words", {}).values():
+        return
+    if not isinstance(item, int | float):
+        raise UserError(f"{name}: must be {' or '.join(['a number', *rules.get('words', {})])}, not {item!r}")
+    if not low <= item <= high:
         raise UserError(f"{name}: must be from {low:.15g} to {high:.15g}, not {item}")
 
 
-def _convert_item(name: str, kind: Kind, text: str) -> Any:
+def _convert_item(field: dataclasses.Field, kind: Kind, text: str) -> Any:
+    words = field.metadata.get("words", {})
+    if text in words:
+        return words[text]
     if kind.optional and text == NULL:
         return None
     read = _READERS[kind.item]
     try:
         return read(text)
     except (ValueError, KeyError):
-        raise UserError(f"{name}: must be {_in_words(kind)}, not {text!r}") from None
+        wanted = " or ".join([_in_words(kind), *words])
+        raise UserError(f"{field.name}: must be {wanted}, not {text!r}") from None
 
 
 def _number(text: str) -> float:

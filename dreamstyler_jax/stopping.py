@@ -1,0 +1,93 @@
+"""Knowing when to stop: a loss that is comparable from step to step, and when it has settled.
+
+The loss of a training step says nearly nothing about progress, since timesteps and noise that are drawn anew move it
+far more than what was learned. On the same samples every time, it falls and then settles, which is the moment to stop
+(Voronov et al. 2023, "Is This Loss Informative?", arXiv 2302.04841).
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dreamstyler_jax.inversion import Batch, Dataset, sample_losses
+from dreamstyler_jax.stable_diffusion import schedule
+from dreamstyler_jax.stable_diffusion.networks import Networks
+
+SAMPLES_PER_STAGE = 4
+WINDOW, RATIO = 6, 0.1  # measured on the embedded model, see docs/results.md
+
+
+def evaluation_batch(dataset: Dataset, stages: int) -> Batch:
+    """The samples that measure the loss, always the same for a dataset: a `Batch` [T, SAMPLES_PER_STAGE, ...].
+
+    The timesteps of a stage are the middles of equal ranges. The pictures, in their first wording, take turns; so do
+    their views.
+    """
+    count = stages * SAMPLES_PER_STAGE
+    pictures, views = dataset.mean.shape[:2]
+    picture, view = np.arange(count) % pictures, np.arange(count) // pictures % views
+    latents = dataset.mean[picture, view]
+    timesteps = jnp.asarray((np.arange(count) + 0.5) / count * schedule.TRAIN_TIMESTEPS, jnp.int32)
+    tokens = jax.tree.map(lambda rows: rows[picture, 0], dataset.tokens)
+    flat = Batch(latents, jax.random.normal(jax.random.key(0), latents.shape), timesteps, tokens)
+    return jax.tree.map(lambda leaf: leaf.reshape(stages, SAMPLES_PER_STAGE, *leaf.shape[1:]), flat)
+
+
+@functools.partial(jax.jit, static_argnames="networks")
+def evaluation_loss(networks: Networks, params: Any, tables: Mapping[str, Array], batch: Batch) -> Array:
+    """The mean loss of each stage's samples, float32[T], of an `evaluation_batch`."""
+    return jax.lax.map(lambda of_stage: sample_losses(networks, params, tables, of_stage).mean(), batch)
+
+
+class Watch:
+    """The evaluation losses of one style while it is learned.
+
+    Args:
+        networks, params: the model.
+        dataset: the pictures to measure with.
+        stages: T.
+        earlier: the losses of a training that is resumed, as from `measure`.
+
+    Attributes:
+        losses: of each evaluation the loss of each stage.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        params: Any,
+        dataset: Dataset,
+        stages: int,
+        earlier: Sequence[Sequence[float]] = (),
+    ):
+        self._evaluate = functools.partial(evaluation_loss, networks, params, batch=evaluation_batch(dataset, stages))
+        self.losses = list(earlier)
+
+    def measure(self, tables: Mapping[str, np.ndarray]) -> list[float]:
+        """The loss of each stage, to seven digits, as a log keeps them."""
+        loss = [float(f"{value:.7g}") for value in np.asarray(self._evaluate(tables=tables))]
+        self.losses.append(loss)
+        return loss
+
+
+def settled_at(losses: Sequence[Sequence[float]]) -> int | None:
+    """The number of the first evaluation, from 0, at which the loss had settled; None if it has not yet.
+
+    It has when the variance of the last `WINDOW` values is below `RATIO` of the variance of all so far (DVAR). Each
+    stage's loss counts relative to its first value, or the stage of the finest detail would outweigh all others.
+
+    Args:
+        losses: of each evaluation the loss of each stage, [N, T].
+    """
+    if len(losses) <= WINDOW:
+        return None
+    relative = (np.array(losses) / losses[0]).mean(axis=1)
+    for end in range(WINDOW + 1, len(relative) + 1):
+        if relative[end - WINDOW : end].var() < RATIO * relative[:end].var():
+            return end - 1
+    return None

@@ -9,6 +9,7 @@ Stages near T - 1 set structure and layout, those near 0 detail and brushwork. A
 The paper's baseline, the vectors of all styles in every stage, needs no recipe: "in the style of {gogh}, {monet}".
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -136,6 +137,20 @@ def mix(recipe: Recipe | str, styles: Mapping[str, Style]) -> Style:
     tables = jax.tree.map(blend, *(dict(style.tables) for style in chosen.values()))
     hashes = {str(ref): style.hash for ref, style in chosen.items()}
     return Style(recipe.text, tables, {"mix": recipe.text, "hashes": hashes})
+
+
+def with_stages(style: Style, stages: int) -> dict[str, np.ndarray]:
+    """The tables of a style for another number of stages: each stage has the mean of the style over its timesteps.
+
+    A single stage thus becomes every stage, three become six by pairs of equals, and six become three by means of two.
+    """
+    fine = math.lcm(style.stages, stages)
+
+    def convert(table: np.ndarray) -> np.ndarray:
+        repeated = np.repeat(table, fine // style.stages, axis=0)
+        return repeated.reshape(stages, fine // stages, *table.shape[1:]).mean(1)
+
+    return {encoder: convert(table) for encoder, table in style.tables.items()}
 
 
 def _common_stages(recipe: Recipe, styles: Mapping[StyleRef, Style]) -> int:

@@ -5,6 +5,7 @@ import dataclasses
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED
 from dreamstyler_jax.runtime.settings import check_pair, check_values, option
+from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
 
 BARE_PROMPTS = {"style": "A painting in the style of {}", "object": "A photo of {}"}  # for pictures without a prompt
 
@@ -36,6 +37,11 @@ class TrainSettings:
         "Word whose embedding the vectors start from; for an object, what kind of thing it is. Several words give one "
         "for each vector. A word of several tokens gives their mean.",
     )
+    init_style: str = option(
+        "",
+        "Style to start from instead of a word: a style's file, of this project or of another tool, or the folder of a "
+        "run. If it has another number of stages, each stage starts from the mean of that style over its timesteps.",
+    )
     steps: int = option(200, "Optimiser steps.", low=1, high=1_000_000)
     batch_size: int = option(8, "Pictures per forward and backward pass.", low=1, high=1024)
     gradient_accumulation: int = option(1, "Passes whose gradients make one optimiser step.", low=1, high=1024)
@@ -52,8 +58,9 @@ class TrainSettings:
     )
     framing: str = option(
         "crop",
-        "How an oblong picture becomes a square: crop takes its middle, fit shows all of it with a border.",
-        choices=("crop", "fit"),
+        "How a picture becomes square: crop takes its middle, fit shows all of it with a border, random takes 16 crops "
+        "of several sizes, which together show all of it.",
+        choices=("crop", "fit", "random"),
     )
     original_size: list[int] = option(
         [], "SDXL: height and width in pixels of the pictures before they were scaled, if other than they are."
@@ -66,6 +73,11 @@ class TrainSettings:
         "Compute the UNet's layers again in the backward pass instead of keeping what is inside them: less memory, "
         "about a third more time.",
     )
+    timesteps: str = option(
+        "uniform",
+        "Which timesteps are learned from. " + "; ".join(f"{name}: {text}" for name, text in TIMESTEPS.items()) + ".",
+        choices=TIMESTEPS,
+    )
     flip: bool = option(True, "Train on the mirror image half of the time.")
     seed: int = option(0, "Seed of the noise, the timesteps and the order of the pictures.", low=0, high=MAX_SEED)
 
@@ -75,7 +87,9 @@ class TrainSettings:
         check_pair(self, "crop_top_left", "top and left", 0)
         if not 1 <= len(self.init_word.split()) <= self.vectors:
             raise UserError(f"init_word: give at most one word for each vector, {self.vectors}, not {self.init_word!r}")
-        if self.property == "object" and self.init_word == TrainSettings.init_word:
+        if self.init_style and self.init_word != TrainSettings.init_word:
+            raise UserError("init_word, init_style: give one of them, not both")
+        if self.property == "object" and self.init_word == TrainSettings.init_word and not self.init_style:
             raise UserError("init_word: say in a word what kind of thing the object is, such as cat")
         if self.warmup_steps > self.steps:
             raise UserError(f"warmup_steps: must be at most steps, {self.steps}, not {self.warmup_steps}")

@@ -29,6 +29,7 @@ from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.contact_sheets import contact_sheet as draw_contact_sheet
 from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.runtime.images import PictureLike, as_picture
+from dreamstyler_jax.runtime.masks import as_masked_picture
 from dreamstyler_jax.runtime.parsing import MAX_SEED
 from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.runtime.progress import progress as show_progress
@@ -108,7 +109,8 @@ def train_style(
 
     Args:
         model: the model to learn with.
-        images: the training pictures: paths, PIL images or arrays.
+        images: the training pictures: paths, PIL images or arrays. What is transparent in them is not learned, nor what
+            is black in a file ``NAME.mask.png`` beside ``NAME.png``.
         prompt: what each picture shows except its style, with {} where the style stands; one for all pictures or one
             each. By default the text file next to a picture, or "A painting in the style of {}".
         name: what prompts can call the style; by default the first picture's file name, or "style".
@@ -123,7 +125,7 @@ def train_style(
     names = [str(item) if isinstance(item, str | Path) else f"picture {i + 1}" for i, item in enumerate(given)]
     if not names or len(set(names)) < len(names):
         raise UserError("images: give at least one picture, and none of them twice")
-    pictures = dict(zip(names, map(as_picture, given), strict=True))
+    pictures = dict(zip(names, map(as_masked_picture, given), strict=True))
     stem = Path(names[0]).stem if isinstance(given[0], str | Path) else "style"
     texts = _training_prompts([prompt] if isinstance(prompt, str) else list(prompt), given, train_settings)
     lesson = prepare(model, name or stem, pictures, texts, train_settings)

@@ -2,7 +2,7 @@
 
 Training learns one thing: the tables float32[T, V, D] of a style, a pytree. Training step k depends on (seed, k) alone,
 so a resumed run continues bit for bit. The images go through the VAE once, before the loop: training needs only the
-mean and the deviation of the latents of each image and of its mirror image.
+mean and the deviation of the latents of each image, of crops of it, and of their mirror images.
 """
 
 import functools
@@ -17,26 +17,30 @@ import optax
 from jax import Array
 
 from dreamstyler_jax.encoding import Tokens, encode_spliced, tokenize
+from dreamstyler_jax.framing import latent_weights
 from dreamstyler_jax.runtime.devices import on_all_devices, part_of_batch, placed, shared, split_batch
 from dreamstyler_jax.stable_diffusion import schedule
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.timestep_sampling import UNIFORM, TimestepPlan, draw_timesteps, plan_timesteps
 
 T = TypeVar("T")
 Tables = Mapping[str, Array]
 
 
 class Dataset(NamedTuple):
-    """N images of one style, with M = 2 views each (the image and its mirror image) or M = 1.
+    """N images of one style, with M views each: the image, or C crops of it, and the mirror image of each.
 
     Attributes:
         mean, deviation: of the scaled latents, float32[N, M, h, w, c].
         tokens: each image's prompt in P wordings, [N, P, L], for each text encoder.
+        latent_weights: how much each latent counts, float32[N, M, h, w], 1 on average in each view; None if all are 1.
     """
 
     mean: Array
     deviation: Array
     tokens: Mapping[str, Tokens]
+    latent_weights: Array | None = None
 
 
 class Batch(NamedTuple):
@@ -46,12 +50,16 @@ class Batch(NamedTuple):
         latents, noise: float32[B, h, w, c].
         timesteps: int32[B].
         tokens: [B, L], for each text encoder.
+        latent_weights: float32[B, h, w], as in `Dataset`.
+        sample_weights: how much the loss of each sample counts, float32[B]; None if all are 1.
     """
 
     latents: Array
     noise: Array
     timesteps: Array
     tokens: Mapping[str, Tokens]
+    latent_weights: Array | None = None
+    sample_weights: Array | None = None
 
 
 class TrainState(NamedTuple):
@@ -74,7 +82,7 @@ class Metrics(NamedTuple):
     """Measurements of one step.
 
     Attributes:
-        loss: the mean loss, float32[].
+        loss: the mean loss, float32[], without the weights of the samples.
         stage_loss: the sum of the losses of each stage's samples, float32[T].
         stage_count: the number of samples of each stage, float32[T].
         gradient_norm: the L2 norm of the gradient of all tables, float32[].
@@ -93,6 +101,7 @@ class Settings(NamedTuple):
     gradient_accumulation: int
     seed: int
     average: float = 0.0
+    timesteps: str = "uniform"
 
 
 def make_dataset(
@@ -103,16 +112,18 @@ def make_dataset(
     *,
     flip: bool,
     name: str = "style",
+    counted: Sequence[np.ndarray | None] = (),
 ) -> Dataset:
     """Encodes training images and tokenises their prompts.
 
     Args:
         model: its VAE encodes the images.
-        images: float32[H, W, 3] in [-1, 1], all of one size.
+        images: float32[H, W, 3] in [-1, 1], all of one size, or as many crops [C, H, W, 3] of each.
         prompts: for each image one prompt or several wordings, with the placeholder {} or {name}.
         vectors: V, the number of vectors that the placeholder stands for.
         flip: also learn from the mirror images.
         name: the style's name.
+        counted: how much of each image's pixels counts, [C, H, W], see `framing.Squares`; None where everything does.
 
     Raises:
         UserError: a prompt has no placeholder, or one beyond the text encoder's window.
@@ -120,59 +131,73 @@ def make_dataset(
     count = math.lcm(*map(len, prompts))
     texts = [wordings[i % len(wordings)] for wordings in prompts for i in range(count)]
     tokens = tokenize(model.tokenizers, texts, {name: vectors}, required=True)
-    moments = []
-    for image in images:
-        views = np.stack([image, image[:, ::-1]] if flip else [image])
-        moments.append(model.encode_images(views))
-    mean, deviation = (jnp.stack(parts) for parts in zip(*moments, strict=True))
+    crops = [image.reshape(-1, *image.shape[-3:]) for image in images]
+    moments = [model.encode_images(views) for of_image in crops for views in _with_mirror_images(of_image, flip)]
+    mean, deviation = (
+        jnp.stack(parts).reshape(len(images), -1, *parts[0].shape[1:]) for parts in zip(*moments, strict=True)
+    )
     by_image = jax.tree.map(lambda rows: jnp.asarray(rows.reshape(len(prompts), count, -1)), tokens)
-    return Dataset(mean, deviation, by_image)
+    weights = None
+    if any(of_image is not None for of_image in counted):
+        everything = np.ones(crops[0].shape[:3], np.float32)
+        shares = [everything if of_image is None else of_image for of_image in counted]
+        views = np.stack([_with_mirror_images(of_image, flip) for of_image in shares])
+        weights = jnp.asarray(latent_weights(views, *mean.shape[2:4]).reshape(mean.shape[:4]))
+    return Dataset(mean, deviation, by_image, weights)
 
 
-def draw_batch(dataset: Dataset, key: Array, size: int) -> Batch:
-    """Draws a random batch: images, mirroring, wordings, posterior samples, noise and timesteps.
+def _with_mirror_images(crops: np.ndarray, flip: bool) -> np.ndarray:
+    """Crops [C, H, W, ...], each with its mirror image if ``flip``: [C, 2 or 1, H, W, ...]."""
+    return np.stack([crops, crops[:, :, ::-1]] if flip else [crops], axis=1)
 
-    Every timestep is uniform on 0..999; within a batch they are stratified, one in each of ``size`` equal ranges.
-    """
-    k_image, k_mirror, k_latent, k_time, k_noise = jax.random.split(key, 5)
-    count, mirrors = dataset.mean.shape[:2]
+
+def draw_batch(dataset: Dataset, key: Array, size: int, plan: TimestepPlan = UNIFORM) -> Batch:
+    """Draws a random batch: images, their views, wordings, posterior samples, noise and, by the plan, timesteps."""
+    k_image, k_view, k_latent, k_time, k_noise = jax.random.split(key, 5)
+    count, views = dataset.mean.shape[:2]
     image = jax.random.randint(k_image, (size,), 0, count)
-    mirror = jax.random.randint(k_mirror, (size,), 0, mirrors)
-    mean, deviation = dataset.mean[image, mirror], dataset.deviation[image, mirror]
+    view = jax.random.randint(k_view, (size,), 0, views)
+    mean, deviation = dataset.mean[image, view], dataset.deviation[image, view]
     latents = mean + deviation * jax.random.normal(k_latent, mean.shape)
-    position = (jnp.arange(size) + jax.random.uniform(k_time, (size,))) / size
-    timesteps = jnp.minimum((position * schedule.TRAIN_TIMESTEPS).astype(jnp.int32), schedule.TRAIN_TIMESTEPS - 1)
+    timesteps = draw_timesteps(plan, k_time, size)
     noise = jax.random.normal(k_noise, mean.shape)
     wordings = dataset.tokens["clip_l"].ids.shape[1]
     wording = jax.random.randint(jax.random.fold_in(key, 5), (size,), 0, wordings)
     tokens = jax.tree.map(lambda rows: rows[image, wording], dataset.tokens)
-    return Batch(latents, noise, timesteps, tokens)
+    latent_weights = None if dataset.latent_weights is None else dataset.latent_weights[image, view]
+    sample_weights = None if plan.weights is None else jnp.asarray(plan.weights, jnp.float32)[timesteps]
+    return Batch(latents, noise, timesteps, tokens, latent_weights, sample_weights)
 
 
 def sample_losses(networks: Networks, params: Any, tables: Tables, batch: Batch) -> Array:
     """The denoising loss of every sample, float32[B] (Eq. 2): the squared error of eps (or v), averaged over latents.
 
-    The sample at timestep t sees its prompt with the vectors of stage_of(t).
+    The average is weighted by ``batch.latent_weights``. The sample at timestep t sees its prompt with the vectors of
+    stage_of(t).
     """
     vectors = jax.tree.map(lambda table: table[schedule.stage_of(batch.timesteps, len(table))], tables)
     conditioning = encode_spliced(networks, params, batch.tokens, vectors)
     noisy = schedule.add_noise(networks.schedule, batch.latents, batch.noise, batch.timesteps)
     prediction = networks.denoise(params, noisy, batch.timesteps, conditioning)
     target = schedule.target(networks.schedule, batch.latents, batch.noise, batch.timesteps)
-    return jnp.mean((prediction - target) ** 2, axis=(1, 2, 3))
+    errors = (prediction - target) ** 2
+    if batch.latent_weights is not None:
+        errors = errors * batch.latent_weights[..., None]
+    return jnp.mean(errors, axis=(1, 2, 3))
 
 
 def gradient(networks: Networks, params: Any, tables: Tables, batch: Batch) -> tuple[Tables, Metrics]:
-    """The gradient of the mean loss with respect to the tables, and the metrics of the batch."""
+    """The gradient of the mean weighted loss with respect to the tables, and the metrics of the batch."""
 
     def loss(tables: Tables) -> tuple[Array, Array]:
         losses = sample_losses(networks, params, tables, batch)
-        return losses.mean(), losses
+        weighted = losses if batch.sample_weights is None else losses * batch.sample_weights
+        return weighted.mean(), losses
 
-    (value, losses), grads = jax.value_and_grad(loss, has_aux=True)(tables)
+    (_, losses), grads = jax.value_and_grad(loss, has_aux=True)(tables)
     stages = len(next(iter(tables.values())))
     of_stage = jax.nn.one_hot(schedule.stage_of(batch.timesteps, stages), stages)
-    return grads, Metrics(value, losses @ of_stage, of_stage.sum(0), optax.tree.norm(grads))
+    return grads, Metrics(losses.mean(), losses @ of_stage, of_stage.sum(0), optax.tree.norm(grads))
 
 
 def gradient_in_parts(networks: Networks, params: Any, tables: Tables, batch: Batch) -> tuple[Tables, Metrics]:
@@ -239,9 +264,11 @@ def make_trainer(
         batch_gradient: Callable[..., tuple[Tables, Metrics]], params: Any, dataset: Dataset, state: TrainState
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        stages = len(next(iter(state.tables.values())))
+        plan = plan_timesteps(settings.timesteps, networks.schedule, stages)
 
         def accumulate(total: Tables, key: Array) -> tuple[Tables, Metrics]:
-            batch = draw_batch(dataset, key, settings.batch_size)
+            batch = draw_batch(dataset, key, settings.batch_size, plan)
             grads, metrics = batch_gradient(networks, params, state.tables, batch)
             return jax.tree.map(lambda a, b: a + b / settings.gradient_accumulation, total, grads), metrics
 

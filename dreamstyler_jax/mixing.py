@@ -12,6 +12,7 @@ others linearly.
 The paper's baseline, the vectors of all styles in every stage, needs no recipe: "in the style of {gogh}, {monet}".
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -148,6 +149,20 @@ def mix(recipe: Recipe | str, styles: Mapping[str, Style]) -> Style:
 def _linear_mean(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     first, *others = (weight * array for weight, array in zip(weights, vectors, strict=True))
     return sum(others, start=first)
+
+
+def with_stages(style: Style, stages: int) -> dict[str, np.ndarray]:
+    """The tables of a style for another number of stages: each stage has the mean of the style over its timesteps.
+
+    A single stage thus becomes every stage, three become six by pairs of equals, and six become three by means of two.
+    """
+    fine = math.lcm(style.stages, stages)
+
+    def convert(table: np.ndarray) -> np.ndarray:
+        repeated = np.repeat(table, fine // style.stages, axis=0)
+        return repeated.reshape(stages, fine // stages, *table.shape[1:]).mean(1)
+
+    return {encoder: convert(table) for encoder, table in style.tables.items()}
 
 
 def _common_stages(recipe: Recipe, styles: Mapping[StyleRef, Style]) -> int:

@@ -34,7 +34,9 @@ def evaluation_batch(dataset: Dataset, stages: int) -> Batch:
     latents = dataset.mean[picture, view]
     timesteps = jnp.asarray((np.arange(count) + 0.5) / count * schedule.TRAIN_TIMESTEPS, jnp.int32)
     tokens = jax.tree.map(lambda rows: rows[picture, 0], dataset.tokens)
-    flat = Batch(latents, jax.random.normal(jax.random.key(0), latents.shape), timesteps, tokens)
+    noise = jax.random.normal(jax.random.key(0), latents.shape)
+    weights = None if dataset.latent_weights is None else dataset.latent_weights[picture, view]
+    flat = Batch(latents, noise, timesteps, tokens, weights)
     return jax.tree.map(lambda leaf: leaf.reshape(stages, SAMPLES_PER_STAGE, *leaf.shape[1:]), flat)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED
 from dreamstyler_jax.runtime.settings import check_pair, check_values, option
+from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
 
 AUTO_STEPS, MOST_STEPS, EVALUATE_EVERY = -1, 1000, 10  # of --steps auto
 LEARNING_RATES = {"free": 0.02, "fixed": 0.1}  # by what training does with the norm of vectors
@@ -37,6 +38,11 @@ class TrainSettings:
         "painting",
         "Word whose embedding the vectors start from; for an object, what kind of thing it is. Several words give one "
         "for each vector. A word of several tokens gives their mean.",
+    )
+    init_style: str = option(
+        "",
+        "Style to start from instead of a word: a style's file, of this project or of another tool, or the folder of a "
+        "run. If it has another number of stages, each stage starts from the mean of that style over its timesteps.",
     )
     steps: int = option(
         200,
@@ -100,8 +106,9 @@ class TrainSettings:
     )
     framing: str = option(
         "crop",
-        "How an oblong picture becomes a square: crop takes its middle, fit shows all of it with a border.",
-        choices=("crop", "fit"),
+        "How a picture becomes square: crop takes its middle, fit shows all of it with a border, random takes 16 crops "
+        "of several sizes, which together show all of it.",
+        choices=("crop", "fit", "random"),
     )
     original_size: list[int] = option(
         [], "SDXL: height and width in pixels of the pictures before they were scaled, if other than they are."
@@ -114,6 +121,11 @@ class TrainSettings:
         "Compute the UNet's layers again in the backward pass instead of keeping what is inside them: less memory, "
         "about a third more time.",
     )
+    timesteps: str = option(
+        "uniform",
+        "Which timesteps are learned from. " + "; ".join(f"{name}: {text}" for name, text in TIMESTEPS.items()) + ".",
+        choices=TIMESTEPS,
+    )
     flip: bool = option(True, "Train on the mirror image half of the time.")
     seed: int = option(0, "Seed of the noise, the timesteps and the order of the pictures.", low=0, high=MAX_SEED)
 
@@ -123,7 +135,9 @@ class TrainSettings:
         check_pair(self, "crop_top_left", "top and left", 0)
         if not 1 <= len(self.init_word.split()) <= self.vectors:
             raise UserError(f"init_word: give at most one word for each vector, {self.vectors}, not {self.init_word!r}")
-        if self.property == "object" and self.init_word == TrainSettings.init_word:
+        if self.init_style and self.init_word != TrainSettings.init_word:
+            raise UserError("init_word, init_style: give one of them, not both")
+        if self.property == "object" and self.init_word == TrainSettings.init_word and not self.init_style:
             raise UserError("init_word: say in a word what kind of thing the object is, such as cat")
         if self.norm == "fixed" and self.weight_decay != TrainSettings.weight_decay:
             raise UserError("weight_decay: changes norms, so it needs --norm free")

@@ -11,16 +11,17 @@ import numpy as np
 import optax
 from PIL import Image
 
-from dreamstyler_jax import encoding, inversion
+from dreamstyler_jax import encoding, framing, inversion
 from dreamstyler_jax.directions import descend_on_sphere, with_norm, with_norms_of
 from dreamstyler_jax.inversion import Dataset, TrainState
+from dreamstyler_jax.mixing import with_stages
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
-from dreamstyler_jax.runtime import compilation, images
+from dreamstyler_jax.runtime import compilation
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import Watch, settled_at
-from dreamstyler_jax.style import Style
+from dreamstyler_jax.style import Style, check_widths, load_styles
 from dreamstyler_jax.train_settings import (
     AUTO_STEPS,
     BARE_PROMPTS,
@@ -30,7 +31,7 @@ from dreamstyler_jax.train_settings import (
     peak_learning_rate,
 )
 
-_RECORDED = ("property", "init_word", "batch_size", "norm", "prior", "average", "seed", "framing")
+_RECORDED = ("batch_size", "norm", "prior", "average", "seed", "framing")
 
 
 class Lesson(NamedTuple):
@@ -79,13 +80,14 @@ def prepare(
     Args:
         model: the model to learn with.
         name: of the style.
-        pictures: the training pictures, by the name or path to record.
+        pictures: the training pictures, by the name or path to record; RGB, or RGBA with a mask, see `runtime.masks`.
         prompts: what each picture shows except its style, with {} or {name} where the style stands.
         settings: how to learn.
 
     Raises:
-        UserError: the model is distilled as LCM, a prompt has no placeholder or is too long, or the model cannot take
-            pictures of that resolution or sizes to be told.
+        UserError: the model is distilled as LCM, a prompt has no placeholder or is too long, the model cannot take
+            pictures of that resolution or sizes to be told, a mask leaves too little, or the style to start from does
+            not fit.
     """
     if model.networks.embeds_guidance:
         raise UserError(
@@ -94,27 +96,64 @@ def prepare(
         )
     model = model.with_size_conditions(settings.original_size, settings.crop_top_left)
     resolution = model.side("resolution", settings.resolution)
-    arrays = [
-        images.to_array(images.fit(picture, resolution, resolution, settings.framing)) for picture in pictures.values()
-    ]
-    metadata = {setting: getattr(settings, setting) for setting in _RECORDED}
+    squares = framing.squares_of(pictures, resolution, settings.framing, settings.seed)
+    tables, origin = _start(model, settings)
+    if settings.norm == "fixed":
+        tables = jax.tree.map(with_norm, dict(tables), dict(model.vocabulary_vectors))
+    metadata = {"property": settings.property} | origin
+    metadata |= {setting: getattr(settings, setting) for setting in _RECORDED}
     metadata |= {"learning_rate": peak_learning_rate(settings)}
     metadata |= {"prompts": list(prompts), "images": list(pictures), "resolution": resolution}
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}
     metadata |= {"clip_skip": model.networks.clip_skip}
     told = {name: list(value) for name in ("original_size", "crop_top_left") if (value := getattr(settings, name))}
     metadata |= told
-    tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors)
-    if settings.norm == "fixed":
-        tables = jax.tree.map(with_norm, tables, dict(model.vocabulary_vectors))
+    if masked := {name: round(of.share, 4) for name, of in zip(pictures, squares, strict=True) if of.share < 1}:
+        metadata["counted"] = masked
+    if settings.timesteps != TrainSettings.timesteps:
+        metadata["timesteps"] = settings.timesteps
     wordings = [_wordings(settings, prompt) for prompt in prompts]
-    dataset = inversion.make_dataset(model, arrays, wordings, settings.vectors, flip=settings.flip, name=name)
-    learned = len(pictures) - settings.held_out
-    if learned < 1:
-        raise UserError(f"held_out: {settings.held_out} of {len(pictures)} pictures leave none to learn from")
-    parts = slice(learned), slice(learned, None)
-    first, rest = (jax.tree.map(lambda leaf, part=part: leaf[part], dataset) for part in parts)
-    return Lesson(Style(name, tables, metadata), first, rest if settings.held_out else first)
+    dataset = inversion.make_dataset(
+        model,
+        [of_picture.pixels for of_picture in squares],
+        wordings,
+        settings.vectors,
+        flip=settings.flip,
+        name=name,
+        counted=[of_picture.counted for of_picture in squares],
+    )
+    return Lesson(Style(name, tables, metadata), *_held_out(dataset, settings.held_out))
+
+
+def _held_out(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
+    """The pictures to learn from, and those to measure with: the last ones, or the same."""
+    pictures = len(dataset.mean)
+    if not count:
+        return dataset, dataset
+    if count >= pictures:
+        raise UserError(f"held_out: {count} of {pictures} pictures leave none to learn from")
+    parts = slice(pictures - count), slice(pictures - count, None)
+    learned, evaluated = (jax.tree.map(lambda leaf, part=part: leaf[part], dataset) for part in parts)
+    return learned, evaluated
+
+
+def _start(model: StableDiffusion, settings: TrainSettings) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
+    """The tables before training, and what is recorded of where they are from."""
+    path = settings.init_style
+    if not path:
+        tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors)
+        return tables, {"init_word": settings.init_word}
+    try:
+        styles = list(load_styles([path]).values())
+    except UserError as error:
+        raise UserError(f"init_style: {error}") from error
+    if len(styles) > 1:
+        raise UserError(f"init_style: {path} holds {len(styles)} styles: give the file of one of them")
+    (style,) = styles
+    check_widths({style.name: style}, model.networks.text_widths)
+    if style.vectors != settings.vectors:
+        raise UserError(f"init_style: {path} has {style.vectors} vectors per stage: give --vectors {style.vectors}")
+    return with_stages(style, settings.stages), {"init_style": path, "init_style_hash": style.hash}
 
 
 def _wordings(settings: TrainSettings, prompt: str) -> Sequence[str]:
@@ -225,7 +264,7 @@ def _trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
 def _make_trainer(networks: Networks, values: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
     settings = TrainSettings(**dict(values))
     step_settings = inversion.Settings(
-        settings.batch_size, settings.gradient_accumulation, settings.seed, settings.average
+        settings.batch_size, settings.gradient_accumulation, settings.seed, settings.average, settings.timesteps
     )
     return inversion.make_trainer(networks, make_optimizer(settings), step_settings)
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from compilations import compilations
+from PIL import Image
 
 from dreamstyler_jax.evaluation import scores
 from dreamstyler_jax.evaluation.clip import Clip
@@ -15,6 +16,7 @@ from dreamstyler_jax.mini.studies import exam, experiments, methods, results
 from dreamstyler_jax.mini.studies.exam import Learning
 from dreamstyler_jax.mini.studies.methods import EXPERIMENTS, Experiment, Method
 from dreamstyler_jax.mini.world import captions, data
+from dreamstyler_jax.runtime import masks
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
 
@@ -205,6 +207,16 @@ def test_differences_are_paired():
     assert "| a | 0.50 ± 5.08 |" in results.table(measured)
     differences = results.table(results.differences(measured, [("b", "a")]))
     assert differences.splitlines()[-1] == "| b, more than a | -0.10 ± 0.00 |"
+
+
+def test_a_corner_is_painted_over_and_masked():
+    picture = Image.new("RGB", (8, 8), "white")
+    covered = exam.with_corner(picture.copy(), "covered")
+    assert np.asarray(exam.with_corner(picture.copy(), "own")).min() == 255
+    assert (np.asarray(covered)[4:, 4:] == (255, 0, 255)).all()
+    assert (np.asarray(covered) != 255).any(-1).sum() == 16
+    masked = exam.with_corner(picture.copy(), "masked")
+    np.testing.assert_array_equal(masks.visible(masked), (np.asarray(covered) == 255).all(-1))
 
 
 def test_every_pair_is_of_methods_that_are_measured_on_the_same_painters():

@@ -18,6 +18,7 @@ from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.placeholders import tokenize_with_placeholders
 from dreamstyler_jax.stable_diffusion.schedule import stage_of
+from dreamstyler_jax.timestep_sampling import TimestepPlan
 from dreamstyler_jax.train_settings import TrainSettings
 from dreamstyler_jax.training import make_optimizer
 
@@ -114,6 +115,23 @@ def test_moments_are_the_autoencoders_of_the_picture_and_its_mirror_image(tiny, 
     plain = inversion.make_dataset(tiny, pictures, PROMPTS, 1, flip=False)
     assert plain.mean.shape == (2, 1, 8, 8, 4)
     np.testing.assert_allclose(plain.mean[:, 0], dataset.mean[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_views_are_crops_each_before_its_mirror_image_and_weights_are_mirrored_too(tiny, pictures):
+    crops, counted = np.stack([pictures, pictures**2]), np.ones((2, 16, 16), np.float32)
+    counted[:, :, :8] = 0
+    dataset = inversion.make_dataset(tiny, crops, PROMPTS, 1, flip=True, counted=[None, counted])
+    assert dataset.mean.shape == (2, 4, 8, 8, 4)
+    for image, of_image in enumerate(crops):
+        for crop, pixels in enumerate(of_image):
+            mean, deviation = tiny.encode_images(np.stack([pixels, pixels[:, ::-1]]))
+            np.testing.assert_array_equal(dataset.mean[image, 2 * crop : 2 * crop + 2], mean)
+            np.testing.assert_array_equal(dataset.deviation[image, 2 * crop : 2 * crop + 2], deviation)
+    right = np.broadcast_to(2.0 * (np.arange(8) >= 4), (8, 8))
+    expected = [np.ones((4, 8, 8)), np.stack([right, right[:, ::-1]] * 2)]
+    np.testing.assert_array_equal(dataset.latent_weights, np.stack(expected))
+    plain = inversion.make_dataset(tiny, crops, PROMPTS, 1, flip=False, counted=[None, counted])
+    np.testing.assert_array_equal(plain.latent_weights, np.stack(expected)[:, ::2])
 
 
 def test_each_picture_has_its_own_prompt(tiny, pictures):
@@ -232,6 +250,43 @@ def test_with_bfloat16_weights_the_tables_and_their_gradients_stay_float32(tiny,
     assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype("float32")}
     losses = jax.jit(inversion.sample_losses, static_argnums=0)(tiny.networks, half, tables, batch)
     assert losses.mean() == pytest.approx(float(gradient(tables, batch)[1].loss), rel=0.02)
+
+
+def test_latents_and_samples_count_by_their_weights(tiny, dataset, gradient):
+    """With fifty stages every sample has its own, and so its own gradient and loss."""
+    batch, tables = inversion.draw_batch(dataset, jax.random.key(0), BATCH), random_tables(50)
+    area = np.random.default_rng(0).random((BATCH, 8, 8)).astype(np.float32)
+
+    def of(latent_weights, sample_weights=(1, 1, 1, 1)):
+        weights = jnp.asarray(latent_weights), jnp.asarray(sample_weights, jnp.float32)
+        grads, metrics = gradient(tables, batch._replace(latent_weights=weights[0], sample_weights=weights[1]))
+        return grads["clip_l"], metrics.stage_loss
+
+    plain, losses = of(np.ones_like(area))
+    unweighted, metrics = gradient(tables, batch)
+    np.testing.assert_allclose(plain, unweighted["clip_l"], atol=1e-6 * np.abs(plain).max())
+    np.testing.assert_allclose(losses, metrics.stage_loss, rtol=1e-5)
+    (here, losses_here), (elsewhere, losses_elsewhere) = of(area), of(1 - area)
+    np.testing.assert_allclose(here + elsewhere, plain, atol=1e-5 * np.abs(plain).max())
+    np.testing.assert_allclose(losses_here + losses_elsewhere, losses, rtol=1e-5)
+    assert np.abs(here - elsewhere).max() > 0.01 * np.abs(plain).max()
+    for nothing in of(np.zeros_like(area)):
+        assert not np.any(nothing)
+
+    by_sample = np.zeros(50)
+    by_sample[stage_of(np.asarray(batch.timesteps), 50)] = 0, 1, 2, 0.5
+    weighted, same_losses = of(np.ones_like(area), (0, 1, 2, 0.5))
+    np.testing.assert_allclose(weighted, plain * by_sample[:, None, None], atol=1e-6 * np.abs(plain).max())
+    np.testing.assert_array_equal(same_losses, losses, "metrics can be compared with those of other weights")
+
+
+def test_views_and_timesteps_come_with_their_weights():
+    dataset = labelled_dataset()
+    number = dataset.mean[..., 0]
+    plan = TimestepPlan(weights=np.arange(1000))
+    batch = inversion.draw_batch(dataset._replace(latent_weights=number), jax.random.key(0), 64, plan)
+    np.testing.assert_array_equal(batch.latent_weights, batch.latents[..., 0])
+    np.testing.assert_array_equal(batch.sample_weights, batch.timesteps)
 
 
 # The optimizer

@@ -10,9 +10,12 @@ import optax
 import pytest
 import torch
 import transformers
+from diffusers.training_utils import compute_snr
 from parity_tools import to_torch
 
 from dreamstyler_jax import inversion
+from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
+from dreamstyler_jax.timestep_sampling import min_snr_weights
 from dreamstyler_jax.train_settings import TrainSettings
 from dreamstyler_jax.training import make_optimizer
 
@@ -96,3 +99,12 @@ def test_ten_steps_are_pytorchs(tiny, tiny_folder, batches, start, prediction_ty
     assert np.linalg.norm(table - expected) <= 1e-4 * np.linalg.norm(expected)
     moved, expected_move = table - start, expected - start
     assert np.linalg.norm(moved - expected_move) <= 1e-3 * np.linalg.norm(expected_move)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weights_are_those_of_diffusers_training_example(prediction_type):
+    """Its ``--snr_gamma 5``: of the noise's loss min(SNR, 5) / SNR, of the velocity's min(SNR, 5) / (SNR + 1)."""
+    schedule = NoiseSchedule(prediction_type=prediction_type)
+    snr = compute_snr(diffusers.DDPMScheduler.from_config(schedule.to_config()), torch.arange(1000)).double()
+    expected = snr.clamp(max=5) / (snr if prediction_type == "epsilon" else snr + 1)
+    np.testing.assert_allclose(min_snr_weights(schedule), expected, rtol=1e-4)

@@ -97,7 +97,17 @@ def command(tiny_folder, tmp_path):
     for number in range(2):
         write_picture(tmp_path / f"picture{number}.png", number)
     words = ["--model", tiny_folder, "--images", tmp_path / "picture0.png", tmp_path / "picture1.png", "--separate"]
-    words += ["--stages", STAGES, "--batch_size", 3, "--learning_rate", 0.02, "--evaluate_every", 2, "--preview_prompts"]
+    words += [
+        "--stages",
+        STAGES,
+        "--batch_size",
+        3,
+        "--learning_rate",
+        0.02,
+        "--evaluate_every",
+        2,
+        "--preview_prompts",
+    ]
     return [*words, "--save_every", 4, "--steps", "auto", "--output", tmp_path / "runs"]
 
 
@@ -132,7 +142,9 @@ def test_each_of_several_styles_stops_where_its_own_loss_settles_and_resumes_the
 def test_a_training_of_some_steps_says_where_it_could_have_stopped(hasty, tiny):
     lesson = lesson_of(tiny)
     settings = TrainSettings(stages=STAGES, batch_size=3, steps=20, learning_rate=0.02, evaluate_every=2)
-    chunks = list(training.train(tiny, [lesson], settings, [training.begin(lesson, settings)], lambda done: done + 5 - done % 5))
+    chunks = list(
+        training.train(tiny, [lesson], settings, [training.begin(lesson, settings)], lambda done: done + 5 - done % 5)
+    )
     assert [chunk.step for chunk in chunks] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
     losses = [chunk.metrics[0]["evaluation_loss"] for chunk in chunks if chunk.step % 2 == 0]
     step = 2 * (settled_at(losses) + 1)

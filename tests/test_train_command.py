@@ -149,6 +149,32 @@ def test_it_says_what_it_is_about_to_do(words, pictures, tiny_folder, tmp_path, 
     assert len(progress) == 1 and progress[0].startswith("step 1/1 ")
 
 
+def test_masked_pictures_in_crops_from_a_style_and_with_other_timesteps(finished, words, tmp_path, capsys):
+    """Two runs whose pictures differ where their masks are black learn the same table, bit for bit."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8)
+    mask = np.ones((24, 36), np.uint8)
+    mask[16:, 20:] = 0
+    options = ["--framing", "random", "--timesteps", "style_friendly", "--init_style", finished, "--steps", 2]
+    tables = []
+    for name, colour in (("signed", 0), ("unsigned", 255)):
+        picture = tmp_path / name / "boat.png"
+        picture.parent.mkdir()
+        Image.fromarray(np.where(mask[..., None], pixels, colour).astype(np.uint8)).save(picture)
+        Image.fromarray(mask * 255).save(picture.with_name("boat.mask.png"))
+        run(train, *words, "--images", picture, *options, "--preview_prompts", "--output", picture.parent / "run")
+        assert (
+            f"Learning the style 'boat' from {picture}, without what is transparent or masked (85 % of {picture} "
+            "count): 'A painting in the style of {}'\n"
+        ) in capsys.readouterr().err
+        style = Style.load(picture.parent / "run" / FILE_NAME)
+        assert style.metadata["counted"] == {str(picture): round(1 - 8 * 16 / (24 * 36), 4)}
+        assert (style.metadata["framing"], style.metadata["timesteps"]) == ("random", "style_friendly")
+        assert style.metadata["init_style_hash"] == Style.load(finished / FILE_NAME).hash
+        tables.append(style.tables["clip_l"])
+    np.testing.assert_array_equal(*tables)
+    assert np.abs(tables[0] - table_of(finished / FILE_NAME)).max() > 1e-4
+
+
 # Stopping and resuming
 
 
@@ -431,6 +457,8 @@ def mistaken_words(kind, folder, model) -> list:
         (folder / "picture.txt").write_text(" \n")
     if kind == "tensor missing":
         return [*command, "--model", without_a_tensor(model, folder / "broken")]
+    if kind == "mask of another size":
+        write_picture(folder / "picture.mask.png", 1, (9, 9))
     if kind == "no model":
         return [*command, "--model", folder / "nowhere"]
     return command
@@ -442,6 +470,12 @@ MISTAKES = [
     ("missing picture", [], "there is no picture .*absent.png"),
     ("text as picture", [], "notes.png is not a picture"),
     ("picture cut short", [], "cannot read the picture .*cut.png"),
+    ("mask of another size", [], r"picture.mask.png has 9 x 9 pixels, and \S+ has 20 x 14"),
+    (
+        "a word and a style to start from",
+        ["--init_word", "sea", "--init_style", "a"],
+        "init_word, init_style: give one",
+    ),
     ("unreadable prompt file", [], "cannot read .*picture.txt.*not UTF-8"),
     ("empty prompt file", [], "picture.txt is empty: write"),
     ("no placeholder", ["--prompts", "A painting"], r"'A painting' has no placeholder: write \{\}"),

@@ -5,6 +5,7 @@ import time
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -12,6 +13,7 @@ from dreamstyler_jax import encoding, inversion, training
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
 from dreamstyler_jax.runtime import compilation, images
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.style import Style
 from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings
 
 STEPS, CHUNK = 6, 2
@@ -139,6 +141,8 @@ def test_lessons_that_cannot_be_learned_are_refused(tiny):
         ({"schedule": "step"}, "schedule: must be one of constant, linear, cosine"),
         ({"init_word": "two words"}, "init_word: give at most one word for each vector, 1, not 'two words'"),
         ({"init_word": ""}, "init_word"),
+        ({"init_word": "sea", "init_style": "a.safetensors"}, "init_word, init_style: give one of them, not both"),
+        ({"timesteps": "early"}, "timesteps: must be one of uniform, balanced, style_friendly, min_snr"),
         ({"property": "object"}, "init_word: say in a word what kind of thing the object is"),
         ({"steps": 10, "warmup_steps": 11}, "warmup_steps: must be at most steps, 10, not 11"),
     ],
@@ -146,6 +150,102 @@ def test_lessons_that_cannot_be_learned_are_refused(tiny):
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         TrainSettings(**settings)
+
+
+# Masks, crops, and a style to start from
+
+
+def masked_picture(visible_seed, hidden_seed):
+    """24 x 16 pixels, the left third of them hidden."""
+    image = picture(visible_seed, (24, 16))
+    image.paste(picture(hidden_seed, (8, 16)), (0, 0))
+    image.putalpha(Image.fromarray(np.uint8(255 * (np.arange(24) >= 8)) * np.ones((16, 1), np.uint8)))
+    return image
+
+
+@pytest.mark.parametrize("framing", ["crop", "fit", "random"])
+def test_what_a_mask_hides_leaves_no_trace_in_the_data(tiny, framing):
+    settings = TrainSettings(framing=framing, seed=4)
+
+    def prepared(image):
+        return training.prepare(tiny, "gogh", {"a.png": image}, PROMPTS[:1], settings)
+
+    lesson, other = prepared(masked_picture(0, 1)), prepared(masked_picture(0, 2))
+    jax.tree.map(np.testing.assert_array_equal, lesson.dataset, other.dataset)
+    assert lesson.style.metadata == other.style.metadata
+    assert lesson.style.metadata["counted"] == {"a.png": 0.6667}
+    weights = lesson.dataset.latent_weights
+    assert weights.shape == lesson.dataset.mean.shape[:4] == (1, 32 if framing == "random" else 2, 8, 8)
+    np.testing.assert_allclose(weights.mean((2, 3)), 1, rtol=1e-6)
+    assert weights.min() == 0
+    seen = prepared(masked_picture(3, 1))
+    assert np.abs(seen.dataset.mean - lesson.dataset.mean).max() > 0.01
+
+
+def write_style(path, stages, vectors=1, width=16):
+    table = np.random.default_rng(stages).normal(size=(stages, vectors, width)).astype(np.float32)
+    style = Style("start", table, {"model": "elsewhere"})
+    style.save(path)
+    return style
+
+
+def lesson_from(tiny, path, **settings):
+    settings = TrainSettings(stages=3, init_style=str(path), **settings)
+    return training.prepare(tiny, "gogh", {"a.png": picture(0)}, PROMPTS[:1], settings)
+
+
+def test_without_a_learning_rate_the_style_that_is_started_from_remains(tiny, tmp_path):
+    style = write_style(tmp_path / "start.safetensors", 3)
+    lesson = lesson_from(tiny, tmp_path / "start.safetensors", property="object")
+    optimizer = inversion.make_optimizer(
+        learning_rate=0.0, warmup_steps=0, schedule="constant", steps=10, weight_decay=0.01
+    )
+    state = inversion.start(lesson.style.tables, optimizer)
+    updates, _ = optimizer.update(jax.tree.map(np.ones_like, state.tables), state.optimizer, state.tables)
+    state = state._replace(tables=optax.apply_updates(state.tables, updates), step=10)
+    training.style_in(lesson.style, state).save(tmp_path / "end.safetensors")
+    end = Style.load(tmp_path / "end.safetensors")
+    assert end.hash == style.hash and end.name == "gogh"
+    assert end.metadata["init_style"] == str(tmp_path / "start.safetensors")
+    assert end.metadata["init_style_hash"] == style.hash and "init_word" not in end.metadata
+
+
+def test_a_style_with_other_stages_is_started_from_by_timesteps(tiny, tmp_path):
+    def started_from(stages):
+        table = write_style(tmp_path / "start.safetensors", stages).tables["clip_l"]
+        return table, lesson_from(tiny, tmp_path / "start.safetensors").style.tables["clip_l"]
+
+    one, tables = started_from(1)
+    np.testing.assert_array_equal(tables, np.repeat(one, 3, axis=0))
+    six, tables = started_from(6)
+    np.testing.assert_allclose(tables, six.reshape(3, 2, 1, 16).mean(1), rtol=1e-6)
+    two, tables = started_from(2)
+    np.testing.assert_allclose(tables, [two[0], two.mean(0), two[1]], rtol=1e-6)
+
+
+def test_a_style_of_another_tool_or_a_run_can_be_started_from(tiny, tmp_path):
+    style = write_style(tmp_path / "style.safetensors", 3)
+    style.export(tmp_path / "other.safetensors", "dreamstyler")
+    for path in (tmp_path / "other.safetensors", tmp_path):
+        np.testing.assert_array_equal(lesson_from(tiny, path).style.tables["clip_l"], style.tables["clip_l"])
+    (tmp_path / "style.safetensors").rename(tmp_path / "second.safetensors")
+    with pytest.raises(UserError, match=r"init_style: two styles are called|init_style: .* holds 2 styles"):
+        lesson_from(tiny, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"vectors": 2}, r"init_style: .*start\.safetensors has 2 vectors per stage: give --vectors 2"),
+        ({"width": 8}, "the vectors of the style 'start' have width 8, but the model's text encoder 16"),
+        (None, r"init_style: there is no style .*start\.safetensors"),
+    ],
+)
+def test_styles_that_cannot_be_started_from_are_refused(tiny, tmp_path, given, message):
+    if given is not None:
+        write_style(tmp_path / "start.safetensors", 3, **given)
+    with pytest.raises(UserError, match=message):
+        lesson_from(tiny, tmp_path / "start.safetensors")
 
 
 # Training

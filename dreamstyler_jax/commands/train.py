@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -22,12 +23,12 @@ from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, is_finished
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
-from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import Checkpoints, open_checkpoints
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.masks import as_masked_picture
 from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import RATIO, WINDOW
@@ -57,7 +58,7 @@ def run(config: TrainConfig) -> None:
     for run_config in runs_of(config):
         folder, paths = Path(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
-        pictures = {path: images.load(path) for path in paths}
+        pictures = {path: as_masked_picture(path) for path in paths}
         run_config = dataclasses.replace(run_config, prompts=training_prompts(run_config, paths))
         check_resumable(run_config, folder)
         if is_finished(run_config, folder):
@@ -94,7 +95,8 @@ def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str,
 def _of_one_shape(runs: Sequence[Run]) -> list[list[Run]]:
     groups: dict[Hashable, list[Run]] = {}
     for item in runs:
-        groups.setdefault(item.lesson.dataset.tokens["clip_l"].ids.shape, []).append(item)
+        leaves, structure = jax.tree.flatten(item.lesson.dataset)
+        groups.setdefault((structure, *(leaf.shape for leaf in leaves)), []).append(item)
     return list(groups.values())
 
 
@@ -102,6 +104,9 @@ def summary(run: Run) -> str:
     """What a run learns, from which picture and with which prompt, in a line."""
     pictures, config = run.lesson.style.metadata["images"], run.config
     source = pictures[0] if len(pictures) == 1 else f"{len(pictures)} pictures"
+    if counted := run.lesson.style.metadata.get("counted"):
+        shares = ", ".join(f"{100 * share:.0f} % of {picture}" for picture, share in counted.items())
+        source += f", without what is transparent or masked ({shortened(shares, 200)} count)"
     return f"Learning the {config.property} {config.name!r} from {source}: {config.prompts[0]!r}"
 
 

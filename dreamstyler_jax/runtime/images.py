@@ -22,13 +22,14 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 PictureLike = str | os.PathLike | Image.Image | np.ndarray
 
 
-def as_picture(value: PictureLike | Any) -> Image.Image:
+def as_picture(value: PictureLike | Any, *, on_white: bool = True) -> Image.Image:
     """Turns whatever holds a picture into an 8-bit RGB picture.
 
     Args:
         value: the path of a picture file (see :func:`load`), a PIL image of any mode except floating point, or an array
             [height, width, 3] of NumPy or JAX: uint8 from 0 to 255, or floating point from 0 to 1, which is rounded to
             the nearest of 256 levels. Use :func:`to_image` for values from -1 to 1.
+        on_white: what becomes of transparency, see :func:`load`.
 
     Returns:
         A new picture; PIL images are converted to sRGB as :func:`load` does, and are not changed themselves.
@@ -37,9 +38,9 @@ def as_picture(value: PictureLike | Any) -> Image.Image:
         UserError: the value is none of these, the array has another shape, dtype or range, or :func:`load` raises it.
     """
     if isinstance(value, str | os.PathLike):
-        return load(Path(value))
+        return load(Path(value), on_white=on_white)
     if isinstance(value, Image.Image):
-        return _decode(value, "the picture")
+        return _decode(value, "the picture", on_white)
     if not hasattr(value, "__array__"):
         raise UserError(f"a picture is a path, a PIL image or an array, not {type(value).__name__}")
     array = np.asarray(value)
@@ -59,11 +60,15 @@ def _levels(array: np.ndarray) -> np.ndarray:
     return levels.astype(np.uint8)
 
 
-def load(path: str | Path) -> Image.Image:
+def load(path: str | Path, *, on_white: bool = True) -> Image.Image:
     """Reads a picture file of any common kind as 8-bit sRGB.
 
     Applies the EXIF orientation, composites transparency on white, converts an embedded colour profile to sRGB, makes
     CMYK, palette and grey pictures RGB, scales 16-bit grey down, and takes the first frame of an animation.
+
+    Args:
+        path: the file.
+        on_white: False keeps transparency: pictures that have any are RGBA then.
 
     Raises:
         UserError: the file is missing, not a picture, damaged, cut short, of floating-point values, or larger than
@@ -86,19 +91,19 @@ def load(path: str | Path) -> Image.Image:
     with file:
         if file.width * file.height > MAX_PIXELS:
             raise UserError(f"{path} is larger than {MAX_PIXELS // 10**6} megapixels: make it smaller first")
-        return _decode(file, f"the picture {path}")
+        return _decode(file, f"the picture {path}", on_white)
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
+def _decode(image: Image.Image, name: str, on_white: bool) -> Image.Image:
     if image.mode == "F":
         raise UserError(f"{name} holds floating-point values: save it with 8 or 16 bits per channel")
     try:
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(ImageOps.exif_transpose(image), on_white)
     except Exception as error:  # damaged pixels can make Pillow raise anything
         raise UserError(f"cannot read {name}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, on_white: bool) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
         values = np.asarray(image).astype(np.float32)
         image = Image.fromarray(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))
@@ -107,9 +112,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode not in ("L", "CMYK"):
         image = image.convert("RGB")
     image = _to_srgb(image)
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    if image.mode == "RGBA" and (on_white or image.getextrema()[3] == (255, 255)):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    elif image.mode != "RGBA":
+        image = image.convert("RGB")
     image.info = {}  # the profile and the orientation are applied and must not be saved again
     return image
 
@@ -127,14 +133,24 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         return image
 
 
-def fit(image: Image.Image, height: int, width: int, mode: str = "crop") -> Image.Image:
-    """Makes a picture exactly ``height`` x ``width`` without stretching it (Lanczos filter).
+def fit(
+    image: Image.Image,
+    height: int,
+    width: int,
+    mode: str = "crop",
+    *,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+    mat: int | None = None,
+) -> Image.Image:
+    """Makes a picture exactly ``height`` x ``width`` without stretching it.
 
     Args:
-        image: any RGB picture.
+        image: any RGB picture, or a grey one if ``mat`` is given.
         height, width: the new size, in pixels.
         mode: "crop" cuts two margins off so that the centre remains; "fit" keeps the whole picture and adds two even
-            margins in the mean colour of the picture's edges there.
+            margins.
+        resample: the filter.
+        mat: the colour of the margins; None for the mean colour of the picture's edges there.
 
     Raises:
         UserError: the mode is another word, or a side is below one pixel.
@@ -142,23 +158,26 @@ def fit(image: Image.Image, height: int, width: int, mode: str = "crop") -> Imag
     if height < 1 or width < 1:
         raise UserError(f"a picture cannot be {width} x {height} pixels")
     if mode == "crop":
-        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        return ImageOps.fit(image, (width, height), resample)
     if mode != "fit":
         raise UserError(f'pictures can be made to fit by "crop" or "fit", not by {mode!r}')
-    inner = resize_within(image, height, width)
+    inner = resize_within(image, height, width, resample)
     if inner.size == (width, height):
         return inner
     left, top = (width - inner.width) // 2, (height - inner.height) // 2
-    mat = Image.new("RGB", (width, height), _edge_colour(inner, sides=inner.width < width))
-    mat.paste(inner, (left, top))
-    return mat
+    colour = _edge_colour(inner, sides=inner.width < width) if mat is None else mat
+    framed = Image.new(image.mode, (width, height), colour)
+    framed.paste(inner, (left, top))
+    return framed
 
 
-def resize_within(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Makes a picture as large as fits into ``height`` x ``width``, at least one pixel wide and high (Lanczos)."""
+def resize_within(
+    image: Image.Image, height: int, width: int, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    """Makes a picture as large as fits into ``height`` x ``width``, at least one pixel wide and high."""
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.LANCZOS)
+    return image.resize(size, resample)
 
 
 def _edge_colour(image: Image.Image, sides: bool) -> tuple[int, int, int]:

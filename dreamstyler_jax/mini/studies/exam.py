@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
 from dreamstyler_jax import api
 from dreamstyler_jax.evaluation import scores
@@ -86,8 +87,10 @@ class Learning(NamedTuple):
     """How a style is learned; hashable.
 
     Attributes:
-        stages, vectors, steps, batch_size, learning_rate: as in `TrainSettings`.
+        stages, vectors, steps, batch_size, learning_rate, framing, timesteps: as in `TrainSettings`.
         context: whether the training prompt describes the picture.
+        corner: what becomes of the picture's lower right quarter: "own" leaves it, "covered" paints it over with a
+            colour of no painter, "masked" also masks it.
     """
 
     stages: int = 6
@@ -96,6 +99,9 @@ class Learning(NamedTuple):
     steps: int = 200
     batch_size: int = 8
     learning_rate: float = 0.02
+    framing: str = "crop"
+    timesteps: str = "uniform"
+    corner: str = "own"
 
 
 def learn(model: StableDiffusion, exam: Exam, learning: Learning) -> Style:
@@ -103,8 +109,19 @@ def learn(model: StableDiffusion, exam: Exam, learning: Learning) -> Style:
     settings = learning._asdict()
     described = settings.pop("context")
     prompt = captions.full_prompt(*map(int, exam.label)) if described else BARE_PROMPTS["style"]
-    picture = images.to_image(exam.picture)
+    picture = with_corner(images.to_image(exam.picture), settings.pop("corner"))
     return api.train_style(model, picture, prompt=prompt, name="style", progress=False, **settings)
+
+
+def with_corner(picture: Image.Image, corner: str) -> Image.Image:
+    """A picture with another lower right quarter, see `Learning`."""
+    quarter = (picture.width // 2, picture.height // 2, picture.width, picture.height)
+    if corner != "own":
+        picture.paste("magenta", quarter)
+    if corner == "masked":
+        picture.putalpha(255)
+        picture.paste((0, 0, 0, 0), quarter)
+    return picture
 
 
 def paint_answers(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from dreamstyler_jax.guidance import Guidance, cfg_guidance, paper_guidance
 from dreamstyler_jax.mini.studies.exam import SCALE, Learning
+from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
 
 NULL_SCALE = 2.0  # of the sweep over style and context scale
 STYLE_AND_CONTEXT_SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)
@@ -137,6 +138,26 @@ def _transfer() -> Experiment:
     return Experiment(methods, pairs)
 
 
+def _masks() -> Experiment:
+    """A painted-over corner must not return, least of all where it is masked."""
+    methods = [
+        Method("whole picture", Learning()),
+        Method("corner painted over", Learning(corner="covered")),
+        Method("corner painted over and masked", Learning(corner="masked")),
+    ]
+    return Experiment(methods, [(methods[2].name, methods[1].name), (methods[2].name, methods[0].name)])
+
+
+def _crops() -> Experiment:
+    methods = [Method("whole picture", Learning()), Method("random crops", Learning(framing="random"))]
+    return Experiment(methods, [(methods[1].name, methods[0].name)])
+
+
+def _timesteps() -> Experiment:
+    methods = [Method(choice, Learning(timesteps=choice)) for choice in TIMESTEPS]
+    return Experiment(methods, [(method.name, methods[0].name) for method in methods[1:]])
+
+
 NO_INVERSION = Method("no inversion", None, prompt="A painting of {context}")
 EXPERIMENTS = {
     "bounds": _bounds(),
@@ -147,4 +168,7 @@ EXPERIMENTS = {
     "caching": _caching(),
     "leakage": _leakage(),
     "transfer": _transfer(),
+    "masks": _masks(),
+    "crops": _crops(),
+    "timesteps": _timesteps(),
 }

@@ -197,9 +197,7 @@ def lesson_from(tiny, path, **settings):
 def test_without_a_learning_rate_the_style_that_is_started_from_remains(tiny, tmp_path):
     style = write_style(tmp_path / "start.safetensors", 3)
     lesson = lesson_from(tiny, tmp_path / "start.safetensors", property="object")
-    optimizer = inversion.make_optimizer(
-        learning_rate=0.0, warmup_steps=0, schedule="constant", steps=10, weight_decay=0.01
-    )
+    optimizer = inversion.adamw(optax.constant_schedule(0.0), 0.01)
     state = inversion.start(lesson.style.tables, optimizer)
     updates, _ = optimizer.update(jax.tree.map(np.ones_like, state.tables), state.optimizer, state.tables)
     state = state._replace(tables=optax.apply_updates(state.tables, updates), step=10)

@@ -6,6 +6,7 @@ optimizer moves its direction v = e / m over the unit sphere. Stages, vectors an
 own: everything here works along the last axis.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -90,10 +91,8 @@ def descend_on_sphere(
         return jnp.where(moves[..., None], moved - table, 0.0), s, k
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, SphereState]:
-        rate = jnp.asarray(learning_rate(state.step))
-        moved = jax.tree.map(
-            lambda *leaves: move(*leaves, rate), params, updates, state.start, state.moment, state.moves
-        )
+        at_rate = functools.partial(move, rate=jnp.asarray(learning_rate(state.step)))
+        moved = jax.tree.map(at_rate, params, updates, state.start, state.moment, state.moves)
         moves_by_table, moment, moves = jax.tree.transpose(
             jax.tree.structure(params), jax.tree.structure((0, 0, 0)), moved
         )

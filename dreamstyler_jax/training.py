@@ -21,7 +21,7 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import Watch, settled_at
-from dreamstyler_jax.style import Style, check_widths, load_styles
+from dreamstyler_jax.style import Style, check_layers, check_widths, load_styles, with_layers
 from dreamstyler_jax.train_settings import (
     AUTO_STEPS,
     BARE_PROMPTS,
@@ -32,6 +32,7 @@ from dreamstyler_jax.train_settings import (
 )
 
 _RECORDED = ("batch_size", "norm", "prior", "average", "seed", "framing")
+_CHOICES = ("layers", "timesteps")  # recorded where they are not the default
 
 
 class Lesson(NamedTuple):
@@ -100,7 +101,7 @@ def prepare(
     tables, origin = _start(model, settings)
     if settings.norm == "fixed":
         tables = jax.tree.map(with_norm, dict(tables), dict(model.vocabulary_vectors))
-    metadata = {"property": settings.property} | origin
+    metadata: dict[str, Any] = {"property": settings.property} | origin
     metadata |= {setting: getattr(settings, setting) for setting in _RECORDED}
     metadata |= {"learning_rate": peak_learning_rate(settings)}
     metadata |= {"prompts": list(prompts), "images": list(pictures), "resolution": resolution}
@@ -110,8 +111,8 @@ def prepare(
     metadata |= told
     if masked := {name: round(of.share, 4) for name, of in zip(pictures, squares, strict=True) if of.share < 1}:
         metadata["counted"] = masked
-    if settings.timesteps != TrainSettings.timesteps:
-        metadata["timesteps"] = settings.timesteps
+    chosen = {name: getattr(settings, name) for name in _CHOICES}
+    metadata |= {name: value for name, value in chosen.items() if value != getattr(TrainSettings, name)}
     wordings = [_wordings(settings, prompt) for prompt in prompts]
     dataset = inversion.make_dataset(
         model,
@@ -139,9 +140,9 @@ def _held_out(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
 
 def _start(model: StableDiffusion, settings: TrainSettings) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
     """The tables before training, and what is recorded of where they are from."""
-    path = settings.init_style
+    path, layers = settings.init_style, model.networks.unet_config.cross_attentions if settings.layers == "each" else 1
     if not path:
-        tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors)
+        tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors, layers)
         return tables, {"init_word": settings.init_word}
     try:
         styles = list(load_styles([path]).values())
@@ -153,7 +154,13 @@ def _start(model: StableDiffusion, settings: TrainSettings) -> tuple[Mapping[str
     check_widths({style.name: style}, model.networks.text_widths)
     if style.vectors != settings.vectors:
         raise UserError(f"init_style: {path} has {style.vectors} vectors per stage: give --vectors {style.vectors}")
-    return with_stages(style, settings.stages), {"init_style": path, "init_style_hash": style.hash}
+    if style.layers > layers:
+        raise UserError(f"init_style: {path} has vectors for each cross-attention layer: give --layers each")
+    check_layers({style.name: style}, model.networks.unet_config.cross_attentions)
+    tables = with_stages(style, settings.stages)
+    if layers > style.layers:
+        tables = {name: np.repeat(with_layers(table), layers, axis=1) for name, table in tables.items()}
+    return tables, {"init_style": path, "init_style_hash": style.hash}
 
 
 def _wordings(settings: TrainSettings, prompt: str) -> Sequence[str]:

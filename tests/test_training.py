@@ -221,6 +221,18 @@ def test_a_style_with_other_stages_is_started_from_by_timesteps(tiny, tmp_path):
     np.testing.assert_allclose(tables, [two[0], two.mean(0), two[1]], rtol=1e-6)
 
 
+def test_a_style_starts_every_layer_and_one_with_layers_needs_layers(tiny, tmp_path):
+    shared = write_style(tmp_path / "start.safetensors", 3).tables["clip_l"]
+    layers = tiny.networks.unet_config.cross_attentions
+    lesson = lesson_from(tiny, tmp_path / "start.safetensors", layers="each")
+    np.testing.assert_array_equal(lesson.style.tables["clip_l"], np.stack([shared] * layers, axis=1))
+    lesson.style.save(tmp_path / "each.safetensors")
+    again = lesson_from(tiny, tmp_path / "each.safetensors", layers="each")
+    assert again.style.hash == lesson.style.hash
+    with pytest.raises(UserError, match="has vectors for each cross-attention layer: give --layers each"):
+        lesson_from(tiny, tmp_path / "each.safetensors")
+
+
 def test_a_style_of_another_tool_or_a_run_can_be_started_from(tiny, tmp_path):
     style = write_style(tmp_path / "style.safetensors", 3)
     style.export(tmp_path / "other.safetensors", "dreamstyler")

@@ -107,7 +107,9 @@ def summary(run: Run) -> str:
     if counted := run.lesson.style.metadata.get("counted"):
         shares = ", ".join(f"{100 * share:.0f} % of {picture}" for picture, share in counted.items())
         source += f", without what is transparent or masked ({shortened(shares, 200)} count)"
-    return f"Learning the {config.property} {config.name!r} from {source}: {config.prompts[0]!r}"
+    count = run.lesson.style.layers
+    layers = f", for each of {count} cross-attention layers," if count > 1 else ""
+    return f"Learning the {config.property} {config.name!r}{layers} from {source}: {config.prompts[0]!r}"
 
 
 def train_runs(model: StableDiffusion, runs: Sequence[Run]) -> None:

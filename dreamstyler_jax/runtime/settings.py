@@ -172,7 +172,7 @@ def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
     choices, low, high = rules.get("choices", ()), rules.get("low"), rules.get("high")
     if choices and item not in choices:
         raise UserError(f"{name}: must be {one_of(choices, str(item))}, not {item!r}")
-    if low is None or item in rules.get("words", {}).values():
+    if low is None or high is None or item in rules.get("words", {}).values():
         return
     if not isinstance(item, int | float):
         raise UserError(f"{name}: must be {' or '.join(['a number', *rules.get('words', {})])}, not {item!r}")

@@ -12,7 +12,7 @@ from flax import nnx
 from dreamstyler_jax.stable_diffusion.layers import Conv1x1
 from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
 from dreamstyler_jax.stable_diffusion.unet import UNetEncoder, UNetEncoderConfig
-from dreamstyler_jax.stable_diffusion.unet_blocks import AddedConditions
+from dreamstyler_jax.stable_diffusion.unet_blocks import AddedConditions, TextStates, mean_states, of_each_transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ControlNetModel(UNetEncoder):
         self,
         sample: jax.Array,
         timesteps: jax.Array,
-        encoder_hidden_states: jax.Array,
+        encoder_hidden_states: TextStates,
         hint: jax.Array,
         scale: jax.Array | float = 1.0,
         added: AddedConditions | None = None,
@@ -92,7 +92,8 @@ class ControlNetModel(UNetEncoder):
         Args:
             sample: as for the UNet.
             timesteps: as for the UNet.
-            encoder_hidden_states: as for the UNet.
+            encoder_hidden_states: as for the UNet. The transformers of the ControlNet read what those of the UNet that
+                they are copies of read: the first of the tuple.
             hint: the encoded control maps ``[B, H, W, C]`` from :meth:`hint`.
             scale: conditioning scale, a scalar or ``[B]``.
             added: as for the UNet.
@@ -103,9 +104,10 @@ class ControlNetModel(UNetEncoder):
             The ``residuals`` for the UNet, in the parameters' dtype.
         """
         config, dtype = self.config, self.conv_in.kernel.dtype
-        sample, context = sample.astype(dtype), encoder_hidden_states.astype(dtype)
-        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context, added)
-        maps = self.contract(self.conv_in(sample) + hint, time, context)
+        sample, states = jax.tree.map(lambda array: array.astype(dtype), (sample, encoder_hidden_states))
+        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), mean_states(states), added)
+        contexts = of_each_transformer(states, config.encoder_transformers)
+        maps = self.contract(self.conv_in(sample) + hint, time, contexts)
         layers = (*self.controlnet_down_blocks, self.controlnet_mid_block)
         graded = guess_mode and not config.global_pool_conditions
         # As Python numbers, which leave the dtype as it is; NumPy's would turn bfloat16 into float32.

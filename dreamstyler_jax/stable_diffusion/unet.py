@@ -1,6 +1,7 @@
 """The conditional UNet of Stable Diffusion (Rombach et al. 2022), laid out as in ``diffusers``' checkpoints."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple, cast
 
 import jax
@@ -11,11 +12,15 @@ from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
 from dreamstyler_jax.stable_diffusion.ops.norms import GroupNorm
 from dreamstyler_jax.stable_diffusion.unet_blocks import (
     AddedConditions,
+    TextStates,
     TextTimeEmbedding,
     TimestepEmbedding,
+    UNetBlock,
     UNetMidBlock,
     down_block,
     guidance_embedding,
+    mean_states,
+    of_each_transformer,
     timestep_embedding,
     up_block,
 )
@@ -76,17 +81,29 @@ class UNetEncoder(nnx.Module):
             values, features, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
         )
 
-    def contract(self, x: jax.Array, time: jax.Array, context: jax.Array) -> tuple[jax.Array, ...]:
+    def contract(self, x: jax.Array, time: jax.Array, contexts: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """Runs the down and middle blocks on the output of ``conv_in``.
+
+        Args:
+            x: that output, ``[B, H, W, block_out_channels[0]]``.
+            time: the time embedding.
+            contexts: the text states ``[B, L, D]`` of each transformer; any that follow are not read.
 
         Returns:
             All skip connections in order (the first is ``x``), then the feature map of the middle block, or without
             one the last of them again.
         """
-        skips = [x]
+        skips, rest = [x], iter(contexts)
         for block in self.down_blocks:
-            skips += block.down(skips[-1], time, context)
-        return (*skips, self.mid_block(skips[-1], time, context) if self.config.mid_block_type else skips[-1])
+            skips += block.down(skips[-1], time, _next(rest, block))
+        if not self.config.mid_block_type:
+            return (*skips, skips[-1])
+        return (*skips, self.mid_block(skips[-1], time, _next(rest, self.mid_block)))
+
+
+def _next(contexts: Iterator[jax.Array], block: UNetBlock | UNetMidBlock) -> list[jax.Array]:
+    """The text states of a block's transformers, taken from those that are left."""
+    return list(itertools.islice(contexts, len(block.attentions)))
 
 
 class DeepFeatures(NamedTuple):
@@ -106,6 +123,7 @@ class UNet2DConditionModel(UNetEncoder):
     """The denoiser: predicts the noise (or velocity) in latents, given the timestep and the text states."""
 
     config_class: ClassVar = UNet2DConditionConfig
+    config: UNet2DConditionConfig
 
     def __init__(self, config: UNet2DConditionConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
@@ -118,7 +136,7 @@ class UNet2DConditionModel(UNetEncoder):
         self,
         sample: jax.Array,
         timesteps: jax.Array,
-        encoder_hidden_states: jax.Array,
+        encoder_hidden_states: TextStates,
         residuals: Sequence[jax.Array] = (),
         added: AddedConditions | None = None,
     ) -> jax.Array:
@@ -127,7 +145,8 @@ class UNet2DConditionModel(UNetEncoder):
         Args:
             sample: noisy latents ``[B, H, W, in_channels]``, any H and W.
             timesteps: ``[B]`` or a scalar for the whole batch, in [0, 1000).
-            encoder_hidden_states: text states ``[B, L, cross_attention_dim]``.
+            encoder_hidden_states: text states ``[B, L, cross_attention_dim]``, or a tuple of them, one for each of the
+                ``cross_attentions`` of the config (P+, Voynov et al. 2023).
             residuals: one array for each result of :meth:`contract`, added to it (ControlNets), or none.
             added: the pooled text and the sizes, for a config with ``addition_embed_type = "text_time"``; the scale of
                 guidance, for one with ``time_cond_proj_dim``.
@@ -142,7 +161,7 @@ class UNet2DConditionModel(UNetEncoder):
         self,
         sample: jax.Array,
         timesteps: jax.Array,
-        encoder_hidden_states: jax.Array,
+        encoder_hidden_states: TextStates,
         residuals: Sequence[jax.Array] = (),
         added: AddedConditions | None = None,
     ) -> DeepFeatures:
@@ -153,7 +172,7 @@ class UNet2DConditionModel(UNetEncoder):
         self,
         sample: jax.Array,
         timesteps: jax.Array,
-        encoder_hidden_states: jax.Array,
+        encoder_hidden_states: TextStates,
         deep: DeepFeatures,
         added: AddedConditions | None = None,
     ) -> jax.Array:
@@ -175,20 +194,22 @@ class UNet2DConditionModel(UNetEncoder):
         self,
         sample: jax.Array,
         timesteps: jax.Array,
-        encoder_hidden_states: jax.Array,
+        encoder_hidden_states: TextStates,
         added: AddedConditions | None,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The first feature map, the time embedding, the text states."""
+    ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
+        """The first feature map, the time embedding, the text states of each transformer."""
         dtype = self.conv_in.kernel.dtype
-        context = encoder_hidden_states.astype(dtype)
-        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), context, added)
-        return self.conv_in(sample.astype(dtype)), time, context
+        states = jax.tree.map(lambda context: context.astype(dtype), encoder_hidden_states)
+        time = self.embed(jnp.broadcast_to(timesteps, sample.shape[:1]), mean_states(states), added)
+        contexts = of_each_transformer(states, self.config.cross_attentions)
+        return self.conv_in(sample.astype(dtype)), time, contexts
 
     def _deep(
-        self, first: jax.Array, time: jax.Array, context: jax.Array, residuals: Sequence[jax.Array]
+        self, first: jax.Array, time: jax.Array, contexts: Sequence[jax.Array], residuals: Sequence[jax.Array]
     ) -> DeepFeatures:
         """The deep features, from the results of :meth:`_enter`."""
-        *skips, x = self.contract(first, time, context)
+        *skips, x = self.contract(first, time, contexts)
+        rest = iter(contexts[self.config.encoder_transformers :])
         if residuals:
             *skips, x = (a + b for a, b in zip((*skips, x), residuals, strict=True))
         *blocks, last = self.up_blocks
@@ -196,13 +217,15 @@ class UNet2DConditionModel(UNetEncoder):
             layers = len(block.resnets)
             skips, block_skips = skips[:-layers], skips[-layers:]
             _, height, width, _ = skips[-1].shape
-            x = block.up(x, block_skips[::-1], time, context, size=(height, width))
+            x = block.up(x, block_skips[::-1], time, _next(rest, block), size=(height, width))
         # The last layer, whose skip connection is the first feature map, is left to `surface`.
-        x = last.up(x, skips[:0:-1], time, context)
+        x = last.up(x, skips[:0:-1], time, _next(rest, last))
         return DeepFeatures(x, residuals[0] if residuals else None)
 
-    def _surface(self, first: jax.Array, time: jax.Array, context: jax.Array, deep: DeepFeatures) -> jax.Array:
+    def _surface(
+        self, first: jax.Array, time: jax.Array, contexts: Sequence[jax.Array], deep: DeepFeatures
+    ) -> jax.Array:
         """The prediction, from the results of :meth:`_enter` and :meth:`_deep`."""
         skip = first if deep.residual is None else first + deep.residual
-        x = self.up_blocks[-1].layer(-1, jnp.concatenate([deep.features, skip], axis=-1), time, context)
+        x = self.up_blocks[-1].layer(-1, jnp.concatenate([deep.features, skip], axis=-1), time, contexts)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))

@@ -98,6 +98,20 @@ class TextTimeEmbedding(nnx.Module):
         return self.norm2(self.proj(self.pool(self.norm1(context))))
 
 
+# Text states [B, L, D] for all transformers alike, or a tuple of K, one for each in the order of the forward pass.
+TextStates = jax.Array | tuple[jax.Array, ...]
+
+
+def of_each_transformer(states: TextStates, count: int) -> tuple[jax.Array, ...]:
+    """The text states that each of so many transformers reads."""
+    return states if isinstance(states, tuple) else (states,) * count
+
+
+def mean_states(states: TextStates) -> jax.Array:
+    """What is read once for all transformers: the mean of their text states, ``[B, L, D]``."""
+    return sum(states[1:], start=states[0]) / len(states) if isinstance(states, tuple) else states
+
+
 class AddedConditions(NamedTuple):
     """What some denoisers get besides the text states.
 
@@ -205,20 +219,20 @@ class UNetBlock(nnx.Module):
         self.downsamplers = nnx.List([Downsample(features, (1, 1), rngs=rngs)] if resample == "down" else [])
         self.upsamplers = nnx.List([Upsample(features, rngs=rngs)] if resample == "up" else [])
 
-    def down(self, x: jax.Array, time: jax.Array, context: jax.Array) -> list[jax.Array]:
+    def down(self, x: jax.Array, time: jax.Array, contexts: Sequence[jax.Array]) -> list[jax.Array]:
         """Runs the level on the way down.
 
         Args:
             x: ``[B, H, W, C]``.
             time: time embedding ``[B, time_embedding_features]``.
-            context: text states ``[B, L, D]``.
+            contexts: the text states ``[B, L, D]`` of each of the level's transformers.
 
         Returns:
             The feature map after each layer. All are skip connections; the last is the input of the next level.
         """
         outputs = []
         for index in range(len(self.resnets)):
-            x = self.layer(index, x, time, context)
+            x = self.layer(index, x, time, contexts)
             outputs.append(x)
         for layer in self.downsamplers:
             outputs.append(layer(outputs[-1]))
@@ -229,7 +243,7 @@ class UNetBlock(nnx.Module):
         x: jax.Array,
         skips: Sequence[jax.Array],
         time: jax.Array,
-        context: jax.Array,
+        contexts: Sequence[jax.Array],
         size: tuple[int, int] | None = None,
     ) -> jax.Array:
         """Runs the first ``len(skips)`` layers of the level on the way up, then the upsampler if there is one.
@@ -238,24 +252,25 @@ class UNetBlock(nnx.Module):
             x: ``[B, H, W, C]``.
             skips: the skip connection of each layer, ``[B, H, W, C']``.
             time: time embedding ``[B, time_embedding_features]``.
-            context: text states ``[B, L, D]``.
+            contexts: as on the way down.
             size: height and width of the next level.
 
         Returns:
             The input of the next level.
         """
         for index, skip in enumerate(skips):
-            x = self.layer(index, jnp.concatenate([x, skip], axis=-1), time, context)
+            x = self.layer(index, jnp.concatenate([x, skip], axis=-1), time, contexts)
         for layer in self.upsamplers:
             x = layer(x, size=size)
         return x
 
-    def layer(self, index: int, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
+    def layer(self, index: int, x: jax.Array, time: jax.Array, contexts: Sequence[jax.Array]) -> jax.Array:
         """Runs a ResNet block and, in a level with attention, a transformer."""
+        context = contexts[index] if self.attentions else None
 
-        def run(x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
+        def run(x: jax.Array, time: jax.Array, context: jax.Array | None) -> jax.Array:
             x = self.resnets[index](x, time)
-            return self.attentions[index](x, context) if self.attentions else x
+            return x if context is None else self.attentions[index](x, context)
 
         return jax.checkpoint(run)(x, time, context) if self.remat else run(x, time, context)
 
@@ -269,11 +284,11 @@ class UNetMidBlock(nnx.Module):
         self.resnets = nnx.List([unet_resnet(config, features, features, rngs=rngs) for _ in range(1 + len(depths))])
         self.attentions = nnx.List([SpatialTransformer(config, lowest, depth, rngs=rngs) for depth in depths])
 
-    def __call__(self, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
-        """Maps ``[B, H, W, C]`` to ``[B, H, W, C]``."""
+    def __call__(self, x: jax.Array, time: jax.Array, contexts: Sequence[jax.Array]) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, H, W, C]``; ``contexts`` as in `UNetBlock.down`."""
         first, *rest = self.resnets
         x = first(x, time)
-        for transformer, resnet in zip(self.attentions, rest, strict=True):
+        for transformer, resnet, context in zip(self.attentions, rest, contexts, strict=True):
             x = resnet(transformer(x, context), time)
         return x
 

@@ -129,6 +129,11 @@ class UNetEncoderConfig(ModelConfig):
         depth = lowest if isinstance(lowest, int) else lowest[0]
         return depth if self.mid_block_type == "UNetMidBlock2DCrossAttn" else 0
 
+    @property
+    def encoder_transformers(self) -> int:
+        """Number of transformers in the down and middle blocks."""
+        return sum(map(len, self.down_depths)) + bool(self.mid_depth)
+
     def _per_level(self, value: int | tuple[T, ...]) -> tuple[int | T, ...]:
         return (value,) * len(self.block_out_channels) if isinstance(value, int) else value
 
@@ -211,6 +216,14 @@ class UNet2DConditionConfig(UNetEncoderConfig):
         reverse = self.reverse_transformer_layers_per_block
         depths = self._per_level(self.transformer_layers_per_block)[::-1] if reverse is None else reverse
         return tuple(map(_by_layer, depths, self.layers_up, self.up_block_types))
+
+    @property
+    def cross_attentions(self) -> int:
+        """K, the number of transformers, each of which reads the text: 16 in Stable Diffusion 1.x and 2.x, 11 in SDXL.
+
+        The layers of one transformer (up to 10 in SDXL) count as one.
+        """
+        return self.encoder_transformers + sum(map(len, self.up_depths))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:

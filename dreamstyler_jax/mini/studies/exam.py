@@ -87,7 +87,7 @@ class Learning(NamedTuple):
     """How a style is learned; hashable.
 
     Attributes:
-        stages, vectors, steps, batch_size, learning_rate, framing, timesteps: as in `TrainSettings`.
+        stages, vectors, steps, batch_size, learning_rate, framing, timesteps, layers: as in `TrainSettings`.
         context: whether the training prompt describes the picture.
         corner: what becomes of the picture's lower right quarter: "own" leaves it, "covered" paints it over with a
             colour of no painter, "masked" also masks it.
@@ -101,6 +101,7 @@ class Learning(NamedTuple):
     learning_rate: float = 0.02
     framing: str = "crop"
     timesteps: str = "uniform"
+    layers: str = "shared"
     corner: str = "own"
 
 

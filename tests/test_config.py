@@ -233,7 +233,7 @@ def test_a_saved_sampling_config_reads_back_the_same(tmp_path):
         ("sample: {guidence: cfg}", "sample: unknown key 'guidence'; did you mean guidance?"),
         ("modle: mini", "'modle' must be in one of the sections train and sample; did you mean model?"),
         ("steps: 3", "'steps' must be in one of the sections"),
-        ("train: {steps: many}", "steps: must be a whole number, not 'many'"),
+        ("train: {steps: many}", "steps: must be a whole number or auto, not 'many'"),
         ("train: {steps: [3]}", "steps: must be a whole number, not a list"),
         ("train: {prompts: [a, {}]}", "prompts: takes plain texts"),
         ("train: {name: {}}", "name: takes plain texts"),

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
     from jax import Array
 
 MAX_SCALE = 100.0
@@ -146,7 +147,7 @@ VARIANTS = (  # in the order in which they act
 NUMBERS = {number.name: number for variant in VARIANTS for number in variant.numbers}
 
 
-def vary(guided: Guided, step: Step, numbers: Mapping[str, Array]) -> Guided:
+def vary(guided: Guided, step: Step, numbers: Mapping[str, Array | np.ndarray]) -> Guided:
     """All variants in turn, for a batch.
 
     Args:

@@ -93,9 +93,7 @@ def test_every_form_says_which_scales_it_takes():
     }
     assert guidance.forms_with("guidance_scale") == ["cfg"]
     assert guidance.forms_with("style_scale") == ["paper", "release"]
-    assert {name: guidance.forms_with(name) for name in guidance.OPTIONAL_SCALES} == dict.fromkeys(
-        guidance.OPTIONAL_SCALES, []
-    )
+    assert not any(guidance.forms_with(name) for name in guidance.OPTIONAL_SCALES)
 
 
 def test_guidance_is_a_form_with_its_scales():
@@ -112,7 +110,7 @@ def test_mistakes_in_guidance_are_named():
         guidance.Guidance("papr", {})
     with pytest.raises(UserError, match="guidance: cfg takes guidance_scale, not style_scale"):
         guidance.Guidance("cfg", {"style_scale": 1})
-    with pytest.raises(UserError, match="guidance_rescale: must be from 0 to 1, not 1.5"):
+    with pytest.raises(UserError, match=r"guidance_rescale: must be from 0 to 1, not 1\.5"):
         guidance.cfg_guidance(3, guidance_rescale=1.5)
     with pytest.raises(UserError, match=r"guidance_schedule: must be one of .* \(did you mean linear\?\)"):
         guidance.schedule_factors("liner", 3)

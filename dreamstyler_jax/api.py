@@ -24,7 +24,7 @@ from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.grids.cells import Axes, Cell, make_cells
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import draw_sheet, layout
-from dreamstyler_jax.guidance import Guidance, cfg_guidance
+from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg_guidance
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.contact_sheets import contact_sheet as draw_contact_sheet
 from dreamstyler_jax.runtime.errors import UserError, shortened
@@ -37,7 +37,7 @@ from dreamstyler_jax.runtime.settings import one_of
 from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import TRAIN_TIMESTEPS
-from dreamstyler_jax.style import Style, load_styles
+from dreamstyler_jax.style import Style, StyleRef, load_styles
 from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings, most_steps
 from dreamstyler_jax.training import begin, prepare, style_in, train
 
@@ -175,6 +175,8 @@ def paint(
     nets: Sequence[transfer.Net] = (),
     control_scale: float = 0.8,
     guidance_span: tuple[float, float] = (0.0, 1.0),
+    guidance_schedule: str = CONSTANT,
+    weak_checkpoint: int = 0,
     cache_interval: int = 1,
     spacing: str = AUTO_SPACING,
     sigmas: str = AUTO_SIGMAS,
@@ -188,8 +190,9 @@ def paint(
         prompts: what to paint: {} stands for each style in turn, {name} for one of them, {dog|cat} for each word.
         styles: styles, or paths of style files and runs; a mapping gives them names. None for plain prompts.
         seeds: of the pictures, 0 to 2**32 - 1.
-        guidance: from `cfg_guidance`, `paper_guidance` or `release_guidance`; several paint the same again with each.
-            By default ``cfg_guidance(3.5)``.
+        guidance: from `cfg_guidance`, `paper_guidance` or `release_guidance`, which also take the numbers of variants,
+            as in ``cfg_guidance(7.5, guidance_rescale=0.7)``; several paint the same again with each. By default
+            ``cfg_guidance(3.5)``.
         negative_prompt: what the pictures should not show.
         solver: one of `solvers.SOLVERS`.
         steps: solver steps, 1 to 1000.
@@ -199,6 +202,9 @@ def paint(
         nets: what the model's ControlNets are given, see `StableDiffusion.with_controlnets`.
         control_scale: conditioning scale of the ControlNets.
         guidance_span: the part of the sampling, 0 to 1, that is guided.
+        guidance_schedule: one of `guidance.SCHEDULES`, how guidance changes over the sampling.
+        weak_checkpoint: the training step of the weak styles, for guidance with a ``weak_scale``. Runs given by their
+            paths keep them; beside a style called gogh give the one called gogh@100.
         cache_interval: steps that share the UNet's deep features.
         spacing: how the solver spaces its timesteps, ``"auto"`` or one of `schedule.SPACINGS`.
         sigmas: how it spaces its noise levels, one of `solvers.SIGMAS`.
@@ -211,13 +217,13 @@ def paint(
     Raises:
         UserError: a prompt, a style or a number cannot be used.
     """
-    named = _named_styles(styles)
+    named = _named_styles(styles, weak_checkpoint)
     texts = _versions([prompts] if isinstance(prompts, str) else prompts, named)
     size = model.size(height, width)
     contents = [] if content is None else [_content(model, content, (height, width))]
     axes = Axes(
         prompts={contents[0].name if contents else "": texts},
-        styles=list(named),
+        styles=[name for name in named if not weak_checkpoint or StyleRef.parse(name).step != weak_checkpoint],
         guidance=[guidance] if isinstance(guidance, Guidance) else list(guidance) or [cfg_guidance(3.5)],
         solvers=[solver],
         steps=[steps],
@@ -226,7 +232,9 @@ def paint(
         strengths=[strength],
         control_scales=[control_scale],
         negative_prompt=negative_prompt,
+        weak_checkpoint=weak_checkpoint,
         guidance_span=_span(guidance_span),
+        guidance_schedule=guidance_schedule,
         cache_interval=_within("cache_interval", cache_interval, 1, TRAIN_TIMESTEPS),
         spacing=spacing,
         sigmas=sigmas,
@@ -272,20 +280,22 @@ def _kinds(model: StableDiffusion, nets: Sequence[transfer.Net], contents: Seque
     return [net.kind for net in nets]
 
 
-def _named_styles(styles: StyleLike | Sequence[StyleLike] | Mapping[str, StyleLike]) -> dict[str, Style]:
+def _named_styles(
+    styles: StyleLike | Sequence[StyleLike] | Mapping[str, StyleLike], weak_checkpoint: int
+) -> dict[str, Style]:
     if isinstance(styles, Mapping):
         return {name: dataclasses.replace(_load(style)[0], name=name) for name, style in styles.items()}
     given = [styles] if isinstance(styles, Style | str | Path) else styles
-    loaded = [style for item in given for style in _load(item)]
+    loaded = [style for item in given for style in _load(item, weak_checkpoint)]
     named = {style.name: style for style in loaded}
     if len(named) < len(loaded):
         raise UserError("two styles have the same name: give them as a mapping {name: style}")
     return named
 
 
-def _load(style: StyleLike) -> list[Style]:
-    """The style itself, or those at a path."""
-    return [style] if isinstance(style, Style) else list(load_styles([style]).values())
+def _load(style: StyleLike, weak_checkpoint: int = 0) -> list[Style]:
+    """The style itself, or those at a path, final and at the weak checkpoint, if there is one."""
+    return [style] if isinstance(style, Style) else list(load_styles([style], sorted({0, weak_checkpoint})).values())
 
 
 def _content(model: StableDiffusion, picture: PictureLike, size: tuple[int | None, int | None]) -> transfer.Content:

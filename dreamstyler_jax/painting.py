@@ -5,6 +5,7 @@ A picture depends on its request, its styles and the model alone, not on the bat
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -12,7 +13,8 @@ import numpy as np
 from jax import Array
 
 from dreamstyler_jax.encoding import encode, layers_of
-from dreamstyler_jax.guidance import ROWS, rows_needed
+from dreamstyler_jax.guidance import FULL, NULL, ROWS, rows_needed
+from dreamstyler_jax.guidance_variants import NUMBERS
 from dreamstyler_jax.runtime.devices import padded_batch_size
 from dreamstyler_jax.sampling import Batch, ContentBatch, StepPlan, sample_batch
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
@@ -21,7 +23,6 @@ from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import Content, ContentEncoder
 
 T = TypeVar("T")
-FULL = ROWS.index("full")
 # Both are divided by the number of layers for which each prompt is encoded.
 _BATCHES_PER_BLOCK = 16  # their prompts are encoded together, each distinct prompt once
 _PROMPTS_PER_CALL = 32  # always as many at once: one program, and results that do not depend on the other prompts
@@ -32,27 +33,30 @@ class Request(NamedTuple):
 
     Attributes:
         prompts: the prompt of each of `guidance.ROWS`, with a named placeholder for each style.
-        weights: float32[4], the weight of each row.
+        weights: float32[5], the weight of each row.
         seed: 0 to 2**32 - 1.
         content: the picture to repaint, if any.
         control_scales: float32[N, K], the scale of each ControlNet in each step; None without ControlNets.
+        variants: all of `guidance_variants.NUMBERS`, as of `Guidance.variants`; empty for none.
     """
 
-    prompts: tuple[str, str, str, str]
+    prompts: tuple[str, ...]
     weights: np.ndarray
     seed: int
     content: Content | None = None
     control_scales: np.ndarray | None = None
+    variants: Mapping[str, float] = MappingProxyType({})
 
 
-def needed_rows(weights: Sequence[np.ndarray], *, partly_guided: bool) -> list[int]:
+def needed_rows(weights: Sequence[np.ndarray], *, partly_guided: bool, varied: bool = False) -> list[int]:
     """The rows of guidance that pictures with these weights need, as indices of `guidance.ROWS`.
 
     Args:
-        weights: float32[4] each.
-        partly_guided: whether some steps run without guidance; they need the full prompt's row.
+        weights: float32[5] each.
+        partly_guided: `StepPlan.partly_guided`; it needs the full prompt's row.
+        varied: whether there are variants of guidance, which need the full and the null prompt's.
     """
-    return rows_needed(np.stack(weights), [FULL] if partly_guided else [])
+    return rows_needed(np.stack(weights), [NULL, FULL] if varied else [FULL] if partly_guided else [])
 
 
 def paint_requests(
@@ -64,6 +68,7 @@ def paint_requests(
     size: tuple[int, int],
     batch_size: int,
     rows: Sequence[int] | None = None,
+    varied: bool | None = None,
     encoder: ContentEncoder | None = None,
     sample: Callable[..., Array] = sample_batch,
 ) -> Iterator[np.ndarray]:
@@ -81,6 +86,7 @@ def paint_requests(
             batch is filled up with copies.
         rows: the rows of guidance to compute; by default those that the requests need. A model that embeds the scale of
             guidance computes the full prompt's alone.
+        varied: whether the program has variants of guidance; by default whether a request has.
         encoder: encodes the pictures to repaint; by default one without ControlNets.
         sample: paints a batch as `sample_batch` does.
 
@@ -90,12 +96,15 @@ def paint_requests(
     Raises:
         UserError: a prompt or a style cannot be encoded, see `encoding.encode`.
     """
+    if varied is None:
+        varied = any(request.variants for request in requests)
     if rows is None:
-        rows = needed_rows([request.weights for request in requests], partly_guided=plan.guided is not None)
+        weights = [request.weights for request in requests]
+        rows = needed_rows(weights, partly_guided=plan.partly_guided, varied=varied)
     if model.networks.embeds_guidance:
         rows = [FULL]
     encoder = encoder or ContentEncoder(model)
-    batches = prepare_batches(model, requests, styles, batch_size=batch_size, rows=rows, encoder=encoder)
+    batches = prepare_batches(model, requests, styles, batch_size=batch_size, rows=rows, varied=varied, encoder=encoder)
 
     def start(count: int, batch: Batch) -> tuple[int, Array]:
         return count, sample(model.networks, model.replicated_params, plan, batch, size=size, full_row=_full_row(rows))
@@ -112,6 +121,7 @@ def prepare_batches(
     batch_size: int,
     rows: Sequence[int],
     encoder: ContentEncoder,
+    varied: bool = False,
 ) -> Iterator[tuple[int, Batch]]:
     """What the sampler takes for these requests, batch by batch; arguments as of `paint_requests`.
 
@@ -133,13 +143,22 @@ def prepare_batches(
                 scales, weights = weights[list(rows).index(FULL)], np.ones_like(weights)
             seeds = np.array([request.seed for request in filled], np.uint32)
             content = _content_batch(filled, rows, encoder, model.networks.guess_mode)
-            yield len(group), Batch(conditioning.take(chosen), weights, seeds, content, scales)
+            variants = _variants(filled) if varied else None
+            yield len(group), Batch(conditioning.take(chosen), weights, seeds, content, scales, variants)
 
 
 def _encode_in_chunks(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Conditioning:
     at_once = max(1, _PROMPTS_PER_CALL // layers_of(styles))
     filled = [*prompts, *[""] * (-len(prompts) % at_once)]
     return Conditioning.concatenate([encode(model, chunk, styles) for chunk in _cut(filled, at_once)])
+
+
+def _variants(requests: Sequence[Request]) -> dict[str, np.ndarray]:
+    """The numbers of the variants of guidance, float32[B] each; those of pictures without are their defaults."""
+    return {
+        name: np.array([request.variants.get(name, number.default) for request in requests], np.float32)
+        for name, number in NUMBERS.items()
+    }
 
 
 def _content_batch(

@@ -126,13 +126,13 @@ def style_only(prompt: str) -> str:
     return f"{opening[0] if opening else 'A painting'}{' in the style of ' if names else ''}{', '.join(names)}"
 
 
-def guidance_prompts(prompt: str, negative_prompt: str = "") -> tuple[str, str, str, str]:
-    """The prompts of `guidance.ROWS`: negative, full, context only, style only.
+def guidance_prompts(prompt: str, negative_prompt: str = "", weak_prompt: str = "") -> tuple[str, str, str, str, str]:
+    """The prompts of `guidance.ROWS`: negative, full, context only, style only, weak.
 
     Raises:
         UserError: a lone brace.
     """
-    return negative_prompt, prompt, context_only(prompt), style_only(prompt)
+    return negative_prompt, prompt, context_only(prompt), style_only(prompt), weak_prompt
 
 
 def _with_clause(prompt: str) -> tuple[str, re.Pattern[str]]:

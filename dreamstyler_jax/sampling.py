@@ -5,6 +5,7 @@ guidance computed. Prompts, styles, seeds, scales and the solver are data.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from dreamstyler_jax.guidance import by_row, guided, guided_where
+from dreamstyler_jax.guidance import CONSTANT, StepInputs, by_row, guided, schedule_factors
 from dreamstyler_jax.runtime.devices import split_batch
 from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step, steps_apart, steps_within
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
@@ -30,31 +31,48 @@ class StepPlan(NamedTuple):
             without this choice.
         deep: bool[N], the first of them True: the steps that compute the UNet's deep features, which the following
             steps share (DeepCache, Ma et al. 2024). None: all steps, and a program without this choice.
+        factors: float32[N], the factor of guidance in each step. None: always 1, and a program without it.
     """
 
     solver: SolverTable
     guided: np.ndarray | None = None
     deep: np.ndarray | None = None
+    factors: np.ndarray | None = None
 
     @property
     def steps(self) -> int:
         """N."""
         return len(self.solver.timesteps)
 
+    @property
+    def partly_guided(self) -> bool:
+        """Whether some steps are guided less than others, which takes the prediction of the full prompt."""
+        return self.guided is not None or self.factors is not None
+
 
 def plan_steps(
-    solver: SolverTable, *, guidance_span: tuple[float, float] = (0.0, 1.0), cache_interval: int = 1
+    solver: SolverTable,
+    *,
+    guidance_span: tuple[float, float] = (0.0, 1.0),
+    guidance_schedule: str = CONSTANT,
+    cache_interval: int = 1,
 ) -> StepPlan:
     """The plan of a solver's steps.
 
     Args:
         solver: from `solvers.solver_table`.
         guidance_span: the part of the sampling, from 0 to 1, that is guided (Kynkäänniemi et al. 2024).
+        guidance_schedule: one of `guidance.SCHEDULES`, how guidance changes over the sampling.
         cache_interval: how many steps share the UNet's deep features.
     """
     steps = len(solver.timesteps)
     is_guided, is_deep = steps_within(*guidance_span, steps), steps_apart(cache_interval, steps)
-    return StepPlan(solver, None if is_guided.all() else is_guided, None if is_deep.all() else is_deep)
+    return StepPlan(
+        solver,
+        None if is_guided.all() else is_guided,
+        None if is_deep.all() else is_deep,
+        None if guidance_schedule == CONSTANT else schedule_factors(guidance_schedule, steps),
+    )
 
 
 class ContentBatch(NamedTuple):
@@ -81,6 +99,8 @@ class Batch(NamedTuple):
         seeds: uint32[B].
         content: the pictures to repaint; None to paint from noise alone.
         embedded_scales: float32[B], the scales of guidance of a model that embeds them; None for others.
+        variants: float32[B] for each of `guidance_variants.NUMBERS`; row 0 is then the null prompt's. None: guidance
+            without variants, and a program without them.
     """
 
     conditioning: Conditioning
@@ -88,10 +108,12 @@ class Batch(NamedTuple):
     seeds: Array | np.ndarray
     content: ContentBatch | None = None
     embedded_scales: Array | np.ndarray | None = None
+    variants: Mapping[str, Array | np.ndarray] | None = None
 
 
 # An axis for each part.
-_BATCH_AXES = Batch(conditioning=1, weights=1, seeds=0, content=0, embedded_scales=0)  # type: ignore[arg-type]
+_AXES: dict[str, Any] = dict(conditioning=1, weights=1, seeds=0, content=0, embedded_scales=0, variants=0)
+_BATCH_AXES = Batch(**_AXES)
 
 
 class _RowInputs(NamedTuple):
@@ -131,7 +153,7 @@ def sample_batch(
         plan: the steps.
         batch: the pictures.
         size: height and width in pixels.
-        full_row: which row of guidance is the full prompt; steps without guidance use it.
+        full_row: which row of guidance is the full prompt; a plan that is partly guided uses it, and variants do.
 
     Returns:
         float32[B, height, width, 3], about in [-1, 1].
@@ -161,19 +183,18 @@ def _sample(
         return networks.denoise_surface(params, x, t, row.conditioning, row.deep, guidance_scale)
 
     denoise = whole if plan.deep is None else surface
-    always_guided = plan.guided is None
-    guide = guided(denoise, batch.weights) if always_guided else guided_where(denoise, batch.weights, full_row)
+    guide = guided(denoise, batch.weights, full_row, batch.variants)
 
     def step(carry, row):
-        state, features = carry
-        timestep, coefficients, fresh, control_scales, is_guided, is_deep = row
+        state, features, average = carry
+        timestep, coefficients, fresh, control_scales, is_guided, factor, is_deep = row
         inputs = _RowInputs(conditioning.at(stage_of(timestep, conditioning.stages)), control_scales, None)
         if is_deep is not None:
             features = lax.cond(is_deep, lambda: by_row(deep)(state.x, timestep, inputs), lambda: features)
         inputs = inputs._replace(deep=features)
-        prediction = guide(state.x, timestep, inputs, *([] if is_guided is None else [is_guided]))
+        prediction, average = guide(state.x, timestep, inputs, StepInputs(coefficients, is_guided, factor), average)
         noise = None if fresh is None else fresh.factor * fresh_noise(batch.seeds, fresh.step, state.x.shape[1:])
-        return (solver_step(state, coefficients, prediction, noise), features), None
+        return (solver_step(state, coefficients, prediction, noise), features, average), None
 
     start = initial_noise(batch.seeds, networks.latent_shape(*size))
     if content is None:
@@ -188,6 +209,7 @@ def _sample(
         shapes = jax.eval_shape(by_row(deep), start, plan.solver.timesteps[0], first)
         features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     fresh = None if plan.solver.noise is None else _Fresh(plan.solver.noise, np.arange(plan.steps))
-    rows = plan.solver.timesteps, plan.solver.coefficients, fresh, scales, plan.guided, plan.deep
-    (state, _), _ = lax.scan(step, (solver_start(start), features), rows)
+    average = None if batch.variants is None else jnp.zeros_like(start)
+    rows = plan.solver.timesteps, plan.solver.coefficients, fresh, scales, plan.guided, plan.factors, plan.deep
+    (state, *_), _ = lax.scan(step, (solver_start(start), features, average), rows)
     return networks.decode_latents(params, state.x)

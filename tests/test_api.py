@@ -4,6 +4,7 @@ import dataclasses
 import io
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from tiny_model import WIDTH, write_controlnet
 import dreamstyler_jax as ds
 from dreamstyler_jax.commands.previews import write_preview
 from dreamstyler_jax.runtime import images
-from dreamstyler_jax.style import FILE_NAME
+from dreamstyler_jax.style import FILE_NAME, step_file
 
 HOUSE = "a painting of a red house in the style of {}"
 LEARN = dict(steps=2, batch_size=1, stages=2, learning_rate=0.001, progress=False)
@@ -196,6 +197,8 @@ def test_every_option_matters(tiny, painted):
         "steps": {"steps": 3},
         "guidance": {"guidance": ds.paper_guidance(2, 0.5, 1.5)},
         "guidance span": {"guidance_span": (0, 0.5)},
+        "guidance schedule": {"guidance_schedule": "linear"},
+        "variants of guidance": {"guidance": ds.cfg_guidance(3.5, guidance_rescale=0.7)},
         "cache interval": {"cache_interval": 2},
         "seeds": {"seeds": np.arange(2, 4)},
     }.items():
@@ -205,6 +208,18 @@ def test_every_option_matters(tiny, painted):
     smaller = ds.paint(tiny, HOUSE, GOGH, batch_size=1, **PAINT)
     assert difference(smaller, painted) <= 1, "the batch size does not matter"
     assert [picture.cell for picture in smaller] == [picture.cell for picture in painted]
+
+
+def test_a_weak_style_is_the_runs_own_or_given_by_name(tiny, tmp_path):
+    weak = random_style("gogh", 5)
+    GOGH.save(tmp_path / FILE_NAME)
+    weak.save(step_file(tmp_path, 100))
+    guided: dict[str, Any] = {"guidance": ds.cfg_guidance(2, weak_scale=3), "weak_checkpoint": 100}
+    by_path = ds.paint(tiny, HOUSE, tmp_path, **{**PAINT, **guided})
+    by_name = ds.paint(tiny, HOUSE, {"gogh": GOGH, "gogh@100": weak}, **{**PAINT, **guided})
+    assert [picture.cell.id for picture in by_path] == [picture.cell.id for picture in by_name]
+    assert len(by_path) == 2 and difference(by_path, by_name) == 0
+    assert by_path[0].parameters["weak_styles"] == {"gogh@100": weak.hash}
 
 
 def test_a_picture_without_a_style(tiny):
@@ -264,6 +279,8 @@ def test_repainting_with_a_controlnet(tiny, tmp_path, guess_mode):
         (HOUSE, GOGH, {"batch_size": 0}, "batch_size: must be from 1 to 1024, not 0"),
         (HOUSE, GOGH, {"cache_interval": 0}, "cache_interval: must be from 1 to 1000, not 0"),
         (HOUSE, GOGH, {"guidance_span": (0.5, 0.5)}, "guidance_span: must rise .*, not 0.5 to 0.5"),
+        (HOUSE, GOGH, {"guidance_schedule": "liner"}, "guidance_schedule: must be one of .* did you mean linear"),
+        (HOUSE, GOGH, {"guidance": ds.cfg_guidance(3, weak_scale=1)}, "weak_scale: name the training step of the weak"),
         (HOUSE, GOGH, {"content": "nowhere.png"}, "there is no picture nowhere.png"),
         (HOUSE, GOGH, {"content": np.zeros((8, 8, 3)), "strength": 0}, "strength must be in"),
         (HOUSE, GOGH, {"content": np.zeros((4, 90, 3))}, "90 x 4 pixels is too long and thin"),

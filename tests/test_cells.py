@@ -28,7 +28,8 @@ OTHER_VALUES = {
     "dtype": "bfloat16", "styles": {"gogh": "000000000000"}, "model": "other", "model_hash": "000000000000",
     "checkpoint": 100, "repaint": REPAINT, "guidance_start": 0.2, "guidance_end": 0.8, "cache_interval": 2,
     "spacing": "trailing", "loras": "gogh.safetensors", "clip_skip": 1, "sigmas": "karras",
-    "original_size": (32, 24), "crop_top_left": (0, 4),
+    "original_size": (32, 24), "crop_top_left": (0, 4), "guidance_schedule": "linear", "weak_checkpoint": 100,
+    "weak_styles": {"gogh@100": "000000000000"},
 }  # fmt: skip
 OTHER_REPAINTS = {
     "content": "b.png", "content_hash": "1" * 12, "strength": 0.7, "controlnets": ("depth",), "control_scale": 0.7,
@@ -94,7 +95,9 @@ def test_a_line_of_an_older_version_has_the_id_that_its_cell_has_today(cell):
     assert id_of_line(older) == id_of_line(line) == cell.id
 
 
-NEWER = ("clip_skip", "sigmas", "original_size", "crop_top_left")
+NEWER = (
+    "clip_skip", "sigmas", "original_size", "crop_top_left", "guidance_schedule", "weak_checkpoint", "weak_styles",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NEWER)
@@ -169,7 +172,7 @@ def test_guidance_at_scale_zero_is_none_as_in_diffusers():
     """It is the prompt alone, scale 1 here, and not the formula's 0, which no prompt and no style would influence."""
     cells = cells_for(["a {}"], ["gogh"], guidance=[cfg_guidance(scale) for scale in (0.0, 2.0, 1.0)])
     assert [cell.scales["guidance_scale"] for cell in cells] == [1.0, 2.0]
-    assert cells[0].weights.tolist() == [0, 1, 0, 0]
+    assert cells[0].weights.tolist() == [0, 1, 0, 0, 0]
     (cell,) = cells_for(["a {}"], ["gogh"], guidance=[paper_guidance(0.0, 1.0, 3.0)])
     assert cell.scales["null_scale"] == 0
 
@@ -234,6 +237,7 @@ def test_a_cells_texts_name_its_style_everywhere():
         "A painting of a {gogh} house by {wave}",
         "A painting of a {gogh} house",
         "A painting in the style of {wave}",
+        "A painting of a {gogh} house by {wave}",
     )
     cells = cells_for(["a {gogh}"], negative_prompt="{}")
     assert [cell.style for cell in cells] == ["gogh", "wave"], "a {} in the negative prompt stands for each style too"
@@ -275,5 +279,34 @@ def test_every_parameter_counts_in_the_definition():
 
 def test_guidance_of_a_cell():
     (cell,) = cells_for(["{}"], ["gogh"], guidance=[cfg_guidance(4)], guidance_span=(0.25, 0.5))
-    np.testing.assert_array_equal(cell.weights, [-3, 4, 0, 0])
+    np.testing.assert_array_equal(cell.weights, [-3, 4, 0, 0, 0])
     assert cell.guidance_span == (0.25, 0.5)
+
+
+def test_variants_and_the_weak_style_belong_to_the_cells_that_they_change():
+    """So a picture without them has the id that it had before there were any."""
+    styles = {**STYLES, "gogh@100": style("gogh@100", 2)}
+    options: dict[str, Any] = dict(guidance_schedule="linear", weak_checkpoint=100)
+    numbers = [{}, {"guidance_rescale": 0.5}, {"weak_scale": 2.0}]
+    guidance = [cfg_guidance(scale, **optional) for scale in (1.0, 3.0) for optional in numbers]
+    cells = cells_for(["a {}"], ["gogh"], styles, guidance=guidance, **options)
+    (plain,) = cells_for(["a {}"], ["gogh"], guidance=[cfg_guidance(1.0)])
+    assert [cell.scales for cell in cells] == [
+        {"guidance_scale": 1.0},  # once: rescaled it is the same
+        {"guidance_scale": 1.0, "weak_scale": 2.0},
+        {"guidance_scale": 3.0},
+        {"guidance_scale": 3.0, "guidance_rescale": 0.5},
+        {"guidance_scale": 3.0, "weak_scale": 2.0},
+    ]
+    assert cells[0].id == plain.id
+    assert [cell.guidance_schedule for cell in cells] == ["constant", *["linear"] * 4]
+    assert [bool(cell.variants) for cell in cells] == [False, False, False, True, False]
+    for cell in cells:
+        weak = "weak_scale" in cell.scales
+        assert cell.weak_styles == ({"gogh@100": styles["gogh@100"].hash} if weak else {})
+        assert cell.texts[1] == "a {gogh}" and cell.texts[4] == ("a {gogh@100}" if weak else "a {gogh}")
+        assert id_of_line(json.loads(json.dumps(cell.parameters()))) == cell.id
+    with pytest.raises(UserError, match="weak_scale: name the training step of the weak styles, with weak_checkpoint"):
+        cells_for(["a {}"], ["gogh"], guidance=guidance)
+    with pytest.raises(UserError, match="weak_checkpoint: the style gogh@200 is not among those given"):
+        cells_for(["a {}"], ["gogh"], styles, guidance=guidance, weak_checkpoint=200)

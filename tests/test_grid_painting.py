@@ -124,6 +124,56 @@ def test_a_cell_decides_how_noise_levels_are_spaced(tiny):
     assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(different) for b in different[:i])
 
 
+def test_variants_of_guidance_are_one_program(tiny):
+    """Also with the pictures that have none, which are the same as in a grid without variants."""
+    numbers = [{"guidance_rescale": share} for share in (0.0, 0.3, 1.0)]
+    numbers += [{"cfg_zero_star": 1.0}, {"apg_eta": 0.0}, {"apg_norm_threshold": 1.0}, {"apg_momentum": -0.5}]
+    cells = cells_for(tiny, TEXTS[:1], ["gogh"], guidance=[cfg_guidance(7, **one) for one in numbers], steps=[3])
+    shape = shape_of(cells, 7)
+    assert shape == (7, [0, 1], True)
+    with compilations("sample_batch") as programs:
+        pictures = paint(tiny, cells, shape)
+        paint(tiny, [dataclasses.replace(cells[1], scales={"guidance_scale": 3, "guidance_rescale": 0.9})], shape)
+    assert len(programs) == 1
+    different = [pictures[cell.id] for cell in cells]
+    assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(different) for b in different[:i])
+    ((_, plain),) = paint_cells(tiny, cells[:1], STYLES, shape_of(cells[:1], 7))
+    np.testing.assert_allclose(different[0], plain, atol=1e-4)
+
+
+def test_a_weak_style_equal_to_the_style_and_a_schedule_of_ones_change_nothing(tiny):
+    weak = dataclasses.replace(STYLES["wave"], name="gogh@100")
+    same = dataclasses.replace(STYLES["gogh"], name="gogh@100")
+    guidance = [cfg_guidance(3), cfg_guidance(3, weak_scale=2)]
+    options: dict[str, Any] = dict(guidance=guidance, steps=[3], weak_checkpoint=100, guidance_schedule="linear")
+    axes = Axes(prompts={"": TEXTS[:1]}, styles=["gogh"], **options)
+    cells = make_cells(axes, tiny, {**STYLES, "gogh@100": weak}, (16, 16))
+    assert shape_of(cells, 2) == (2, [0, 1, 4], False)
+    table = solver_table("dpmpp_2m", tiny.networks.schedule, 3)
+    plans = {name: plan_steps(table, guidance_schedule=name) for name in ("linear", "cosine", "constant")}
+    plans["ones"] = plans["linear"]._replace(factors=np.ones(3, np.float32))
+
+    def painted(cell, weak, plan):
+        styles, request = {**STYLES, "gogh@100": weak}, Request(cell.texts, cell.weights, cell.seed)
+        return next(paint_requests(tiny, [request], styles, plan, size=(16, 16), batch_size=1, rows=[0, 1, 4]))
+
+    plain = painted(cells[0], weak, plans["constant"])
+    with compilations("sample_batch") as programs:
+        scheduled = {name: painted(cells[0], weak, plans[name]) for name in ("ones", "linear", "cosine")}
+        others = [painted(cells[1], style, plans["ones"]) for style in (same, weak)]
+    assert len(programs) == 1
+    np.testing.assert_allclose(scheduled["ones"], plain, atol=1e-4)
+    np.testing.assert_allclose(others[0], plain, atol=1e-4)
+    different = [plain, others[1], scheduled["linear"], scheduled["cosine"]]
+    assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(different) for b in different[:i])
+    (of_grid,) = (
+        picture
+        for cell, picture in paint_cells(tiny, cells, {**STYLES, "gogh@100": weak}, shape_of(cells, 1))
+        if cell == cells[1]
+    )
+    np.testing.assert_allclose(of_grid, painted(cells[1], weak, plans["linear"]), atol=1e-4)
+
+
 def test_each_set_of_loras_is_merged_once(tiny, tmp_path):
     """Whatever the order of the cells and the number of their programs."""
     file = write_lora(tmp_path / "a.safetensors", random_layers(tiny.params))

@@ -15,8 +15,8 @@ scales = st.floats(0, 100, width=32)
 
 
 def predictions(shape=(2, 3, 4)):
-    """e(null), e(v), e(vc), e(vs), random: float64[4, *shape]."""
-    return np.random.default_rng(0).standard_normal((4, *shape))
+    """e(null), e(v), e(vc), e(vs), e(vw), random: float64[5, *shape]."""
+    return np.random.default_rng(0).standard_normal((5, *shape))
 
 
 def combined(weights, rows):
@@ -25,7 +25,7 @@ def combined(weights, rows):
 
 def equation_11(rows, ln, ls, lc):
     """As it is printed (Ahn et al. 2024), term by term."""
-    null, v, vc, vs = rows
+    null, v, vc, vs, _ = rows
     return (
         null + ln * (v - null)
         + lc * (vc - null) + ls * (v - vc)
@@ -88,9 +88,12 @@ def test_every_form_says_which_scales_it_takes():
     for name, form in guidance.FORMS.items():
         assert form.name == name and form.help
         assert tuple(inspect.signature(form.weights).parameters) == form.scales
-    assert {scale for form in guidance.FORMS.values() for scale in form.scales} == set(guidance.SCALES)
+    assert {scale for form in guidance.FORMS.values() for scale in form.scales} == set(guidance.SCALES) - {
+        *guidance.OPTIONAL_SCALES
+    }
     assert guidance.forms_with("guidance_scale") == ["cfg"]
     assert guidance.forms_with("style_scale") == ["paper", "release"]
+    assert not any(guidance.forms_with(name) for name in guidance.OPTIONAL_SCALES)
 
 
 def test_guidance_is_a_form_with_its_scales():
@@ -107,18 +110,70 @@ def test_mistakes_in_guidance_are_named():
         guidance.Guidance("papr", {})
     with pytest.raises(UserError, match="guidance: cfg takes guidance_scale, not style_scale"):
         guidance.Guidance("cfg", {"style_scale": 1})
+    with pytest.raises(UserError, match=r"guidance_rescale: must be from 0 to 1, not 1\.5"):
+        guidance.cfg_guidance(3, guidance_rescale=1.5)
+    with pytest.raises(UserError, match=r"guidance_schedule: must be one of .* \(did you mean linear\?\)"):
+        guidance.schedule_factors("liner", 3)
+
+
+def test_optional_scales_join_every_form_and_are_left_out_where_they_do_nothing():
+    rescaled = guidance.paper_guidance(5, 1, 3, guidance_rescale=0.7, apg_eta=1.0, weak_scale=0.0)
+    assert rescaled.scales == {"null_scale": 5, "style_scale": 1, "context_scale": 3, "guidance_rescale": 0.7}
+    np.testing.assert_array_equal(rescaled.weights, guidance.paper(5, 1, 3))
+    assert rescaled.variants == {
+        "cfg_zero_star": 0, "apg_eta": 1, "apg_norm_threshold": 0, "apg_momentum": 0, "guidance_rescale": 0.7
+    }  # fmt: skip
+    assert guidance.release_guidance(5, 1, 3, cfg_zero_star=0.0) == guidance.release_guidance(5, 1, 3)
+    assert guidance.cfg_guidance(3, weak_scale=2.0).variants == {}
+
+
+@given(scales, scales)
+def test_the_weak_scale_adds_the_difference_between_the_full_and_the_weak_prediction(scale, weak_scale):
+    rows = predictions()
+    expected = combined(guidance.cfg(scale), rows) + weak_scale * (rows[1] - rows[4])
+    ours = guidance.cfg_guidance(scale, weak_scale=weak_scale).weights
+    np.testing.assert_allclose(combined(ours, rows), expected, atol=1e-5 * (1 + scale + weak_scale))
+
+
+def test_without_guidance_there_are_no_variants_of_it():
+    def in_effect(scale, **optional):
+        return guidance.in_effect(guidance.cfg_guidance(scale, **optional))
+
+    assert in_effect(0, guidance_rescale=0.5) == in_effect(1, apg_momentum=-0.5) == guidance.cfg_guidance(1)
+    for optional in ({"guidance_rescale": 0.5}, {"guidance_rescale": 0.5, "weak_scale": 2.0}):
+        assert in_effect(3, **optional).scales == {"guidance_scale": 3, **optional}
+    weak = {"guidance_rescale": 0.5, "weak_scale": 2.0}
+    assert in_effect(1, **weak).scales == {"guidance_scale": 1, **weak}, "the weak prompt is guidance too"
+
+
+@pytest.mark.parametrize("steps", [1, 7, 1000])
+def test_schedules_rise_and_have_the_scale_as_their_mean(steps):
+    np.testing.assert_array_equal(guidance.schedule_factors("constant", steps), np.ones(steps))
+    for schedule in ("linear", "cosine"):
+        factors = guidance.schedule_factors(schedule, steps)
+        assert factors.mean() == pytest.approx(1, abs=1e-6)
+        assert (np.diff(factors) > 0).all() and (factors > 0).all() and (factors < 2).all()
+    np.testing.assert_allclose(guidance.schedule_factors("linear", 4), [0.25, 0.75, 1.25, 1.75])
+    np.testing.assert_allclose(guidance.schedule_factors("cosine", 2), 1 - np.cos([np.pi / 4, 3 * np.pi / 4]))
 
 
 def test_guided_weighs_each_image_on_its_own():
     rng = np.random.default_rng(1)
-    x, states = rng.standard_normal((2, 3, 3, 4)), rng.standard_normal((4, 2, 5, 6))
+    x, states = rng.standard_normal((2, 3, 3, 4)), rng.standard_normal((5, 2, 5, 6))
     weights = np.stack([guidance.paper(5, 1, 3), guidance.cfg(2)], 1)
 
     def denoise(x, t, states):
         """Mixes image, timestep and text in a way that no two of them can be mistaken for each other."""
         return jnp.sin(x + t * states.mean((1, 2))[:, None, None, None])
 
-    ours = guidance.guided(denoise, jnp.asarray(weights))(jnp.float32(x), jnp.int32(3), jnp.float32(states))
+    guide, inputs = (
+        guidance.guided(denoise, jnp.asarray(weights), 1),
+        (jnp.float32(x), jnp.int32(3), jnp.float32(states)),
+    )
+    ours, average = guide(*inputs, guidance.StepInputs(jnp.ones(6)), None)
+    half, _ = guide(*inputs, guidance.StepInputs(jnp.ones(6), factor=jnp.float32(0.5)), None)
+    assert average is None, "without variants there is nothing to carry"
     for image in range(2):
         rows = np.sin(x[image] + 3 * states.mean((2, 3))[:, image, None, None, None])
         np.testing.assert_allclose(ours[image], combined(weights[:, image], rows), atol=1e-4)
+        np.testing.assert_allclose(half[image], (ours[image] + rows[1]) / 2, atol=1e-4)

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dreamstyler_jax.guidance import FORMS, MAX_SCALE, SCALES, Scale, forms_with
+from dreamstyler_jax.guidance import CONSTANT, FORMS, SCALES, SCHEDULES, WEAK_SCALE, forms_with
+from dreamstyler_jax.guidance_variants import Scale
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
 from dreamstyler_jax.runtime.settings import check_pair, check_values, option
@@ -128,8 +129,9 @@ class TrainConfig(TrainSettings):
 
 def _scale_option(scale: Scale) -> tuple[str, type, Any]:
     """Name, type and field of the option for a scale of guidance."""
-    text = f"{scale.help} For --guidance {' or '.join(forms_with(scale.name))}."
-    return scale.name, list[float], option([scale.default], text, low=0, high=MAX_SCALE)
+    forms = forms_with(scale.name)
+    text = f"{scale.help} For --guidance {' or '.join(forms)}." if forms else scale.help
+    return scale.name, list[float], option([scale.default], text, low=scale.low, high=scale.high)
 
 
 GuidanceOptions: Any = dataclasses.make_dataclass(
@@ -229,6 +231,15 @@ class SampleConfig(GuidanceOptions):
         0.0, "Where in the sampling guidance starts. Steps without guidance take less time.", low=0, high=1
     )
     guidance_end: float = option(1.0, "Where in the sampling guidance ends.", low=0, high=1)
+    guidance_schedule: str = option(
+        CONSTANT,
+        "How guidance changes over the sampling: linear and cosine grow from almost none to twice the scales, which "
+        "are the mean.",
+        choices=SCHEDULES,
+    )
+    weak_checkpoint: int = option(
+        0, "Training step at which the styles are weak, for --weak_scale; runs keep some.", low=0, high=10**9
+    )
     cache_interval: int = option(
         1,
         "Number of consecutive steps that share the UNet's deep features (DeepCache). Higher is faster and less exact.",
@@ -283,6 +294,8 @@ class SampleConfig(GuidanceOptions):
         for name in ("control", "guidance"):
             if getattr(self, f"{name}_start") >= getattr(self, f"{name}_end"):
                 raise UserError(f"{name}_end: must be more than {name}_start, {getattr(self, f'{name}_start'):g}")
+        if any(getattr(self, WEAK_SCALE)) and not self.weak_checkpoint:
+            raise UserError("weak_scale: name the training step of the weak style, with --weak_checkpoint")
 
     def _check_loras(self) -> None:
         texts = [str(parse_loras(text)) for text in self.loras]

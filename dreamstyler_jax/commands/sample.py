@@ -33,6 +33,7 @@ from dreamstyler_jax.grids.gallery import Gallery, Writer
 from dreamstyler_jax.grids.page import write_page
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import write_sheets
+from dreamstyler_jax.guidance import SCALES
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
@@ -222,7 +223,7 @@ def command_of(config: SampleConfig, cell: Cell) -> str:
         checkpoints=[cell.checkpoint] if cell.checkpoint else config.checkpoints,
         solver=[cell.solver],
         steps=[cell.steps],
-        **{name: [value] for name, value in cell.scales.items()},
+        **{name: [cell.scales.get(name, scale.default)] for name, scale in SCALES.items()},
         **_size_and_content(config, cell),
         shard=SampleConfig.shard,
         merge=True,

@@ -11,7 +11,8 @@ from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.encoding import check_styles, tokenize
 from dreamstyler_jax.grids.cells import Axes, Cell
-from dreamstyler_jax.guidance import FORMS, SCALES, Guidance, forms_with
+from dreamstyler_jax.guidance import FORMS, OPTIONAL_SCALES, SCALES, Guidance, forms_with, has_effect, in_effect
+from dreamstyler_jax.guidance_variants import NUMBERS
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
@@ -82,17 +83,24 @@ def load_all_styles(config: SampleConfig, texts: Texts) -> dict[str, Style]:
     recipes = [parse_recipe(text) for text in config.mixes]
     refs = {StyleRef.parse(name) for text in _all_texts(config, texts) for name in prompts.names_in(text)}
     refs |= {ref for recipe in recipes for ref in recipe.refs}
-    styles = load_styles(config.styles, config.checkpoints, refs)
+    steps = _steps_of_styles(config)
+    styles = load_styles(config.styles, steps, refs)
     for given in texts.values():
         prompts.require_placeholders(given, styles)
     mixes: dict[str, Style] = {}
     for recipe in recipes:
-        for step in config.checkpoints if config.checkpoints and not StyleRef.parse(recipe.text).names_step else [0]:
+        for step in [0] if StyleRef.parse(recipe.text).names_step else steps:
             at_step = {
                 ref.name: style for name, style in styles.items() if step and (ref := StyleRef.parse(name)).step == step
             }
             mixes[str(StyleRef(recipe.text, step))] = mix(recipe, {**styles, **at_step})
     return styles | mixes
+
+
+def _steps_of_styles(config: SampleConfig) -> list[int]:
+    """The training steps at which styles are needed, 0 for the final ones."""
+    weak = [config.weak_checkpoint] if any(config.weak_scale) else []
+    return list(dict.fromkeys([*(config.checkpoints or [0]), *weak]))
 
 
 def _all_texts(config: SampleConfig, texts: Texts) -> Iterable[str]:
@@ -129,23 +137,23 @@ def axes_of(
     loras: Sequence[LoraStack],
 ) -> Axes:
     """The axes of the grid that the settings ask for."""
-    form = FORMS[config.guidance]
-    scales = itertools.product(*(map(float, getattr(config, name)) for name in form.scales))
     final_names = dict.fromkeys(StyleRef.parse(name).name for name in styles)
     return Axes(
         prompts=texts,
         styles=config.mixes or list(final_names),
         checkpoints=config.checkpoints,
         loras=loras,
-        guidance=[Guidance(form.name, dict(zip(form.scales, values, strict=True))) for values in scales],
+        guidance=all_guidance(config),
         solvers=config.solver,
         steps=config.steps,
         seeds=parse_seeds(config.seeds),
         contents=contents,
         strengths=config.strength,
         control_scales=config.control_scale,
+        weak_checkpoint=config.weak_checkpoint,
         negative_prompt=config.negative_prompt,
         guidance_span=(config.guidance_start, config.guidance_end),
+        guidance_schedule=config.guidance_schedule,
         cache_interval=config.cache_interval,
         spacing=config.spacing,
         sigmas=config.sigmas,
@@ -154,6 +162,13 @@ def axes_of(
         control_span=(config.control_start, config.control_end),
         guess_mode=config.guess_mode,
     )
+
+
+def all_guidance(config: SampleConfig) -> list[Guidance]:
+    """The form of guidance with each combination of its scales."""
+    names = [*FORMS[config.guidance].scales, *OPTIONAL_SCALES]
+    combinations = itertools.product(*(map(float, getattr(config, name)) for name in names))
+    return [Guidance(config.guidance, dict(zip(names, values, strict=True))) for values in combinations]
 
 
 def check_prompts(
@@ -224,8 +239,13 @@ def warn_of_settings_without_effect(config: SampleConfig) -> None:
     conditions = {
         scale: f"--guidance {' or '.join(forms_with(scale))}, not {config.guidance}"
         for scale in SCALES
-        if scale not in FORMS[config.guidance].scales
+        if scale not in (*FORMS[config.guidance].scales, *OPTIONAL_SCALES)
     }
+    if not any(map(has_effect, map(in_effect, all_guidance(config)))):
+        of_guidance = (*NUMBERS, "guidance_schedule")
+        conditions |= dict.fromkeys(of_guidance, "guidance, and with these scales there is none")
+    if not any(config.weak_scale):
+        conditions["weak_checkpoint"] = "--weak_scale"
     if not config.content:
         of_content = ("strength", "control_images", "control_scale", "control_start", "control_end", "guess_mode")
         conditions |= dict.fromkeys(of_content, "--content")

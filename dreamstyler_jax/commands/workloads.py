@@ -197,7 +197,7 @@ def painting_workload(
     """A batch of pictures from prompts that are encoded already; the last three arguments are as in `plan_steps`."""
     table = solver_table(SOLVER, model.networks.schedule, problem.steps)
     plan = plan_steps(table, guidance_span=guidance_span, cache_interval=cache_interval)
-    rows = needed_rows([weights], partly_guided=plan.guided is not None)
+    rows = needed_rows([weights], partly_guided=plan.partly_guided)
     requests = [Request(guidance_prompts(PROMPT), weights, seed) for seed in range(problem.batch)]
     styles = {"style": untrained_style(model)}
     ((_, batch),) = prepare_batches(

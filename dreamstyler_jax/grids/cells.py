@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamstyler_jax import __version__, prompts
-from dreamstyler_jax.guidance import Guidance, cfg_guidance, without_zero
+from dreamstyler_jax.guidance import CONSTANT, WEAK_SCALE, Guidance, cfg_guidance, has_effect, in_effect
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, sigmas_in_effect, solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
@@ -26,9 +26,12 @@ from dreamstyler_jax.transfer import Content
 ABSENT = {
     "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
     "loras": NO_LORAS, "clip_skip": 0, "sigmas": NORMAL_SIGMAS, "original_size": None, "crop_top_left": None,
+    "guidance_schedule": CONSTANT, "weak_checkpoint": 0, "weak_styles": {},
 }  # fmt: skip
 # Those of them that count in an id only where they have another value, so that older pictures keep their ids.
-_NOT_IN_OLDER_IDS = ("clip_skip", "sigmas", "original_size", "crop_top_left")
+_NOT_IN_OLDER_IDS = (
+    "clip_skip", "sigmas", "original_size", "crop_top_left", "guidance_schedule", "weak_checkpoint", "weak_styles",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Cell:
         prompt, negative_prompt: with placeholders.
         style: the style that {} stands for; empty where the prompts have no {}.
         seed, solver, steps, height, width, dtype: as in the settings of ``sample``.
-        guidance, scales: the form of guidance and its scales.
+        guidance, scales: the form of guidance and its scales, as of `Guidance`.
         guidance_start, guidance_end: the part of the sampling, 0 to 1, that is guided.
         cache_interval: steps that share the UNet's deep features.
         spacing: how the solver spaces its timesteps.
@@ -75,6 +78,9 @@ class Cell:
         sigmas: how the solver spaces its noise levels, as `solvers.solver_table` takes it.
         original_size, crop_top_left: what SDXL is told of the size before scaling, height first, and of the crop; None
             for the picture's own size, whole.
+        guidance_schedule: one of `guidance.SCHEDULES`.
+        weak_checkpoint: the training step at which the weak prompt takes its styles; 0 without a weak scale.
+        weak_styles: name and hash of each of these.
         repaint: None for a picture painted from the prompt alone.
     """
 
@@ -102,6 +108,9 @@ class Cell:
     sigmas: str = NORMAL_SIGMAS
     original_size: tuple[int, int] | None = None
     crop_top_left: tuple[int, int] | None = None
+    guidance_schedule: str = CONSTANT
+    weak_checkpoint: int = 0
+    weak_styles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -115,11 +124,12 @@ class Cell:
         return _id(self.parameters())
 
     @property
-    def texts(self) -> tuple[str, str, str, str]:
+    def texts(self) -> tuple[str, str, str, str, str]:
         """The prompts of `guidance.ROWS`, with {} written as {name} or {name@checkpoint}."""
         full = prompts.name_placeholder(self.prompt, self.style, self.checkpoint)
         negative = prompts.name_placeholder(self.negative_prompt, self.style, self.checkpoint)
-        return prompts.guidance_prompts(full, negative)
+        weak = prompts.name_placeholder(self.prompt, self.style, self.weak_checkpoint) if self.weak_checkpoint else full
+        return prompts.guidance_prompts(full, negative, weak)
 
     @property
     def guidance_span(self) -> tuple[float, float]:
@@ -128,8 +138,13 @@ class Cell:
 
     @property
     def weights(self) -> np.ndarray:
-        """The weights of the rows of guidance, float32[4]."""
+        """The weights of the rows of guidance, float32[5]."""
         return Guidance(self.guidance, self.scales).weights
+
+    @property
+    def variants(self) -> dict[str, float]:
+        """The numbers of the variants of guidance, if there are any; see `Guidance.variants`."""
+        return Guidance(self.guidance, self.scales).variants
 
     def text(self) -> dict[str, str]:
         """The parameters as text chunks of a PNG."""
@@ -171,7 +186,8 @@ class Axes:
         solvers, steps, seeds: as in the settings of ``sample``.
         contents: pictures to repaint, if any.
         strengths, control_scales: of the contents.
-        negative_prompt, guidance_span, cache_interval, spacing, sigmas, dtype: shared by all cells.
+        weak_checkpoint: the training step of the weak prompt's styles, for the cells with a weak scale.
+        negative_prompt, guidance_span, guidance_schedule, cache_interval, spacing, sigmas, dtype: shared by all cells.
         controlnets, control_span, guess_mode: shared by all cells with content.
     """
 
@@ -186,8 +202,10 @@ class Axes:
     contents: Sequence[Content] = ()
     strengths: Sequence[float] = (0.8,)
     control_scales: Sequence[float] = (0.8,)
+    weak_checkpoint: int = 0
     negative_prompt: str = ""
     guidance_span: tuple[float, float] = (0.0, 1.0)
+    guidance_schedule: str = CONSTANT
     cache_interval: int = 1
     spacing: str = AUTO_SPACING
     sigmas: str = AUTO_SIGMAS
@@ -207,7 +225,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
         size: height and width in pixels of pictures without content.
 
     Raises:
-        UserError: a solver cannot take so many steps, or a strength leaves none of them.
+        UserError: a solver cannot take so many steps, a strength leaves none of them, or there is no weak style.
     """
     sigmas, all_guidance = _checked_sigmas(axes, model.networks), _checked_guidance(axes, model.networks)
     weights = [(str(stack), stack.hash_on(model.hash)) for stack in axes.loras] or [(str(model.loras), model.hash)]
@@ -221,6 +239,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
         placeholders = prompts.names_in(text) + prompts.names_in(axes.negative_prompt)
         for style, checkpoint, names in _style_choices(placeholders, axes):
             refs = {name: str(StyleRef.parse(name).at(checkpoint)) for name in names}
+            weak_refs = [str(StyleRef.parse(name or style).at(axes.weak_checkpoint)) for name in prompts.names_in(text)]
             shared: dict[str, Any] = dict(
                 same_in_all,
                 prompt=text,
@@ -236,8 +255,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                     **shared,
                     loras=loras,
                     model_hash=model_hash,
-                    guidance=guidance.form,
-                    scales=guidance.scales,
+                    **_of_guidance(guidance, axes, weak_refs, styles),
                     solver=solver,
                     sigmas=sigmas[solver],
                     steps=steps,
@@ -267,12 +285,30 @@ def _same_in_all(axes: Axes, model: StableDiffusion) -> dict[str, Any]:
     )
 
 
+def _of_guidance(
+    guidance: Guidance, axes: Axes, weak_refs: Sequence[str], styles: Mapping[str, Style]
+) -> dict[str, Any]:
+    """The parameters of a cell that depend on its guidance; ``weak_refs`` are the styles of the weak prompt."""
+    parameters: dict[str, Any] = {"guidance": guidance.form, "scales": guidance.scales}
+    if has_effect(guidance):
+        parameters["guidance_schedule"] = axes.guidance_schedule
+    if WEAK_SCALE in guidance.scales:
+        if missing := [ref for ref in weak_refs if ref not in styles]:
+            raise UserError(f"weak_checkpoint: the style {missing[0]} is not among those given")
+        parameters["weak_checkpoint"] = axes.weak_checkpoint
+        parameters["weak_styles"] = {ref: styles[ref].hash for ref in weak_refs}
+    return parameters
+
+
 def _checked_guidance(axes: Axes, networks: Networks) -> list[Guidance]:
     """The distinct forms of guidance that the model can follow."""
-    distinct = {json.dumps([one.form, one.scales]): one for one in map(without_zero, axes.guidance)}
-    if networks.embeds_guidance and any(one.form != "cfg" for one in distinct.values()):
+    distinct = list({json.dumps([one.form, one.scales]): one for one in map(in_effect, axes.guidance)}.values())
+    scales = {name for one in distinct for name in one.scales}
+    if networks.embeds_guidance and (scales != {"guidance_scale"} or axes.guidance_schedule != CONSTANT):
         raise UserError("guidance: a model distilled as LCM takes a single scale, so it has --guidance cfg alone")
-    return list(distinct.values())
+    if WEAK_SCALE in scales and not axes.weak_checkpoint:
+        raise UserError("weak_scale: name the training step of the weak styles, with weak_checkpoint")
+    return distinct
 
 
 def _checked_sigmas(axes: Axes, networks: Networks) -> dict[str, str]:

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from dreamstyler_jax.grids.cells import Cell
+from dreamstyler_jax.guidance import CONSTANT
 from dreamstyler_jax.painting import Request, needed_rows, paint_requests
 from dreamstyler_jax.sampling import StepPlan, plan_steps, sample_batch
 from dreamstyler_jax.solvers import solver_table
@@ -23,17 +24,21 @@ class Shape(NamedTuple):
     Attributes:
         batch_size: pictures per batch.
         rows: the rows of guidance that are computed.
+        varied: whether any picture has variants of guidance, which are then part of the programs.
     """
 
     batch_size: int
     rows: list[int]
+    varied: bool = False
 
 
 def shape_of(cells: Sequence[Cell], batch_size: int) -> Shape:
     """The shape of a grid: batches of ``batch_size``, or less if no program has as many cells of the same weights."""
     largest = max(collections.Counter((cell.loras, _program(cell)) for cell in cells).values())
-    partly_guided = any(cell.guidance_span != (0, 1) for cell in cells)
-    return Shape(min(batch_size, largest), needed_rows([cell.weights for cell in cells], partly_guided=partly_guided))
+    partly_guided = any(cell.guidance_span != (0, 1) or cell.guidance_schedule != CONSTANT for cell in cells)
+    varied = any(cell.variants for cell in cells)
+    rows = needed_rows([cell.weights for cell in cells], partly_guided=partly_guided, varied=varied)
+    return Shape(min(batch_size, largest), rows, varied)
 
 
 def paint_cells(
@@ -72,6 +77,7 @@ def paint_cells(
                 size=_size(group[0], content_of),
                 batch_size=shape.batch_size,
                 rows=shape.rows,
+                varied=shape.varied,
                 encoder=encoder,
                 sample=sample,
             )
@@ -94,14 +100,20 @@ def _grouped(cells: Sequence[Cell], key: Callable[[Cell], Hashable]) -> list[lis
 def _program(cell: Cell) -> Hashable:
     """Equal for cells that one program paints with one step plan."""
     strength = cell.repaint.strength if cell.repaint else None
-    of_plan = cell.solver, cell.steps, cell.spacing, cell.sigmas, cell.guidance_span, cell.cache_interval
-    return *of_plan, cell.height, cell.width, strength
+    of_solver = cell.solver, cell.steps, cell.spacing, cell.sigmas, strength
+    of_plan = *of_solver, cell.guidance_span, cell.guidance_schedule, cell.cache_interval
+    return *of_plan, cell.height, cell.width
 
 
 def _plan(model: StableDiffusion, cell: Cell) -> StepPlan:
     strength = cell.repaint.strength if cell.repaint else 1.0
     table = solver_table(cell.solver, model.networks.schedule, cell.steps, cell.spacing, strength, cell.sigmas)
-    return plan_steps(table, guidance_span=cell.guidance_span, cache_interval=cell.cache_interval)
+    return plan_steps(
+        table,
+        guidance_span=cell.guidance_span,
+        guidance_schedule=cell.guidance_schedule,
+        cache_interval=cell.cache_interval,
+    )
 
 
 def _size(cell: Cell, content_of: Mapping[str, Content]) -> tuple[int, int]:
@@ -113,7 +125,7 @@ def _size(cell: Cell, content_of: Mapping[str, Content]) -> tuple[int, int]:
 
 
 def _request(cell: Cell, plan: StepPlan, content_of: Mapping[str, Content], encoder: ContentEncoder) -> Request:
-    request = Request(cell.texts, cell.weights, cell.seed)
+    request = Request(cell.texts, cell.weights, cell.seed, variants=cell.variants)
     if not cell.repaint:
         return request
     span = cell.repaint.control_start, cell.repaint.control_end

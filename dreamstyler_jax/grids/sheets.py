@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from dreamstyler_jax.grids.cells import Cell
+from dreamstyler_jax.guidance import OPTIONAL_SCALES, SCALES
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.contact_sheets import contact_sheet
 from dreamstyler_jax.runtime.errors import UserError
@@ -26,8 +27,8 @@ _NAMES = ("content", "prompt", "style", "checkpoint", "loras", "solver", "steps"
 
 def value_of(cell: Cell, axis: str) -> Any:
     """A cell's value of an axis: one of its parameters, of its repainting's, or one of its scales."""
-    if axis in cell.scales:
-        return cell.scales[axis]
+    if axis in cell.scales or axis in OPTIONAL_SCALES:
+        return cell.scales.get(axis, SCALES[axis].default)
     return getattr(cell, axis, getattr(cell.repaint, axis, None))
 
 

@@ -40,6 +40,7 @@ from dreamstyler_jax.commands.sample_inputs import (
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.console import plain_warnings
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import FILE_NAME, Style
 
 CFG = ["--guidance", "cfg", "--guidance_scale"]
@@ -244,10 +245,19 @@ def test_a_setting_without_effect_gives_a_warning():
         warn_of_settings_without_effect(SampleConfig(style_scale=[2.0]))
     with pytest.warns(UserWarning, match="guidance_scale only has an effect with --guidance cfg, not paper"):
         warn_of_settings_without_effect(SampleConfig(guidance="paper", guidance_scale=[3.5, 7.5]))
+    for name, value in {"guidance_rescale": [0.7], "apg_eta": [0.0], "guidance_schedule": "linear"}.items():
+        with pytest.warns(UserWarning, match=f"{name} only has an effect with guidance, and with these scales"):
+            warn_of_settings_without_effect(SampleConfig(guidance_scale=[0.0, 1.0], **{name: value}))
+    with pytest.warns(UserWarning, match="weak_checkpoint only has an effect with --weak_scale"):
+        warn_of_settings_without_effect(SampleConfig(weak_checkpoint=100))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_settings_without_effect(SampleConfig(guidance="release", style_scale=[2.0]))
-        warn_of_settings_without_effect(SampleConfig(guidance_scale=[7.5]))
+        warn_of_settings_without_effect(SampleConfig(guidance_scale=[1.0, 7.5], guidance_rescale=[0.7]))
+        weak = dict(weak_scale=[0.0, 2.0], weak_checkpoint=100)
+        warn_of_settings_without_effect(SampleConfig(guidance_scale=[1.0], guidance_schedule="linear", **weak))
+    with pytest.raises(UserError, match="weak_scale: name the training step of the weak style, with --weak_checkpoint"):
+        SampleConfig(weak_scale=[2.0])
 
 
 # Prompts

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shlex
 import warnings
 
 import numpy as np
@@ -118,6 +119,29 @@ def test_checkpoints(words, tmp_path):
     named = HOUSE.replace("{}", "{gogh@100}")
     direct = paint(tmp_path / "named", *words, "--seeds", "0:8", "--prompts", named, "--styles", folder)
     assert max(difference(*pair) for pair in zip(direct, pictures(tmp_path / "100"), strict=True)) <= 1
+
+
+def test_variants_of_guidance_and_weak_styles_are_axes(words, tmp_path):
+    folder = write_style(tmp_path / "runs" / "gogh", "gogh")
+    random_style("gogh", seed=1).save(step_file(folder, 100))
+    options = [*words, "--styles", folder, "--prompts", HOUSE, "--seeds", 0, "--guidance_schedule", "cosine"]
+    lists = ["--guidance_rescale", 0, 0.7, "--weak_scale", 0, 2, "--weak_checkpoint", 100]
+    run(sample, *options, *lists, "--mixes", "gogh:1-0", "gogh@100:1,gogh:0", "--output", tmp_path / "all")
+    lines = manifest(tmp_path / "all")
+    assert [(line["style"], line["scales"]) for line in lines] == [
+        (mix, {"guidance_scale": 3.5, **weak, **rescale})
+        for mix in ("gogh:1-0", "gogh@100:1,gogh:0")
+        for weak in ({}, {"weak_scale": 2.0})
+        for rescale in ({}, {"guidance_rescale": 0.7})
+    ]
+    assert [line["weak_checkpoint"] for line in lines[:4]] == [0, 0, 100, 100]
+    assert list(lines[3]["weak_styles"]) == ["gogh:1-0@100"] and not lines[1]["weak_styles"]
+    first, *others = pictures(tmp_path / "all", style="gogh:1-0")
+    assert all(difference(first, other) > 2 for other in others)
+    again = shlex.split(lines[3]["command"])[2:]
+    run(sample, *again, "--output", tmp_path / "again")
+    assert [line["id"] for line in manifest(tmp_path / "again")] == [lines[3]["id"]]
+    assert difference(pictures(tmp_path / "again")[0], others[2]) <= 1
 
 
 def test_recipes_and_named_styles_at_every_checkpoint(words, tmp_path):

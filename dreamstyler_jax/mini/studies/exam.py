@@ -14,7 +14,7 @@ from PIL import Image
 from dreamstyler_jax import api
 from dreamstyler_jax.evaluation import scores
 from dreamstyler_jax.evaluation.clip import Clip
-from dreamstyler_jax.guidance import Guidance, cfg
+from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg
 from dreamstyler_jax.mini.judge import LoadedJudge, Verdict, style_distance
 from dreamstyler_jax.mini.world import captions, data, scenes
 from dreamstyler_jax.painting import Request, paint_requests
@@ -134,6 +134,7 @@ def paint_answers(
     *,
     steps: int,
     guidance_span: tuple[float, float] = (0.0, 1.0),
+    guidance_schedule: str = CONSTANT,
     cache_interval: int = 1,
 ) -> np.ndarray:
     """Paints each of Q prompts with each of G kinds of guidance and so many seeds; arguments as of `api.paint`.
@@ -151,6 +152,7 @@ def paint_answers(
         solver=SOLVER,
         steps=steps,
         guidance_span=guidance_span,
+        guidance_schedule=guidance_schedule,
         cache_interval=cache_interval,
         batch_size=BATCH_SIZE,
         progress=False,

@@ -170,6 +170,7 @@ class Runner:
             seeds,
             steps=method.steps or self.config.steps,
             guidance_span=method.guidance_span,
+            guidance_schedule=method.guidance_schedule,
             cache_interval=method.cache_interval,
         )
         if method.names_nothing:
@@ -214,8 +215,8 @@ def by_program(methods: Sequence[Method]) -> Iterator[list[Method]]:
     groups: dict[tuple[Any, ...], list[Method]] = {}
     for method in methods:
         rows = tuple(np.flatnonzero(method.guidance.weights))
-        shared = method.learning, method.prompt, method.trained, method.guidance_span, method.steps
-        groups.setdefault((*shared, method.cache_interval, rows), []).append(method)
+        shared = method.learning, method.prompt, method.trained, method.guidance_span, method.guidance_schedule
+        groups.setdefault((*shared, method.steps, method.cache_interval, rows), []).append(method)
     return iter(groups.values())
 
 

@@ -3,7 +3,7 @@
 import itertools
 from typing import NamedTuple
 
-from dreamstyler_jax.guidance import Guidance, cfg_guidance, paper_guidance
+from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg_guidance, paper_guidance
 from dreamstyler_jax.mini.studies.exam import SCALE, Learning
 from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
 
@@ -26,6 +26,7 @@ class Method(NamedTuple):
         trained: ask trained painters, whose own names then stand for the style.
         strength, control_scale: how photos of the questions are repainted; strength 0 paints from the prompt alone.
         guidance_span: the part of the sampling, from 0 to 1, that is guided.
+        guidance_schedule: how guidance changes over the sampling.
         steps: solver steps; 0 for as many as configured.
         cache_interval: steps that share deep features.
     """
@@ -38,6 +39,7 @@ class Method(NamedTuple):
     strength: float = 0.0
     control_scale: float = 0.0
     guidance_span: tuple[float, float] = (0.0, 1.0)
+    guidance_schedule: str = CONSTANT
     steps: int = 0
     cache_interval: int = 1
 
@@ -111,6 +113,25 @@ def _limits() -> Experiment:
     return Experiment(methods, [(method.name, methods[0].name) for method in methods[1:]])
 
 
+def _variants() -> Experiment:
+    numbers = {"plain": {}, "rescaled 0.7": {"guidance_rescale": 0.7}, "APG": {"apg_eta": 0.0}}
+    numbers |= {"CFG-Zero*": {"cfg_zero_star": 1.0}}
+    methods = [
+        Method(f"{name}, scale {scale:g}", Learning(), cfg_guidance(scale, **optional))
+        for scale in (SCALE, 2 * SCALE)
+        for name, optional in numbers.items()
+    ]
+    methods += [
+        Method(f"{schedule}, scale {scale:g}", Learning(), cfg_guidance(scale), guidance_schedule=schedule)
+        for schedule in ("linear", "cosine")
+        for scale in (SCALE, 2 * SCALE)
+    ]
+    plain = {scale: f"plain, scale {scale:g}" for scale in (SCALE, 2 * SCALE)}
+    scales = [method.guidance.scales["guidance_scale"] for method in methods]
+    pairs = [(method.name, plain[scale]) for method, scale in zip(methods, scales, strict=True)]
+    return Experiment(methods, [(name, other) for name, other in pairs if name != other])
+
+
 def _caching() -> Experiment:
     methods = [
         Method(
@@ -176,6 +197,7 @@ EXPERIMENTS = {
     "ablation": _ablation(),
     "guidance": _guidance(),
     "limits": _limits(),
+    "variants": _variants(),
     "caching": _caching(),
     "leakage": _leakage(),
     "transfer": _transfer(),

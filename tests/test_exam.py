@@ -12,13 +12,14 @@ from dreamstyler_jax.evaluation import scores
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.guidance import cfg_guidance
 from dreamstyler_jax.mini import judge
-from dreamstyler_jax.mini.studies import exam, experiments, methods, results
+from dreamstyler_jax.mini.studies import exam, experiments, methods, requests, results
 from dreamstyler_jax.mini.studies.exam import Learning
 from dreamstyler_jax.mini.studies.methods import EXPERIMENTS, Experiment, Method
 from dreamstyler_jax.mini.world import captions, data
 from dreamstyler_jax.runtime import masks
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
+from dreamstyler_jax.style import Style
 
 PAINTERS = (241, 245)
 
@@ -81,7 +82,7 @@ def test_photos_show_the_first_truth_with_everything_in_its_place(exams):
 
 
 def test_the_same_programs_learn_the_styles_of_all_painters(exams, model):
-    learning = Learning(stages=2, steps=2)
+    learning = Learning(stages=2, steps=2, learning_rate=0.02)
     first = exam.learn(model, exams[0], learning)
     with compilations("advance") as compiled:
         second = exam.learn(model, exams[1], learning)
@@ -217,6 +218,40 @@ def test_a_corner_is_painted_over_and_masked():
     assert (np.asarray(covered) != 255).any(-1).sum() == 16
     masked = exam.with_corner(picture.copy(), "masked")
     np.testing.assert_array_equal(masks.visible(masked), (np.asarray(covered) == 255).all(-1))
+
+
+def test_requests_ask_for_one_thing_more_each_and_the_judge_counts_what_it_sees():
+    questions = np.array([[1, 2, 3, 0], [4, 0, 1, 2]])
+    texts = [requests.in_words(requests.requests(questions, count)[1], "{}") for count in range(1, 7)]
+    words = [len(text.split()) for text in texts]
+    assert words == sorted(words) and len(set(texts)) == 6
+    assert texts[3] == f"A painting of {exam.describe(questions[1])} in the style of {{}}"
+    assert texts[5].startswith(texts[4]) and texts[5].endswith("colours")
+    everything = requests.requests(questions, 6)
+    logits = {name: np.eye(12)[answers] for name, answers in zip(requests.ASKED_FOR, everything.T, strict=True)}
+    verdict = judge.Verdict(**dict.fromkeys(judge.Verdict._fields, np.zeros((2, 12))) | logits)
+    for count in range(1, 7):
+        assert requests.obeyed(verdict, everything[:, :count]).tolist() == [100.0, 100.0]
+    wrong = everything + np.array([[0], [1]]) * (np.arange(6) < 3)
+    assert requests.obeyed(verdict, wrong).tolist() == [100.0, 50.0]
+
+
+def test_a_run_says_for_its_methods_what_they_leave_open(tmp_path):
+    learned = []
+
+    def learn(model, of_painter, learning):
+        learned.append((learning.norm, learning.steps, learning.learning_rate))
+        return Style("style", np.full((1, 1, model.networks.text_widths["clip_l"]), len(learned)))
+
+    def paint(model, texts, styles, guidance, seeds, **settings):
+        return np.zeros((len(guidance), len(texts), seeds, 128, 128, 3), np.float32)
+
+    trial = Experiment([Method("a", Learning()), Method("b", Learning(norm="fixed", steps=7), asked=6)], [])
+    config = small(tmp_path, learning_rate=0.03)
+    experiments.measure(experiments.Runner(config, learn=learn, paint=paint), {"trial": trial})
+    assert set(learned) == {("free", 2, 0.03), ("fixed", 7, 0.03)}
+    rows = json.loads((tmp_path / "results.json").read_text())["trial"]
+    assert "obeyed" in rows["b"][0] and "obeyed" not in rows["a"][0]
 
 
 def test_every_pair_is_of_methods_that_are_measured_on_the_same_painters():

@@ -16,6 +16,7 @@ from dreamstyler_jax.evaluation import scores
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg
 from dreamstyler_jax.mini.judge import LoadedJudge, Verdict, style_distance
+from dreamstyler_jax.mini.studies.requests import obeyed
 from dreamstyler_jax.mini.world import captions, data, scenes
 from dreamstyler_jax.painting import Request, paint_requests
 from dreamstyler_jax.prompts import guidance_prompts
@@ -87,7 +88,8 @@ class Learning(NamedTuple):
     """How a style is learned; hashable.
 
     Attributes:
-        stages, vectors, steps, batch_size, learning_rate, framing, timesteps, layers: as in `TrainSettings`.
+        stages, vectors, batch_size, norm, prior, average, framing, timesteps, layers: as in `TrainSettings`.
+        steps, learning_rate: likewise; None for those that all methods share.
         context: whether the training prompt describes the picture.
         corner: what becomes of the picture's lower right quarter: "own" leaves it, "covered" paints it over with a
             colour of no painter, "masked" also masks it.
@@ -96,9 +98,12 @@ class Learning(NamedTuple):
     stages: int = 6
     vectors: int = 1
     context: bool = True
-    steps: int = 200
+    steps: int | None = None
     batch_size: int = 8
-    learning_rate: float = 0.02
+    learning_rate: float | None = None
+    norm: str = "free"
+    prior: float = 0.0
+    average: float = 0.0
     framing: str = "crop"
     timesteps: str = "uniform"
     layers: str = "shared"
@@ -107,7 +112,7 @@ class Learning(NamedTuple):
 
 def learn(model: StableDiffusion, exam: Exam, learning: Learning) -> Style:
     """Learns the style of the exam's picture; it is called ``style``. The same programs serve all painters."""
-    settings = learning._asdict()
+    settings = {name: value for name, value in learning._asdict().items() if value is not None}
     described = settings.pop("context")
     prompt = captions.full_prompt(*map(int, exam.label)) if described else BARE_PROMPTS["style"]
     picture = with_corner(images.to_image(exam.picture), settings.pop("corner"))
@@ -214,12 +219,13 @@ class Evaluator:
     def __init__(self, model: StableDiffusion, clip: Clip, judge: LoadedJudge):
         self._model, self._clip, self._judge = model, clip, judge
 
-    def scores(self, exam: Exam, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    def scores(self, exam: Exam, pictures: np.ndarray, asked: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Scores answers to all questions of an exam.
 
         Args:
             exam: the exam.
             pictures: [Q, S, 128, 128, 3] in [-1, 1], S pictures for each question.
+            asked: what each prompt asked for, from `requests.requests`, if not for the scenes of the questions.
 
         Returns:
             float[Q * S] for each of these names:
@@ -228,7 +234,8 @@ class Evaluator:
             * ``truth``: the style score against the painter's own picture of the same question;
             * ``distance``: 0 to 2, the judge's style distance to that picture;
             * ``subject``: 100 where the judge sees the subject of the question;
-            * ``leakage``: 100 where it sees the subject of the training picture, which no question asks for.
+            * ``leakage``: 100 where it sees the subject of the training picture, which no question asks for;
+            * ``obeyed``: the share of what was ``asked`` that the judge sees, if it is given.
         """
         count, seeds = pictures.shape[:2]
         answers = pictures.reshape(-1, *pictures.shape[2:])
@@ -240,7 +247,7 @@ class Evaluator:
         painted = grams.rows(slice(1 + count, None))
         verdict, true_verdict = self._judge.verdict(answers), self._judge.verdict(exam.truth[0])
         subject = verdict.subject.argmax(-1)
-        return {
+        found = {
             "text": scores.cosine_score(features, contexts[question]),
             "image": scores.cosine_score(features, training_features),
             "style": scores.style_score(painted, grams.rows(np.zeros(len(answers), int))),
@@ -249,6 +256,7 @@ class Evaluator:
             "subject": 100.0 * (subject == exam.questions[question, 0]),
             "leakage": 100.0 * (subject == exam.label[0]),
         }
+        return found if asked is None else found | {"obeyed": obeyed(verdict, asked[question])}
 
     def recognised(self, exam: Exam, pictures: np.ndarray) -> dict[str, np.ndarray]:
         """What pictures whose prompts name nothing have in common with the training picture.

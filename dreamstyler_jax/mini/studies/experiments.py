@@ -28,6 +28,7 @@ from dreamstyler_jax.mini.studies.exam import (
     repaint_photos,
 )
 from dreamstyler_jax.mini.studies.methods import EXPERIMENTS, NO_INVERSION, PAINTERS_OWN, Experiment, Method
+from dreamstyler_jax.mini.studies.requests import in_words, requests
 from dreamstyler_jax.mini.studies.results import Results, Scores, differences, draw_chart, table
 from dreamstyler_jax.mini.world import captions
 from dreamstyler_jax.runtime import images
@@ -54,8 +55,10 @@ class ExperimentsConfig:
     painters: int = option(captions.HELD_OUT, "Held-out painters.", low=2, high=captions.HELD_OUT)
     questions: int = option(20, "Prompts.", low=1, high=1000)
     seeds: int = option(2, "Pictures of each prompt.", low=1, high=1000)
-    train_steps: int = option(400, "Training steps of a style.", low=1, high=1_000_000)
-    learning_rate: float = option(0.02, "Learning rate of a style.", low=1e-8, high=10)
+    train_steps: int = option(200, "Training steps of a style, unless its method says.", low=1, high=1_000_000)
+    learning_rate: float | None = option(
+        None, "Learning rate of a style, unless its method says. null: as in train.", low=1e-8, high=10
+    )
     steps: int = option(10, "Solver steps.", low=1, high=1000)
     shard: str = option(
         "0/1",
@@ -135,15 +138,15 @@ class Runner:
     @property
     def _scores_folder(self) -> Path:
         c = self.config
-        name = f"marks-train{c.train_steps}-rate{c.learning_rate:g}-{c.questions}x{c.seeds}-solver{c.steps}"
-        return Path(c.output) / name
+        rate = "" if c.learning_rate is None else f"-rate{c.learning_rate:g}"
+        return Path(c.output) / f"marks-train{c.train_steps}{rate}-{c.questions}x{c.seeds}-solver{c.steps}"
 
     def _style(self, exam: Exam, learning: Learning) -> Style:
-        learning = learning._replace(steps=self.config.train_steps, learning_rate=self.config.learning_rate)
-        values = learning._asdict()
-        if learning.layers == "shared":  # as folders were called when there was nothing else
-            del values["layers"]
-        folder = "-".join(f"{name}{value}" for name, value in values.items())
+        steps, rate = learning.steps or self.config.train_steps, learning.learning_rate or self.config.learning_rate
+        learning = learning._replace(steps=steps, learning_rate=rate)
+        folder = "-".join(
+            f"{name}{value}" for name, value in learning._asdict().items() if value != Learning._field_defaults[name]
+        )
         path = Path(self.config.output) / "styles" / folder / f"{exam.painter}.safetensors"
         if not path.exists():
             self._learn(self._model, exam, learning).save(path)
@@ -155,6 +158,9 @@ class Runner:
         styles = {"style": self._style(exam, method.learning)} if method.learning else {}
         style = captions.PAINTER_NAMES[painter] if method.trained else "{}"
         texts = [method.prompt.format(context=describe(label), style=style) for label in exam.questions]
+        asked = requests(exam.questions, method.asked) if method.asked else None
+        if asked is not None:
+            texts = [in_words(request, style) for request in asked]
         if method.strength:
             settings = [(m.strength, m.control_scale) for m in methods]
             pictures = repaint_photos(self._with_controlnet, texts, styles, exam.photos, settings, self.config.steps)
@@ -175,7 +181,7 @@ class Runner:
         )
         if method.names_nothing:
             return [mean_scores(self._evaluator.recognised(exam, of_method[0])) for of_method in pictures]
-        return [mean_scores(self._evaluator.scores(exam, of_method)) for of_method in pictures]
+        return [mean_scores(self._evaluator.scores(exam, of_method, asked)) for of_method in pictures]
 
     def _transfer_scores(self, exam: Exam, pictures: np.ndarray) -> Scores:
         """Mean scores of repainted photos [Q, 1, 128, 128, 3], with how much of the structure they keep."""
@@ -215,8 +221,9 @@ def by_program(methods: Sequence[Method]) -> Iterator[list[Method]]:
     groups: dict[tuple[Any, ...], list[Method]] = {}
     for method in methods:
         rows = tuple(np.flatnonzero(method.guidance.weights))
-        shared = method.learning, method.prompt, method.trained, method.guidance_span, method.guidance_schedule
-        groups.setdefault((*shared, method.steps, method.cache_interval, rows), []).append(method)
+        shared = method.learning, method.prompt, method.asked, method.trained
+        sampling = method.guidance_span, method.guidance_schedule, method.steps, method.cache_interval
+        groups.setdefault((*shared, *sampling, rows), []).append(method)
     return iter(groups.values())
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg_guidance, paper_guidance
 from dreamstyler_jax.mini.studies.exam import SCALE, Learning
 from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
+from dreamstyler_jax.train_settings import AUTO_STEPS, LEARNING_RATES
 
 NULL_SCALE = 2.0  # of the sweep over style and context scale
 STYLE_AND_CONTEXT_SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)
@@ -29,6 +30,7 @@ class Method(NamedTuple):
         guidance_schedule: how guidance changes over the sampling.
         steps: solver steps; 0 for as many as configured.
         cache_interval: steps that share deep features.
+        asked: how many things prompts ask for, see `requests`; 0 for the scenes of the questions.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Method(NamedTuple):
     guidance_schedule: str = CONSTANT
     steps: int = 0
     cache_interval: int = 1
+    asked: int = 0
 
     @property
     def names_nothing(self) -> bool:
@@ -81,6 +84,42 @@ def _layers() -> Experiment:
     ]
     one, six, one_each, six_each = (method.name for method in methods)
     return Experiment(methods, [(one_each, one), (six_each, six), (six, one_each)])
+
+
+def _directions() -> Experiment:
+    """Free vectors against directions of a fixed norm (Kim et al. 2026)."""
+    methods = [
+        Method(f"{norm} norms, T = {stages}", Learning(stages=stages, norm=norm))
+        for norm in LEARNING_RATES
+        for stages in (1, 6)
+    ]
+    methods += [
+        Method(f"fixed norms, T = 6, prior {prior:g}", Learning(norm="fixed", prior=prior)) for prior in (1e-4, 1e-3)
+    ]
+    free_one, free_six, fixed_one, fixed_six, *with_prior = (method.name for method in methods)
+    pairs = [(fixed_six, free_six), (fixed_one, free_one), (fixed_six, fixed_one), (free_six, free_one)]
+    return Experiment(methods, pairs + [(name, fixed_six) for name in with_prior])
+
+
+def _durations() -> Experiment:
+    """How long to train, with and without automatic stopping."""
+    steps = {**{f"{count} steps": count for count in (50, 100, 200, 400)}, "automatic": AUTO_STEPS}
+    methods = [
+        Method(f"{norm} norms, {name}", Learning(norm=norm, steps=count))
+        for norm in LEARNING_RATES
+        for name, count in steps.items()
+    ]
+    return Experiment(methods, [(method.name, "free norms, 200 steps") for method in methods])
+
+
+def _requests() -> Experiment:
+    """Prompts that ask for more and more things."""
+    methods = [
+        Method(f"{norm} norms, {count} asked for", Learning(norm=norm), asked=count)
+        for norm in LEARNING_RATES
+        for count in range(1, 7)
+    ]
+    return Experiment(methods, [(f"fixed norms, {n} asked for", f"free norms, {n} asked for") for n in range(1, 7)])
 
 
 def _ablation() -> Experiment:
@@ -194,6 +233,9 @@ EXPERIMENTS = {
     "bounds": _bounds(),
     "stages": _stages(),
     "layers": _layers(),
+    "directions": _directions(),
+    "durations": _durations(),
+    "requests": _requests(),
     "ablation": _ablation(),
     "guidance": _guidance(),
     "limits": _limits(),

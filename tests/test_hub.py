@@ -192,6 +192,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub):
         hub.add("owner/model", repository(SD15, **{"vae/config.json": {"revision": revision}}), revision)
     for asked, meant in ((None, "main"), ("fp16", "fp16"), (hub.commit("owner/model", "fp16"), "fp16")):
         assert json.loads((find("owner/model", revision=asked) / "vae/config.json").read_text())["revision"] == meant
+        assert json.loads((find(f"owner/model@{asked}") / "vae/config.json").read_text())["revision"] == meant
     with pytest.raises(
         UserError, match=r"owner/model has no revision 'v9'; https://huggingface.co/owner/model/commits"
     ):
@@ -275,6 +276,7 @@ def test_other_errors_say_what_the_client_says(hub, monkeypatch):
     ("text", "meant"),
     [
         ("owner/name", HubName("owner/name")),
+        ("owner/name@refs/pr/1", HubName("owner/name", "refs/pr/1")),
         ("https://huggingface.co/owner/na.me-1", HubName("owner/na.me-1")),
         ("huggingface.co/owner/name/", HubName("owner/name")),
         ("https://hf.co/owner/name/tree/main", HubName("owner/name", "main")),

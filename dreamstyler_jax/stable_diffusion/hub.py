@@ -27,7 +27,7 @@ _SMALL = re.compile(
     rf"|tokenizer(_2)?/({'|'.join(map(re.escape, _TOKENIZER))})"
 )
 _WHOLE = {"model_index.json", "unet/config.json"}  # one of them is in every whole model in diffusers' layout
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
 
@@ -37,7 +37,7 @@ class HubName:
 
     Attributes:
         repo: ``owner/name``.
-        revision: branch, tag or commit, if a URL names one.
+        revision: branch, tag or commit, if it names one.
         file: the path in the repository, of a URL of a file.
     """
 
@@ -47,7 +47,7 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Reads ``owner/name`` or a URL as a browser shows it; None for anything else.
+        """Reads ``owner/name``, ``owner/name@revision`` or a URL as a browser shows it; None for anything else.
 
         Raises:
             UserError: a URL of something else than a model or a file of one.
@@ -57,7 +57,8 @@ class HubName:
         if host.lower() not in _HOSTS:
             if scheme:
                 raise UserError(f"{text} is not on the Hugging Face Hub: download the file, and give its path")
-            return cls(text) if _ID.fullmatch(text) else None
+            match = _ID.fullmatch(text)
+            return cls(match[1], match[2]) if match else None
         path_of_url = re.split(r"[?#]", rest)[0]
         owner, name, kind, revision, *path = [urllib.parse.unquote(p) for p in path_of_url.split("/") if p] + [""] * 4
         file = "/".join(filter(None, path))
@@ -80,8 +81,9 @@ def resolve_model(
     """Finds a model folder on this machine or, by its name, on the Hugging Face Hub.
 
     Args:
-        model: a local folder, ``owner/name``, or a URL of the hub; an existing folder of that name has precedence.
-        revision: branch, tag or commit of the hub repository.
+        model: a local folder, ``owner/name``, ``owner/name@revision``, or a URL of the hub; an existing folder of that
+            name has precedence.
+        revision: branch, tag or commit of the hub repository; it has precedence over one in the name.
         variant: the word in the names of the weights to download, where there are such; otherwise those without.
         allow_pickle: whether ``.bin`` files are wanted where there is no safetensors file.
         parts: the folders of a whole model, such as ``unet``, whose weights are needed.

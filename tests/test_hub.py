@@ -192,7 +192,8 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub):
         hub.add("owner/model", repository(SD15, **{"vae/config.json": {"revision": revision}}), revision)
     for asked, meant in ((None, "main"), ("fp16", "fp16"), (hub.commit("owner/model", "fp16"), "fp16")):
         assert json.loads((find("owner/model", revision=asked) / "vae/config.json").read_text())["revision"] == meant
-        assert json.loads((find(f"owner/model@{asked}") / "vae/config.json").read_text())["revision"] == meant
+        name = f"owner/model@{asked}" if asked else "owner/model"
+        assert json.loads((find(name) / "vae/config.json").read_text())["revision"] == meant
     with pytest.raises(
         UserError, match=r"owner/model has no revision 'v9'; https://huggingface.co/owner/model/commits"
     ):

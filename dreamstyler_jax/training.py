@@ -76,7 +76,7 @@ def prepare(
     resolution = model.side("resolution", settings.resolution)
     squares = framing.squares_of(pictures, resolution, settings.framing, settings.seed)
     tables, origin = _start(model, settings)
-    metadata = {"property": settings.property} | origin
+    metadata: dict[str, Any] = {"property": settings.property} | origin
     metadata |= {setting: getattr(settings, setting) for setting in _RECORDED}
     metadata |= {"prompts": list(prompts), "images": list(pictures), "resolution": resolution}
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}

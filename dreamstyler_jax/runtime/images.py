@@ -112,7 +112,7 @@ def _to_rgb(image: Image.Image, on_white: bool) -> Image.Image:
     elif image.mode not in ("L", "CMYK"):
         image = image.convert("RGB")
     image = _to_srgb(image)
-    if image.mode == "RGBA" and (on_white or image.getextrema()[3] == (255, 255)):
+    if image.mode == "RGBA" and (on_white or image.getchannel("A").getextrema() == (255, 255)):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     elif image.mode != "RGBA":
         image = image.convert("RGB")

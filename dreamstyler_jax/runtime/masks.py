@@ -71,5 +71,5 @@ def fill(picture: Image.Image) -> Image.Image:
     opaque = picture.convert("RGB")
     if not hidden.any():
         return opaque
-    row, column = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
-    return Image.fromarray(np.asarray(opaque)[row, column])
+    nearest: Any = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return Image.fromarray(np.asarray(opaque)[tuple(nearest)])

@@ -299,10 +299,9 @@ def _scaled(weights: Array | np.ndarray, full: int, factor: Array) -> Array:
 
 
 def _seen(predictions: Array, weights: Array | np.ndarray, full: int, x: Array, coefficients: Array) -> Step:
-    """What the variants see of predictions [R, B, h, w, c]."""
+    """What the variants see of predictions float32[R, B, h, w, c]."""
     import jax.numpy as jnp
 
-    predictions = predictions.astype(jnp.float32)
     a, b, *_ = coefficients
     scale = jnp.abs(jnp.asarray(weights).at[full].add(-1)).sum(0) / 2
     return Step(predictions[full], predictions[0], weights[0], scale, a * x + b * predictions[full], b)

@@ -127,21 +127,19 @@ class Variant(NamedTuple):
 VARIANTS = (  # in the order in which they act
     Variant(
         zero_star,
-        (Scale("cfg_zero_star", 0.0, "CFG-Zero*: share of the fitted scale of the null prediction; 0 is off.", 0, 1),),
+        (Scale("cfg_zero_star", 0.0, "CFG-Zero*: 1 fits the negative prediction to the full one; 0 is off.", 0, 1),),
     ),
     Variant(
         projected,
         (
-            Scale(
-                "apg_eta", 1.0, "APG: weight of guidance along the prediction itself; 1 is off, 0 its authors'.", 0, 1
-            ),
-            Scale("apg_norm_threshold", 0.0, "APG: largest norm of guidance at a scale of 1; 0 is no limit.", 0, 1e4),
-            Scale("apg_momentum", 0.0, "APG: weight of the steps before, such as -0.5; 0 is off.", -1, 1),
+            Scale("apg_eta", 1.0, "APG: weight of what saturates colours; 1 is off, its authors take 0.", 0, 1),
+            Scale("apg_norm_threshold", 0.0, "APG: largest norm of guidance at scale 1, such as 15; 0 is off.", 0, 1e4),
+            Scale("apg_momentum", 0.0, "APG: weight of guidance in the steps before, such as -0.5; 0 is off.", -1, 1),
         ),
     ),
     Variant(
         rescaled,
-        (Scale("guidance_rescale", 0.0, "Share of the contrast without guidance, such as 0.7; 0 is off.", 0, 1),),
+        (Scale("guidance_rescale", 0.0, "How much of the contrast to undo that guidance adds; 0 is off.", 0, 1),),
     ),
 )
 NUMBERS = {number.name: number for variant in VARIANTS for number in variant.numbers}

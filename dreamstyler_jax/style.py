@@ -87,7 +87,10 @@ class Style:
     def _read_only(self, table: Any) -> np.ndarray:
         table = np.array(table, np.float32, order="C")
         if table.ndim not in (3, 4) or not table.size:
-            raise ValueError(f"a style's table has the shape [stages, vectors, width], not {list(table.shape)}")
+            raise ValueError(
+                "a style's table has the shape [stages, vectors, width] or [stages, layers, vectors, width], not "
+                f"{list(table.shape)}"
+            )
         table = table[:, 0] if table.ndim == 4 and table.shape[1] == 1 else table
         table.flags.writeable = False
         if not np.isfinite(table).all():

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from dreamstyler_jax import prompts, transfer
-from dreamstyler_jax.grids.cells import Axes, Cell, make_cells
+from dreamstyler_jax.grids.axes import Axes, make_cells
+from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import draw_sheet, layout
 from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg_guidance

@@ -14,7 +14,8 @@ from cells import CELL, MODEL, ODD_PROMPTS, cells_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dreamstyler_jax.grids.cells import ABSENT, Axes, Cell, Repaint, definition, id_of_line, make_cells
+from dreamstyler_jax.grids.axes import Axes, make_cells
+from dreamstyler_jax.grids.cells import ABSENT, Cell, Repaint, definition, id_of_line
 from dreamstyler_jax.guidance import FORMS, Guidance, cfg_guidance, paper_guidance
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule

@@ -21,7 +21,7 @@ from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import read_config, read_values, to_yaml, write_config
 from dreamstyler_jax.commands.runs import runs_of
 from dreamstyler_jax.commands.sample_inputs import all_prompts, axes_of
-from dreamstyler_jax.grids.cells import make_cells
+from dreamstyler_jax.grids.axes import make_cells
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED, parse_seeds, parse_shard

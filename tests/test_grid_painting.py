@@ -11,7 +11,8 @@ from test_cells import STYLES
 from tiny_model import WIDTH
 
 from dreamstyler_jax.encoding import encode
-from dreamstyler_jax.grids.cells import Axes, Cell, make_cells
+from dreamstyler_jax.grids.axes import Axes, make_cells
+from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.grids.painting import Shape, paint_cells, shape_of
 from dreamstyler_jax.guidance import cfg_guidance, paper_guidance
 from dreamstyler_jax.painting import Request, paint_requests, prepare_batches

@@ -12,7 +12,7 @@ from parity_tools import randomised, relative_error, to_torch
 
 from dreamstyler_jax import guidance, sampling
 from dreamstyler_jax.encoding import encode
-from dreamstyler_jax.grids.cells import Axes, make_cells
+from dreamstyler_jax.grids.axes import Axes, make_cells
 from dreamstyler_jax.guidance import cfg_guidance, paper_guidance
 from dreamstyler_jax.painting import Request, paint_requests
 from dreamstyler_jax.runtime.errors import UserError

@@ -28,7 +28,8 @@ from dreamstyler_jax.commands.sample_inputs import (
     with_default_controlnet,
     with_default_style,
 )
-from dreamstyler_jax.grids.cells import Cell, definition, make_cells
+from dreamstyler_jax.grids.axes import make_cells
+from dreamstyler_jax.grids.cells import Cell, definition
 from dreamstyler_jax.grids.gallery import Gallery, Writer
 from dreamstyler_jax.grids.page import write_page
 from dreamstyler_jax.grids.painting import paint_cells, shape_of

@@ -10,7 +10,8 @@ from pathlib import Path
 from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.encoding import check_styles, tokenize
-from dreamstyler_jax.grids.cells import Axes, Cell
+from dreamstyler_jax.grids.axes import Axes
+from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.guidance import FORMS, OPTIONAL_SCALES, SCALES, Guidance, forms_with, has_effect, in_effect
 from dreamstyler_jax.guidance_variants import NUMBERS
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE

@@ -12,7 +12,7 @@ import numpy as np
 
 from dreamstyler_jax import inversion
 from dreamstyler_jax.encoding import encode_tokens, initial_tables, tokenize
-from dreamstyler_jax.grids.cells import Axes, make_cells
+from dreamstyler_jax.grids.axes import Axes, make_cells
 from dreamstyler_jax.grids.gallery import Gallery, Writer
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.guidance import cfg, paper

@@ -19,15 +19,21 @@ from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.placeholders import tokenize_with_placeholders
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-from dreamstyler_jax.style import Style, check_widths
+from dreamstyler_jax.style import Style, check_layers, check_widths, with_layers
 
 
-def initial_tables(model: StableDiffusion, init_word: str, stages: int, vectors: int) -> dict[str, np.ndarray]:
-    """The tables before training, float32[T, V, D] per text encoder: the embedding of ``init_word`` in every stage.
+def initial_tables(
+    model: StableDiffusion, init_word: str, stages: int, vectors: int, layers: int = 1
+) -> dict[str, np.ndarray]:
+    """The tables before training, of each text encoder: the embedding of ``init_word`` in every stage and layer.
 
     Several words give each vector a word; with fewer words than vectors the last one is repeated. A word of several
     tokens gives the mean of their embeddings.
+
+    Returns:
+        float32[T, V, D], or float32[T, K, V, D] where K, the ``layers``, are more than one.
     """
+    places = (stages, layers) if layers > 1 else (stages,)
     words = init_word.split()
     word_of_vector = np.minimum(np.arange(vectors), len(words) - 1)
 
@@ -35,7 +41,7 @@ def initial_tables(model: StableDiffusion, init_word: str, stages: int, vectors:
         vocabulary = np.asarray(model.vocabulary_vectors[encoder])
         ids = [model.tokenizers[encoder].words(word) for word in words]
         start = np.stack([vocabulary[of_word].mean(0) for of_word in ids])[word_of_vector]
-        return np.broadcast_to(start, (stages, *start.shape)).astype(np.float32)
+        return np.broadcast_to(start, (*places, *start.shape)).astype(np.float32)
 
     return {encoder: table(encoder) for encoder in model.tokenizers}
 
@@ -44,14 +50,25 @@ def join_tables(styles: Mapping[str, Style]) -> dict[str, np.ndarray]:
     """The vectors of several styles side by side, float32[T, sum of V, D] for each text encoder.
 
     T is the least common multiple of their numbers of stages: repeating the stages of a table does not change which
-    vectors a timestep sees.
+    vectors a timestep sees. If one of them has vectors for each of K layers, those of the others are repeated for each:
+    float32[T, K, sum of V, D].
     """
     stages = math.lcm(*(style.stages for style in styles.values()))
+    layers = layers_of(styles)
+
+    def stretched(table: np.ndarray) -> np.ndarray:
+        table = np.repeat(table, stages // len(table), axis=0)
+        return np.broadcast_to(with_layers(table), (stages, layers, *table.shape[-2:])) if layers > 1 else table
 
     def join(*tables: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.repeat(table, stages // len(table), axis=0) for table in tables], axis=1)
+        return np.concatenate([stretched(table) for table in tables], axis=-2)
 
     return jax.tree.map(join, *(dict(style.tables) for style in styles.values()))
+
+
+def layers_of(styles: Mapping[str, Style]) -> int:
+    """K of the conditionings of prompts that may name these styles."""
+    return max((style.layers for style in styles.values()), default=1)
 
 
 class Tokens(NamedTuple):
@@ -106,18 +123,30 @@ def splice(token_vectors: Array, slots: Array | np.ndarray, vectors: Array) -> A
 def encode_spliced(
     networks: Networks, params: Any, tokens: Mapping[str, Tokens], vectors: Mapping[str, Array]
 ) -> Conditioning:
-    """Encodes each text encoder's tokens [B, L] with learned vectors [B, N, D] in their slots."""
+    """Encodes each text encoder's tokens [B, L] with learned vectors [B, N, D] in their slots.
+
+    With vectors [B, K, N, D] the tokens are encoded once for each of K cross-attention layers (P+, Voynov et al. 2023).
+    """
     ids = {name: of_encoder.ids for name, of_encoder in tokens.items()}
     token_vectors = networks.embed_tokens(params, ids)
-    spliced = {name: splice(token_vectors[name], tokens[name].slots, vectors[name]) for name in tokens}
-    return networks.encode_text(params, spliced, ids)
+
+    def encode(vectors: Mapping[str, Array]) -> Conditioning:
+        spliced = {name: splice(token_vectors[name], tokens[name].slots, vectors[name]) for name in tokens}
+        return networks.encode_text(params, spliced, ids)
+
+    if vectors["clip_l"].ndim == 3:
+        return encode(vectors)
+    return Conditioning.of_layers(jax.vmap(encode, in_axes=1)(vectors))
 
 
 @functools.partial(jax.jit, static_argnames="networks")
 def encode_tokens(
     networks: Networks, params: Any, tokens: Mapping[str, Tokens], tables: Mapping[str, Array]
 ) -> Conditioning:
-    """Encodes tokens [P, L] once per stage, with the vectors of tables [T, V, D]: a conditioning [P, T, L, D]."""
+    """Encodes tokens [P, L] once per stage, with the vectors of tables [T, V, D]: a conditioning [P, T, L, D].
+
+    With tables [T, K, V, D] once per stage and layer, and the conditioning has K of them.
+    """
     count = len(tokens["clip_l"].ids)
 
     def one_stage(vectors: Mapping[str, Array]) -> Conditioning:
@@ -128,8 +157,14 @@ def encode_tokens(
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), stages_first)
 
 
+def check_styles(model: StableDiffusion, styles: Mapping[str, Style]) -> None:
+    """Raises a UserError if a style does not fit the model's text encoders and denoiser."""
+    check_widths(styles, model.networks.text_widths)
+    check_layers(styles, model.networks.unet_config.cross_attentions)
+
+
 def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Conditioning:
-    """The conditioning [P, T, L, D] of prompts; T is 1 where there are no styles.
+    """The conditioning [P, T, L, D] of prompts, or K of them; T and K are 1 where there are no styles.
 
     Args:
         model: its text encoders encode.
@@ -139,7 +174,7 @@ def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, 
     Raises:
         UserError: a style of another model, an unknown placeholder, or one beyond the window.
     """
-    check_widths(styles, model.networks.text_widths)
+    check_styles(model, styles)
     tokens = tokenize(model.tokenizers, prompts, {name: style.vectors for name, style in styles.items()})
     empty = {name: np.zeros((1, 1, width), np.float32) for name, width in model.networks.text_widths.items()}
     return encode_tokens(model.networks, model.params, tokens, join_tables(styles) if styles else empty)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from dreamstyler_jax.encoding import encode
+from dreamstyler_jax.encoding import encode, layers_of
 from dreamstyler_jax.guidance import ROWS, rows_needed
 from dreamstyler_jax.runtime.devices import padded_batch_size
 from dreamstyler_jax.sampling import Batch, ContentBatch, StepPlan, sample_batch
@@ -22,6 +22,7 @@ from dreamstyler_jax.transfer import Content, ContentEncoder
 
 T = TypeVar("T")
 FULL = ROWS.index("full")
+# Both are divided by the number of layers for which each prompt is encoded.
 _BATCHES_PER_BLOCK = 16  # their prompts are encoded together, each distinct prompt once
 _PROMPTS_PER_CALL = 32  # always as many at once: one program, and results that do not depend on the other prompts
 
@@ -118,7 +119,7 @@ def prepare_batches(
         The number of pictures in the batch that count, and the batch.
     """
     batch_size = padded_batch_size(batch_size)
-    for block in _cut(requests, _BATCHES_PER_BLOCK * batch_size):
+    for block in _cut(requests, max(1, _BATCHES_PER_BLOCK // layers_of(styles)) * batch_size):
         prompts = [[request.prompts[row] for row in rows] for request in block]
         distinct = list(dict.fromkeys(itertools.chain.from_iterable(prompts)))
         position = {prompt: i for i, prompt in enumerate(distinct)}
@@ -136,8 +137,9 @@ def prepare_batches(
 
 
 def _encode_in_chunks(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Conditioning:
-    filled = [*prompts, *[""] * (-len(prompts) % _PROMPTS_PER_CALL)]
-    return Conditioning.concatenate([encode(model, chunk, styles) for chunk in _cut(filled, _PROMPTS_PER_CALL)])
+    at_once = max(1, _PROMPTS_PER_CALL // layers_of(styles))
+    filled = [*prompts, *[""] * (-len(prompts) % at_once)]
+    return Conditioning.concatenate([encode(model, chunk, styles) for chunk in _cut(filled, at_once)])
 
 
 def _content_batch(

@@ -60,8 +60,10 @@ class Style:
     Attributes:
         name: how prompts call it, as in "in the style of {name}"; without braces, | and line breaks.
         tables: for each text encoder float32[T, V, D], read-only and finite: T stages (stage 0 has the least noise), V
-            vectors per stage, D the encoder's width. ``clip_l`` is the first text encoder, the only one of Stable
-            Diffusion 1.x and 2.x; a single array stands for its table. Arrays are copied.
+            vectors per stage, D the encoder's width. Or float32[T, K, V, D], with vectors for each of K cross-attention
+            layers of the denoiser (P+, Voynov et al. 2023); an axis K of one is dropped. ``clip_l`` is the first text
+            encoder, the only one of Stable Diffusion 1.x and 2.x; a single array stands for its table. Arrays are
+            copied.
         metadata: how it was made, as JSON values: model, init_word, prompts, steps, ...
 
     Raises:
@@ -77,16 +79,20 @@ class Style:
             raise UserError(f"a style cannot be called {self.name!r}: choose a name without braces, | and outer spaces")
         tables = self.tables if isinstance(self.tables, Mapping) else {"clip_l": self.tables}
         copies = {encoder: self._read_only(table) for encoder, table in tables.items()}
-        if len({table.shape[:2] for table in copies.values()}) != 1:
-            raise ValueError("the tables of a style have one number of stages and of vectors")
+        if len({table.shape[:-1] for table in copies.values()}) != 1:
+            raise ValueError("the tables of a style have one number of stages, layers and vectors")
         object.__setattr__(self, "tables", copies)
         object.__setattr__(self, "metadata", json.loads(json.dumps(dict(self.metadata), default=_to_json)))
 
     def _read_only(self, table: Any) -> np.ndarray:
         table = np.array(table, np.float32, order="C")
+        if table.ndim not in (3, 4) or not table.size:
+            raise ValueError(
+                "a style's table has the shape [stages, vectors, width] or [stages, layers, vectors, width], not "
+                f"{list(table.shape)}"
+            )
+        table = table[:, 0] if table.ndim == 4 and table.shape[1] == 1 else table
         table.flags.writeable = False
-        if table.ndim != 3 or not table.size:
-            raise ValueError(f"a style's table has the shape [stages, vectors, width], not {list(table.shape)}")
         if not np.isfinite(table).all():
             raise UserError(f"the style {self.name!r} holds NaN or Inf: train it again at a lower learning rate")
         return table
@@ -97,14 +103,19 @@ class Style:
         return next(iter(self.tables.values())).shape[0]
 
     @property
+    def layers(self) -> int:
+        """K, the cross-attention layers with vectors of their own; 1 if all share theirs."""
+        return with_layers(next(iter(self.tables.values()))).shape[1]
+
+    @property
     def vectors(self) -> int:
-        """V, per stage."""
-        return next(iter(self.tables.values())).shape[1]
+        """V, per stage and layer."""
+        return next(iter(self.tables.values())).shape[-2]
 
     @property
     def widths(self) -> dict[str, int]:
         """D of each text encoder."""
-        return {encoder: table.shape[2] for encoder, table in self.tables.items()}
+        return {encoder: table.shape[-1] for encoder, table in self.tables.items()}
 
     @functools.cached_property
     def hash(self) -> str:
@@ -117,7 +128,8 @@ class Style:
 
     def __repr__(self) -> str:
         steps = f", {self.metadata['steps']} steps" if "steps" in self.metadata else ""
-        return f"Style({shortened(self.name)!r}, {self.stages} stages x {self.vectors} vectors{steps})"
+        layers = f" x {self.layers} layers" if self.layers > 1 else ""
+        return f"Style({shortened(self.name)!r}, {self.stages} stages{layers} x {self.vectors} vectors{steps})"
 
     def save(self, path: str | Path) -> None:
         """Writes the style with all its metadata as one ``.safetensors`` file, which appears whole or not at all."""
@@ -228,6 +240,27 @@ def check_widths(styles: Mapping[str, Style], widths: Mapping[str, int]) -> None
                 f"the vectors of the style {name!r} have width {_widths(style.widths)}, but the model's {encoders} "
                 f"{_widths(widths)}: use the model that the style was trained on{made_for}"
             )
+
+
+def check_layers(styles: Mapping[str, Style], layers: int) -> None:
+    """Makes sure that styles with vectors for each cross-attention layer fit a model with so many.
+
+    Raises:
+        UserError: one does not fit.
+    """
+    for name, style in styles.items():
+        if style.layers not in (1, layers):
+            remedy = "divide these" if "mix" in style.metadata else "use the model that the style was trained on"
+            made_for = f", {style.metadata['model']}" if style.metadata.get("model") else ""
+            raise UserError(
+                f"the style {name!r} has vectors for each of {style.layers} cross-attention layers, but the model has "
+                f"{layers}, 0 to {layers - 1}: {remedy}{made_for}"
+            )
+
+
+def with_layers(table: np.ndarray) -> np.ndarray:
+    """A table [T, V, D] as [T, 1, V, D]; one with an axis of layers as it is."""
+    return table if table.ndim == 4 else table[:, None]
 
 
 def step_file(folder: Path, step: int) -> Path:

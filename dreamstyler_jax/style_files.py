@@ -34,7 +34,7 @@ class StyleContent(NamedTuple):
 
     Attributes:
         name: the style's name.
-        tables: float32[T, V, D] for each text encoder.
+        tables: float32[T, V, D] for each text encoder, or float32[T, K, V, D].
         metadata: how it was made; empty in other tools' files.
         hash: of the tables as they were saved; empty in other tools' files.
     """
@@ -93,11 +93,16 @@ def write_style(path: Path, content: StyleContent) -> None:
 
 
 def export_style(path: Path, name: str, tables: Mapping[str, np.ndarray], format: str) -> list[Path]:
-    """Writes tables float32[T, V, D] for another tool; see `Style.export`."""
+    """Writes tables float32[T, V, D] for another tool, which has no room for layers; see `Style.export`."""
     if format not in FORMATS:
         raise UserError(f"styles can be exported as {', '.join(FORMATS)}, not as {format!r}")
     if path.suffix not in SUFFIXES:
         raise UserError(f"cannot export to {path}: the file name should end in {', '.join(SUFFIXES)}")
+    if any(table.ndim > 3 for table in tables.values()):
+        raise UserError(
+            f"the style {name!r} has vectors for each cross-attention layer, and the files of other tools hold one set "
+            "for all layers: learn it with --layers shared to export it"
+        )
     contents = _one_file(path, name, tables) if format == "dreamstyler" else _file_per_stage(path, name, tables, format)
     for file, tensors in contents.items():
         to_bytes = safetensors.numpy.save if path.suffix == ".safetensors" else _torch_bytes

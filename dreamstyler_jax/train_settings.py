@@ -30,6 +30,12 @@ class TrainSettings:
         low=1,
         high=50,
     )
+    layers: str = option(
+        "shared",
+        "shared: all cross-attention layers of the denoiser see the same vectors. each: every layer has vectors of its "
+        "own in every stage, as in XTI (P+).",
+        choices=("shared", "each"),
+    )
     vectors: int = option(1, "Vectors per stage. Each takes the place of one token in the prompt.", low=1, high=16)
     init_word: str = option(
         "painting",

@@ -81,7 +81,9 @@ def prepare(
     metadata |= {"clip_skip": model.networks.clip_skip}
     told = {name: list(value) for name in ("original_size", "crop_top_left") if (value := getattr(settings, name))}
     metadata |= told
-    tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors)
+    metadata |= {"layers": settings.layers} if settings.layers != TrainSettings.layers else {}
+    layers = model.networks.unet_config.cross_attentions if settings.layers == "each" else 1
+    tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors, layers)
     wordings = [_wordings(settings, prompt) for prompt in prompts]
     dataset = inversion.make_dataset(model, arrays, wordings, settings.vectors, flip=settings.flip, name=name)
     return Lesson(Style(name, tables, metadata), dataset)

@@ -217,11 +217,11 @@ def test_unusable_names(name):
 
 
 def test_tables_of_another_shape_are_refused():
-    for shape in ((2, 3), (1, 0, 3), (1, 1, 1, 1)):
+    for shape in ((2, 3), (1, 0, 3), (1, 0, 1, 3), (1, 1, 1, 1, 1)):
         with pytest.raises(ValueError, match="stages, vectors, width"):
             Style("a", np.zeros(shape))
     for tables in ({}, {"clip_l": np.zeros((2, 1, 4)), "clip_g": np.zeros((3, 1, 4))}):
-        with pytest.raises(ValueError, match="one number of stages and of vectors"):
+        with pytest.raises(ValueError, match="one number of stages, layers and vectors"):
             Style("a", tables)
 
 

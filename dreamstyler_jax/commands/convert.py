@@ -78,7 +78,7 @@ def joined(styles: Mapping[str, Style]) -> Style:
             f"styles: of {names.pop()}, the stages {listing([f'T{stage}' for stage in missing])} are missing"
         )
     in_order = [stages[stage] for stage in range(len(stages))]
-    if len({(*style.widths.items(), style.vectors) for style in in_order}) != 1:
+    if len({(*style.widths.items(), style.layers, style.vectors) for style in in_order}) != 1:
         raise UserError(f"styles: the stages of {names.pop()} do not have vectors of one number and width")
     tables = {encoder: np.concatenate([style.tables[encoder] for style in in_order]) for encoder in in_order[0].tables}
     return Style(names.pop(), tables)

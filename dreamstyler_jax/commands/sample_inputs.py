@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.commands.config import SampleConfig
-from dreamstyler_jax.encoding import tokenize
+from dreamstyler_jax.encoding import check_styles, tokenize
 from dreamstyler_jax.grids.cells import Axes, Cell
 from dreamstyler_jax.guidance import FORMS, SCALES, Guidance, forms_with
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
@@ -19,7 +19,7 @@ from dreamstyler_jax.runtime.parsing import parse_seeds
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.scheduler_config import solver_of
-from dreamstyler_jax.style import FILE_NAME, Style, StyleRef, check_widths, load_styles
+from dreamstyler_jax.style import FILE_NAME, Style, StyleRef, load_styles
 from dreamstyler_jax.train_settings import BARE_PROMPTS
 
 DISTILLED_SOLVERS = {"lcm": 1.5, "tcd": 1.0}  # with the guidance scale that such models take
@@ -170,7 +170,7 @@ def check_prompts(
     Raises:
         UserError: as said.
     """
-    check_widths(styles, model.networks.text_widths)
+    check_styles(model, styles)
     distinct = {(cell.prompt, cell.style): cell for cell in cells}.values()
     texts = list(dict.fromkeys(cell.texts[row] for cell in distinct for row in rows))
     tokenize(model.tokenizers, texts, {name: style.vectors for name, style in styles.items()})

@@ -101,7 +101,9 @@ def summary(run: Run) -> str:
     """What a run learns, from which picture and with which prompt, in a line."""
     pictures, config = run.lesson.style.metadata["images"], run.config
     source = pictures[0] if len(pictures) == 1 else f"{len(pictures)} pictures"
-    return f"Learning the {config.property} {config.name!r} from {source}: {config.prompts[0]!r}"
+    count = run.lesson.style.layers
+    layers = f", for each of {count} cross-attention layers," if count > 1 else ""
+    return f"Learning the {config.property} {config.name!r}{layers} from {source}: {config.prompts[0]!r}"
 
 
 def train_runs(model: StableDiffusion, runs: Sequence[Run]) -> None:

@@ -77,6 +77,43 @@ def test_every_text_encoder_is_mixed_alike():
         mix("a+b", both | {"b": one["b"]})
 
 
+def layered(name, layers=4, stages=T):
+    rng = np.random.default_rng(len(name))
+    return Style(name, rng.standard_normal((stages, layers, V, D), np.float32))
+
+
+def test_layers_are_mixed_like_stages():
+    styles = STYLES | {"each": layered("each"), "all": layered("all", stages=1)}
+    each, everywhere = styles["each"].tables["clip_l"], styles["all"].tables["clip_l"]
+    mixed = table_of("each:layers 0-2, all:layer 3", styles)
+    np.testing.assert_array_equal(mixed[:, :3], each[:, :3])
+    np.testing.assert_array_equal(mixed[:, 3:], np.broadcast_to(everywhere[:, 3:], (T, 1, V, D)))
+    mixed = table_of("each*0.25+gogh*0.75", styles)
+    np.testing.assert_allclose(mixed, 0.25 * each + 0.75 * GOGH[:, None], rtol=1e-5, atol=1e-6)
+    mixed = table_of("gogh:5-3,each:2-0 layers 3-1,monet:2-0 layers 0", styles)
+    np.testing.assert_array_equal(mixed[3:], np.broadcast_to(GOGH[3:, None], (3, 4, V, D)))
+    np.testing.assert_array_equal(mixed[:3, 1:], each[:3, 1:])
+    np.testing.assert_array_equal(mixed[:3, 0], MONET[:3])
+
+
+def test_styles_without_layers_can_be_mixed_by_layer():
+    mixed = mix("gogh:layers 0-6,monet:layers 7-15", STYLES)
+    assert (mixed.stages, mixed.layers) == (T, 16)
+    np.testing.assert_array_equal(mixed.tables["clip_l"][:, 6], GOGH)
+    np.testing.assert_array_equal(mixed.tables["clip_l"][:, 7], MONET)
+    alone = mix("gogh:layers 0-3", STYLES).tables["clip_l"]
+    np.testing.assert_array_equal(alone, np.broadcast_to(GOGH[:, None], (T, 4, V, D)))
+
+
+@given(st.lists(st.booleans(), min_size=3 * 4, max_size=3 * 4))
+def test_any_division_of_stages_and_layers(choices):
+    styles = {name: layered(name, stages=3) for name in ("a", "bb")}
+    choices = np.reshape(choices, (3, 4))
+    parts = [f"{'bb' if choice else 'a'}:{t} layer {k}" for (t, k), choice in np.ndenumerate(choices)]
+    expected = np.where(choices[..., None, None], styles["bb"].tables["clip_l"], styles["a"].tables["clip_l"])
+    np.testing.assert_array_equal(table_of(",".join(parts[::-1]), styles), expected)
+
+
 def test_recipes_may_name_training_steps():
     styles = {"gogh": STYLES["gogh"], "gogh@100": style("gogh@100"), "monet@20": style("monet@20")}
     mixed = mix("gogh@100:5-3, monet@20:2, gogh:1-0", styles)
@@ -109,7 +146,16 @@ def test_the_name_of_a_style_is_that_style():
         ("gogh:a-b", "should read like"),
         ("gogh*x", "should read like"),
         ("gogh++monet", "should read like"),
-        ("gogh,monet", "must say its stages"),
+        ("gogh: layers", "should read like"),
+        ("gogh:layers 3-", "should read like"),
+        ("gogh:layers 0-3 5-3", "should read like"),
+        ("gogh,monet", "must say its stages or layers"),
+        ("gogh:layers 0-2,monet", "must say its stages or layers"),
+        ("gogh:layers 0-2,monet:layers 4-5", "leaves a layer of stage 0 out, 3: there are 6, 0 to 5"),
+        ("gogh:5-3,monet:2-0 layers 0-3,gogh:1 layer 2", "gives a layer of stage 1 twice, 2: there are 4, 0 to 3"),
+        ("each:layers 0-4", "names a layer that is not there, 4: there are 4, 0 to 3"),
+        ("each:layers 0-2,gogh:layer 4", "names a layer that is not there, 4"),
+        ("each+more", "one number of layers: each has 4, more has 5"),
         ("gogh*0.7+monet*0.7", "add up to 1"),
         ("gogh*0.7+monet", "add up to 1"),
         ("gogh+gogh", "twice in one blend"),
@@ -123,5 +169,6 @@ def test_the_name_of_a_style_is_that_style():
 )
 def test_mistakes_are_explained(recipe, says):
     styles = STYLES | {"four": style("four", stages=4), "wide": style("wide", vectors=1)}
+    styles |= {"each": layered("each"), "more": layered("more", layers=5)}
     with pytest.raises(UserError, match=says):
         mix(recipe, styles)

@@ -166,7 +166,9 @@ class SampleConfig(GuidanceOptions):
         "the example style of the package.",
     )
     mixes: list[str] = option(
-        [], "New styles made from these, such as gogh:5-3,monet:2-0 or gogh*0.7+monet*0.3. {} then stands for each mix."
+        [],
+        "New styles made from these, such as gogh:5-3,monet:2-0 or gogh*0.7+monet*0.3 or gogh:layers 0-7,monet:layers "
+        "8-15. {} then stands for each mix.",
     )
     checkpoints: list[int] = option(
         [],

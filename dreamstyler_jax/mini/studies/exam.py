@@ -86,7 +86,7 @@ class Learning(NamedTuple):
     """How a style is learned; hashable.
 
     Attributes:
-        stages, vectors, steps, batch_size, learning_rate: as in `TrainSettings`.
+        stages, vectors, steps, batch_size, learning_rate, layers: as in `TrainSettings`.
         context: whether the training prompt describes the picture.
     """
 
@@ -96,6 +96,7 @@ class Learning(NamedTuple):
     steps: int = 200
     batch_size: int = 8
     learning_rate: float = 0.02
+    layers: str = "shared"
 
 
 def learn(model: StableDiffusion, exam: Exam, learning: Learning) -> Style:

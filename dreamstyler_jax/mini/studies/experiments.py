@@ -140,7 +140,10 @@ class Runner:
 
     def _style(self, exam: Exam, learning: Learning) -> Style:
         learning = learning._replace(steps=self.config.train_steps, learning_rate=self.config.learning_rate)
-        folder = "-".join(f"{name}{value}" for name, value in learning._asdict().items())
+        values = learning._asdict()
+        if learning.layers == "shared":  # as folders were called when there was nothing else
+            del values["layers"]
+        folder = "-".join(f"{name}{value}" for name, value in values.items())
         path = Path(self.config.output) / "styles" / folder / f"{exam.painter}.safetensors"
         if not path.exists():
             self._learn(self._model, exam, learning).save(path)

@@ -70,6 +70,16 @@ def _stages() -> Experiment:
     return Experiment(methods, pairs)
 
 
+def _layers() -> Experiment:
+    methods = [
+        Method(f"T = {stages}" + (", each layer" if layers == "each" else ""), Learning(stages=stages, layers=layers))
+        for layers in ("shared", "each")
+        for stages in (1, 6)
+    ]
+    one, six, one_each, six_each = (method.name for method in methods)
+    return Experiment(methods, [(one_each, one), (six_each, six), (six, one_each)])
+
+
 def _ablation() -> Experiment:
     methods = [
         Method("textual inversion", Learning(stages=1, context=False)),
@@ -141,6 +151,7 @@ NO_INVERSION = Method("no inversion", None, prompt="A painting of {context}")
 EXPERIMENTS = {
     "bounds": _bounds(),
     "stages": _stages(),
+    "layers": _layers(),
     "ablation": _ablation(),
     "guidance": _guidance(),
     "limits": _limits(),

@@ -203,7 +203,7 @@ def test_each_set_of_loras_is_merged_once(tiny, tmp_path):
 def test_the_shape_of_a_grid(tiny):
     guidance = [cfg_guidance(1), cfg_guidance(3)]
     cells = cells_for(tiny, seeds=range(5), steps=[3, 4], solvers=["ddim", "euler"], guidance=guidance)
-    assert shape_of(cells, 8) == (8, [0, 1])
+    assert shape_of(cells, 8) == (8, [0, 1], False)
     assert shape_of(cells, 1024).batch_size == 20, "as many as there are for one solver and number of steps"
     assert shape_of(cells_for(tiny, guidance=[cfg_guidance(1)]), 8).rows == [1]
     assert shape_of(cells_for(tiny, guidance=[paper_guidance(5, 3, 3)]), 8).rows == [0, 1]

@@ -155,7 +155,7 @@ def vary(guided: Guided, step: Step, numbers: Mapping[str, Array | np.ndarray]) 
     """
     import jax
 
-    def vary_one(guided: Guided, step: Step, numbers: Mapping[str, Array]) -> Guided:
+    def vary_one(guided: Guided, step: Step, numbers: Mapping[str, Array | np.ndarray]) -> Guided:
         for variant in VARIANTS:
             guided = variant.function(guided, step, *(numbers[number.name] for number in variant.numbers))
         return guided

@@ -304,7 +304,7 @@ def test_variants_and_the_weak_style_belong_to_the_cells_that_they_change():
     assert [bool(cell.variants) for cell in cells] == [False, False, False, True, False]
     for cell in cells:
         weak = "weak_scale" in cell.scales
-        assert cell.weak_styles == ({"gogh@100": styles["gogh@100"].hash} if weak else {})
+        assert cell.weak_styles == ({"gogh@100": styles["gogh@100"].hash} if weak else None)
         assert cell.texts[1] == "a {gogh}" and cell.texts[4] == ("a {gogh@100}" if weak else "a {gogh}")
         assert id_of_line(json.loads(json.dumps(cell.parameters()))) == cell.id
     with pytest.raises(UserError, match="weak_scale: name the training step of the weak styles, with weak_checkpoint"):

@@ -142,37 +142,30 @@ def test_variants_of_guidance_are_one_program(tiny):
     np.testing.assert_allclose(different[0], plain, atol=1e-4)
 
 
-def test_a_weak_style_equal_to_the_style_and_a_schedule_of_ones_change_nothing(tiny):
-    weak = dataclasses.replace(STYLES["wave"], name="gogh@100")
-    same = dataclasses.replace(STYLES["gogh"], name="gogh@100")
+def test_a_weak_style_equal_to_the_style_changes_nothing_and_schedules_are_not_compiled_in(tiny):
+    weak, same = (dataclasses.replace(STYLES[name], name="gogh@100") for name in ("wave", "gogh"))
     guidance = [cfg_guidance(3), cfg_guidance(3, weak_scale=2)]
     options: dict[str, Any] = dict(guidance=guidance, steps=[3], weak_checkpoint=100, guidance_schedule="linear")
-    axes = Axes(prompts={"": TEXTS[:1]}, styles=["gogh"], **options)
-    cells = make_cells(axes, tiny, {**STYLES, "gogh@100": weak}, (16, 16))
-    assert shape_of(cells, 2) == (2, [0, 1, 4], False)
-    table = solver_table("dpmpp_2m", tiny.networks.schedule, 3)
-    plans = {name: plan_steps(table, guidance_schedule=name) for name in ("linear", "cosine", "constant")}
-    plans["ones"] = plans["linear"]._replace(factors=np.ones(3, np.float32))
+    axes, styles = Axes(prompts={"": TEXTS[:1]}, styles=["gogh"], **options), {**STYLES, "gogh@100": weak}
+    cells = make_cells(axes, tiny, styles, (16, 16))
+    shape, table = shape_of(cells, 1), solver_table("dpmpp_2m", tiny.networks.schedule, 3)
+    assert shape == (1, [0, 1, 4], False)
 
-    def painted(cell, weak, plan):
-        styles, request = {**STYLES, "gogh@100": weak}, Request(cell.texts, cell.weights, cell.seed)
-        return next(paint_requests(tiny, [request], styles, plan, size=(16, 16), batch_size=1, rows=[0, 1, 4]))
+    def painted(cell, weak, schedule):
+        request, plan = Request(cell.texts, cell.weights, cell.seed), plan_steps(table, guidance_schedule=schedule)
+        given = {**STYLES, "gogh@100": weak}
+        return next(paint_requests(tiny, [request], given, plan, size=(16, 16), batch_size=1, rows=shape.rows))
 
-    plain = painted(cells[0], weak, plans["constant"])
     with compilations("sample_batch") as programs:
-        scheduled = {name: painted(cells[0], weak, plans[name]) for name in ("ones", "linear", "cosine")}
-        others = [painted(cells[1], style, plans["ones"]) for style in (same, weak)]
+        plain, guided, other = (
+            painted(cells[i], weak, name) for i, name in ((0, "linear"), (1, "linear"), (1, "cosine"))
+        )
+        np.testing.assert_allclose(painted(cells[1], same, "linear"), plain, atol=1e-4)
+        of_grid = [picture for _, picture in paint_cells(tiny, cells, styles, shape)]
     assert len(programs) == 1
-    np.testing.assert_allclose(scheduled["ones"], plain, atol=1e-4)
-    np.testing.assert_allclose(others[0], plain, atol=1e-4)
-    different = [plain, others[1], scheduled["linear"], scheduled["cosine"]]
+    np.testing.assert_array_equal(of_grid, [plain, guided])
+    different = [plain, guided, other]
     assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(different) for b in different[:i])
-    (of_grid,) = (
-        picture
-        for cell, picture in paint_cells(tiny, cells, {**STYLES, "gogh@100": weak}, shape_of(cells, 1))
-        if cell == cells[1]
-    )
-    np.testing.assert_allclose(of_grid, painted(cells[1], weak, plans["linear"]), atol=1e-4)
 
 
 def test_each_set_of_loras_is_merged_once(tiny, tmp_path):
@@ -204,7 +197,7 @@ def test_each_set_of_loras_is_merged_once(tiny, tmp_path):
 def test_the_shape_of_a_grid(tiny):
     guidance = [cfg_guidance(1), cfg_guidance(3)]
     cells = cells_for(tiny, seeds=range(5), steps=[3, 4], solvers=["ddim", "euler"], guidance=guidance)
-    assert shape_of(cells, 8) == (8, [0, 1])
+    assert shape_of(cells, 8) == (8, [0, 1], False)
     assert shape_of(cells, 1024).batch_size == 20, "as many as there are for one solver and number of steps"
     assert shape_of(cells_for(tiny, guidance=[cfg_guidance(1)]), 8).rows == [1]
     assert shape_of(cells_for(tiny, guidance=[paper_guidance(5, 3, 3)]), 8).rows == [0, 1]

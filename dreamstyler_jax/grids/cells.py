@@ -19,7 +19,7 @@ from dreamstyler_jax.stable_diffusion.schedule import NORMAL_SIGMAS
 ABSENT = {
     "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
     "loras": NO_LORAS, "clip_skip": 0, "sigmas": NORMAL_SIGMAS, "original_size": None, "crop_top_left": None,
-    "guidance_schedule": CONSTANT, "weak_checkpoint": 0, "weak_styles": {},
+    "guidance_schedule": CONSTANT, "weak_checkpoint": 0, "weak_styles": None,
 }  # fmt: skip
 # Those of them that count in an id only where they have another value, so that older pictures keep their ids.
 _NOT_IN_OLDER_IDS = (
@@ -73,7 +73,7 @@ class Cell:
             for the picture's own size, whole.
         guidance_schedule: one of `guidance.SCHEDULES`.
         weak_checkpoint: the training step at which the weak prompt takes its styles; 0 without a weak scale.
-        weak_styles: name and hash of each of these.
+        weak_styles: name and hash of each of these; None without a weak scale.
         repaint: None for a picture painted from the prompt alone.
     """
 
@@ -103,7 +103,7 @@ class Cell:
     crop_top_left: tuple[int, int] | None = None
     guidance_schedule: str = CONSTANT
     weak_checkpoint: int = 0
-    weak_styles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weak_styles: Mapping[str, str] | None = None
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:

@@ -173,7 +173,8 @@ def test_deep_features_and_the_surface_are_the_whole_unet_with_residuals_too(tin
     unet = nnx.merge(tiny.networks.unet, tiny.params["unet"])
     rng = np.random.default_rng(0)
     x, states = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in [(2, 6, 10, 4), (2, 24, 16)])
-    shapes = jax.eval_shape(lambda: unet.contract(unet.conv_in(x), unet.embed(jnp.array([7, 7]), states), states))
+    contexts = [states] * tiny.networks.unet_config.cross_attentions
+    shapes = jax.eval_shape(lambda: unet.contract(unet.conv_in(x), unet.embed(jnp.array([7, 7]), states), contexts))
     residuals = [jnp.asarray(rng.standard_normal(map.shape), jnp.float32) for map in shapes]
     whole = unet(x, jnp.array([7, 7]), states, residuals)
     deep = unet.deep(x, jnp.array([7, 7]), states, residuals)

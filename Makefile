@@ -1,5 +1,5 @@
-# make demo | test | lint | format | pictures | clean. Each installs what it needs into .venv, and installs it again if
-# setup.cfg or pyproject.toml has changed.
+# make demo | test | lint | format | paper_eval | pictures | clean. Each installs what it needs into .venv, and installs
+# it again if setup.cfg or pyproject.toml has changed.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PROJECT := setup.cfg pyproject.toml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint format pictures clean
+.PHONY: demo test browser lint format paper_eval pictures clean
 .DELETE_ON_ERROR:
 
 PAINTINGS := boat flower bird house
@@ -49,6 +49,14 @@ lint: $(VENV)/.installed-lint
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The protocol of Table 1 in the paper, with your pictures; EVALUATE may name further checkpoints (docs/evaluation.md).
+MODEL ?= stable-diffusion-v1-5/stable-diffusion-v1-5
+EVALUATE ?= --clip openai/clip-vit-large-patch14 --vgg timm/vgg16.tv_in1k
+paper_eval: $(VENV)/.installed
+	$(BIN)/dreamstyler train --config paper_eval --separate --model $(MODEL) --images $(PICTURES) --resume
+	$(BIN)/dreamstyler sample --config paper_eval --model $(MODEL)
+	$(BIN)/dreamstyler evaluate --pictures out/paper_eval --styles runs/paper_eval $(EVALUATE)
 
 # Makes the package's example and all pictures in docs/ again.
 pictures: $(VENV)/.installed browser

@@ -10,7 +10,8 @@ from noise_pictures import noise_pictures
 from PIL import Image
 from tiny_clip import PREPROCESSING, write_tiny_clip
 
-from dreamstyler_jax.evaluation.clip import Clip, Preprocessor
+from dreamstyler_jax.evaluation.clip import Clip
+from dreamstyler_jax.evaluation.encoders import Preprocessor
 from dreamstyler_jax.evaluation.scores import cosine_score
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError

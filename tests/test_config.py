@@ -20,7 +20,7 @@ from dreamstyler_jax.commands.cli import parse
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import read_config, read_values, to_yaml, write_config
 from dreamstyler_jax.commands.runs import runs_of
-from dreamstyler_jax.commands.sample_inputs import all_prompts, axes_of
+from dreamstyler_jax.commands.sample_inputs import all_prompts, axes_of, read_prompts
 from dreamstyler_jax.grids.axes import make_cells
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.runtime.errors import UserError
@@ -59,6 +59,20 @@ def test_sd15_has_the_papers_settings():
     assert (sample.solver, sample.steps, sample.guidance) == (["dpmpp_2m"], [25], "paper")
     assert (sample.null_scale, sample.context_scale) == ([5], [3])
     assert all(0.5 <= scale <= 3 for scale in sample.style_scale)
+
+
+def test_paper_eval_is_the_papers_protocol(tmp_path, monkeypatch):
+    """From any folder: the 39 prompts, in styles that are learned as in sd15, eight pictures to a step."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--separate", "--images", *(f"{number}.jpg" for number in range(32))]
+    sd15, train = parse(TrainConfig, ["--config", "sd15"]), parse(TrainConfig, ["--config", "paper_eval", *words])
+    sample = parse(SampleConfig, ["--config", "paper_eval"])
+    same = ("model", "dtype", "stages", "steps", "learning_rate", "resolution", "init_word", "weight_decay")
+    assert [getattr(train, name) for name in same] == [getattr(sd15, name) for name in same]
+    assert train.batch_size * train.gradient_accumulation == sd15.batch_size == 8
+    assert [train.output] == sample.styles and len(parse_seeds(sample.seeds)) == 1
+    assert all_prompts(sample)[""] == read_prompts(str(ROOT / "configs/eval_prompts.txt"))
+    assert len(all_prompts(sample)[""]) == 39
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

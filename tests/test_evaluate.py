@@ -7,25 +7,37 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
+from painted_tools import (
+    DOG,
+    HOUSE,
+    SEA,
+    cells_of,
+    lines,
+    noise,
+    one_picture,
+    paint,
+    score,
+    styles_of,
+    summary,
+    write_style,
+)
 from PIL import Image
 from script_tools import ROOT, contents, refusal, run, write_picture
 from tiny_clip import write_tiny_clip
-from tiny_model import WIDTH
 
 from dreamstyler_jax.commands import evaluate
 from dreamstyler_jax.evaluation import scores
+from dreamstyler_jax.evaluation.checkpoints import CHECKPOINTS
 from dreamstyler_jax.evaluation.clip import Clip
+from dreamstyler_jax.evaluation.comparisons import AutoencoderGrams
 from dreamstyler_jax.evaluation.painted import plain_context
 from dreamstyler_jax.evaluation.report import OVERALL, summarise, summary_points
-from dreamstyler_jax.evaluation.scorer import Scorer, score_all
-from dreamstyler_jax.evaluation.scores import SCORE_NAMES
+from dreamstyler_jax.evaluation.scorer import score_all
 from dreamstyler_jax.evaluation.statistics import Estimate, estimate
 from dreamstyler_jax.evaluation.training_data import find_training_data, known_styles
-from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE, EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix
@@ -33,7 +45,7 @@ from dreamstyler_jax.runtime import images
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import FILE_NAME, Style
 
-HOUSE, DOG, SEA = (f"a painting of {subject} in the style of" for subject in ("a house", "a small dog", "the sea"))
+SCORE_NAMES = ("text", "image", "style", "leakage")  # without further checkpoints
 RESULTS = ("scores.jsonl", "evaluation.json", "evaluation.png")
 
 
@@ -79,64 +91,6 @@ def run_process(*words, cwd):
     command = [sys.executable, "-m", "dreamstyler_jax", "evaluate", *map(str, words)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env)
-
-
-def write_style(folder, name, seed=0, **metadata):
-    table = np.random.default_rng(seed).standard_normal((2, 1, WIDTH), np.float32)
-    Style(name, {"clip_l": table}, metadata).save(folder / FILE_NAME)
-    return folder
-
-
-def styles_of(runs, *names):
-    return {name: Style.load(runs / name / FILE_NAME).hash for name in names}
-
-
-def noise(count, size=(16, 16), seed=5):
-    return list(np.random.default_rng(seed).uniform(-1, 1, (count, *size, 3)).astype(np.float32))
-
-
-def cells_of(model, prompts, styles, arrays):
-    """The cells of pictures, given prompts with their seeds; {} stands for the first of the styles."""
-    common: dict[str, Any] = dict(
-        negative_prompt="", guidance="cfg", scales={"guidance_scale": 3.5}, solver="ddim", steps=5
-    )
-    common |= dict(dtype="float32", model=str(model), model_hash="0123")
-    result = []
-    for (prompt, seed), array in zip(prompts, arrays, strict=True):
-        style = next(iter(styles)) if "{}" in prompt else ""
-        used = {name: hash for name, hash in styles.items() if name == style or f"{{{name}}}" in prompt}
-        size = dict(height=array.shape[0], width=array.shape[1])
-        result.append(Cell(prompt=prompt, style=style, seed=seed, styles=used, **size, **common))
-    return result
-
-
-def paint(folder, model, prompts, styles, arrays):
-    """Writes pictures as ``dreamstyler sample`` does."""
-    cells, gallery = cells_of(model, prompts, styles, arrays), Gallery(folder)
-    gallery.begin()
-    for cell, array in zip(cells, arrays, strict=True):
-        gallery.save(cell, array)
-    gallery.finish(cells)
-    return folder
-
-
-def one_picture(folder, model, runs, prompt=HOUSE + " {}", style="gogh", **renamed):
-    return paint(folder, model, [(prompt, 0)], renamed or styles_of(runs, style), noise(1))
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
-
-
-def summary(folder):
-    return json.loads((folder / "evaluation.json").read_text())
-
-
-def score(folder, *words):
-    """Evaluates a folder with one picture; returns the line of this picture."""
-    run(evaluate, "--pictures", folder, *words)
-    (line,) = lines(folder)
-    return line
 
 
 # The scores
@@ -214,6 +168,13 @@ def test_the_table_has_a_row_per_style_and_one_for_all(evaluated):
         assert rows[name][1:] == [str(Estimate(**estimates[score])) for score in SCORE_NAMES]
 
 
+def test_a_line_names_the_scores_that_are_left_out(evaluated):
+    folder, printed = evaluated
+    (line,) = (line for line in printed.splitlines() if line.startswith("Left out"))
+    assert "csd, csd_csls (--csd), dino (--dino), vgg (--vgg), lpips (--lpips), art_fid (--inception)" in line
+    assert not summary(folder).keys() & CHECKPOINTS.keys()
+
+
 def test_the_chart_is_drawn(evaluated):
     assert Image.open(evaluated[0] / "evaluation.png").size == (1280, 720)
 
@@ -257,7 +218,8 @@ def test_clip_sees_no_placeholders(model, runs, tmp_path):
     painted = evaluate.read_pictures([str(out)])
     training_data = find_training_data(painted, [str(runs)], [])
     diffusion = StableDiffusion.load(str(model))
-    score_all(Scorer(diffusion, RecordingClip.load(model / "clip"), painted, training_data), painted)
+    networks = {"autoencoder": AutoencoderGrams(diffusion), "clip": RecordingClip.load(model / "clip")}
+    score_all(networks, painted, training_data)
     assert [style.name for style in painted[0].styles] == ["gogh"]
     assert seen == ["a painting of a wave by the sea", "a painting of the sea"]
 

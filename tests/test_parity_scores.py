@@ -9,7 +9,8 @@ from clip_vocabulary import write_clip_tokenizer
 from parity_tools import randomised
 from PIL import Image
 
-from dreamstyler_jax.evaluation.clip import Clip, Preprocessor
+from dreamstyler_jax.evaluation.clip import Clip
+from dreamstyler_jax.evaluation.encoders import Preprocessor
 from dreamstyler_jax.evaluation.scores import leakage_score
 from dreamstyler_jax.runtime import images
 

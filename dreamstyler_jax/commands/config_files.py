@@ -53,11 +53,11 @@ def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error}") from None
 
 
-def find_config(path: str | Path) -> Traversable:
-    """The file at ``path``, or, if there is none, the package's config file of that name."""
+def find_config(path: str | Path, suffix: str = ".yaml") -> Traversable:
+    """The file at ``path``, or, if there is none, the package's file of that name, with this suffix, in ``configs``."""
     if Path(path).exists():
         return Path(path)
-    parts = Path(path).with_suffix(".yaml").parts
+    parts = Path(path).with_suffix(suffix).parts
     tails = ["/".join(parts[start:]) for start in range(len(parts))]  # from the whole path to the name alone
     folder = importlib.resources.files("dreamstyler_jax.configs")
     for name in (*tails, f"grids/{parts[-1]}"):

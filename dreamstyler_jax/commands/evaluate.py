@@ -3,14 +3,20 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dreamstyler_jax import __version__
 from dreamstyler_jax.commands.config import PICKLE_HELP, PREDICTION_HELP, VAE_HELP
 from dreamstyler_jax.commands.models import load_model
+from dreamstyler_jax.evaluation.artfid import art_fid
+from dreamstyler_jax.evaluation.checkpoints import CHECKPOINTS, load_checkpoint
 from dreamstyler_jax.evaluation.clip import Clip
+from dreamstyler_jax.evaluation.comparisons import AutoencoderGrams, Networks
+from dreamstyler_jax.evaluation.contents import repaints
 from dreamstyler_jax.evaluation.painted import PaintedPicture, group_labels, painted_pictures
 from dreamstyler_jax.evaluation.report import LEGEND, picture_lines, summarise, table, write_report
-from dreamstyler_jax.evaluation.scorer import Scorer, score_all
+from dreamstyler_jax.evaluation.score_table import SCORES
+from dreamstyler_jax.evaluation.scorer import score_all
 from dreamstyler_jax.evaluation.training_data import find_training_data
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.errors import UserError
@@ -54,35 +60,81 @@ class EvaluateConfig:
     clip: str = option(
         "", "The CLIP: a folder as transformers saves it, or a hub id. Default: the folder clip inside the model's."
     )
+    csd: str | None = option(None, CHECKPOINTS["csd"].help)
+    dino: str | None = option(None, CHECKPOINTS["dino"].help)
+    vgg: str | None = option(None, CHECKPOINTS["vgg"].help)
+    lpips: str | None = option(None, CHECKPOINTS["lpips"].help)
+    inception: str | None = option(None, CHECKPOINTS["inception"].help)
     output: str = option("", "Folder for the results. Default: the first folder of pictures.")
 
     def __post_init__(self):
         check_values(self)
         if not self.pictures:
             raise UserError("pictures: give the folders that dreamstyler sample painted into, such as out/starry")
+        if self.inception and not self.lpips:
+            raise UserError(f"inception: ArtFID also needs --lpips, {CHECKPOINTS['lpips'].help}")
 
 
 def run(config: EvaluateConfig) -> None:
     """Scores the pictures, writes the results and prints their summary.
 
     Raises:
-        UserError: pictures, a style, its training pictures, the model or the CLIP cannot be found or read.
+        UserError: pictures, a style, its training pictures or a network cannot be found or read.
     """
     folder = Path(config.output or config.pictures[0])
     check_output(folder)
     painted = read_pictures(config.pictures)
     training_data = find_training_data(painted, config.styles, config.style_pictures)
-    model_name = choose_model(config.model, painted)
-    model = load_model(model_name, config)
+    further = load_checkpoints(config, painted)
+    model = load_model(choose_model(config.model, painted), config)
     clip_folder = find_clip(config.clip, model, config.allow_pickle)
     clip = Clip.load(clip_folder, allow_pickle=config.allow_pickle)
-    results = score_all(Scorer(model, clip, painted, training_data), painted)
+    networks = {"clip": clip, "autoencoder": AutoencoderGrams(model), **further}
+    results = score_all(networks, painted, training_data)
     labels_by_hashes = group_labels(painted)
     labels = [labels_by_hashes[picture.style_hashes] for picture in painted]
     summary = summarise(labels, results)
-    provenance = {"version": __version__, "model": model.name, "model_hash": model.hash, "clip": str(clip_folder)}
+    used = {"model": model.name, "model_hash": model.hash, "clip": str(clip_folder), **given_checkpoints(config)}
+    provenance: dict[str, Any] = {"version": __version__, **used}
+    notes = [LEGEND]
+    if "inception" in networks:
+        of_all = art_fid(networks, painted, training_data, results)
+        provenance["art_fid"] = of_all._asdict()
+        notes.append(str(of_all))
     write_report(folder, picture_lines(painted, labels, results), summary, provenance)
-    print(f"{table(summary)}\n\n{LEGEND}\nAll results are in {folder}.")
+    notes += [*left_out(networks), f"All results are in {folder}."]
+    print(f"{table(summary)}\n\n" + "\n".join(notes))
+
+
+def given_checkpoints(config: EvaluateConfig) -> dict[str, Any]:
+    """The checkpoints of further networks that are given, by name."""
+    return {name: given for name in CHECKPOINTS if (given := getattr(config, name))}
+
+
+def load_checkpoints(config: EvaluateConfig, painted: Sequence[PaintedPicture]) -> dict[str, Any]:
+    """Loads the further networks whose checkpoints are given.
+
+    Raises:
+        UserError: one of them cannot be found or read, or has nothing to score.
+    """
+    repainted = sum(map(repaints, painted))
+    if config.lpips and not repainted:
+        raise UserError("lpips: none of these pictures repaints another; leave it out, or paint some with --content")
+    if config.inception and repainted < 2:
+        raise UserError("inception: ArtFID needs several repainted pictures, and there is one; leave it out")
+    return {name: load_checkpoint(name, given) for name, given in given_checkpoints(config).items()}
+
+
+def left_out(networks: Networks) -> list[str]:
+    """A line that says which scores are missing and which options add them; none if there are all."""
+    missing: dict[str, list[str]] = {}
+    for name, score in SCORES.items():
+        if score.needs not in networks:
+            missing.setdefault(score.needs, []).append(name)
+    if "inception" not in networks:
+        missing["inception"] = ["art_fid"]
+    parts = [f"{', '.join(names)} (--{option})" for option, names in missing.items()]
+    return [f"Left out, as their checkpoints are not given: {', '.join(parts)}."] if parts else []
 
 
 def read_pictures(folders: Sequence[str]) -> list[PaintedPicture]:

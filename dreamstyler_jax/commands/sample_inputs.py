@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.commands.config import SampleConfig
+from dreamstyler_jax.commands.config_files import find_config
 from dreamstyler_jax.encoding import check_styles, tokenize
 from dreamstyler_jax.grids.axes import Axes
 from dreamstyler_jax.grids.cells import Cell
@@ -59,13 +60,13 @@ def all_prompts(config: SampleConfig) -> dict[str, list[str]]:
 
 
 def read_prompts(path: str) -> list[str]:
-    """The lines of a text file, without empty lines and those that begin with #.
+    """The lines of a text file, or of the package's in ``configs``, without empty lines and those that begin with #.
 
     Raises:
         UserError: the file cannot be read, or holds no prompt.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in find_config(path, ".txt").read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"prompts_file: cannot read {path}: {reason}") from error

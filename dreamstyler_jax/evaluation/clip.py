@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,89 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from PIL import Image
 
-from dreamstyler_jax.runtime import images
+from dreamstyler_jax.evaluation.encoders import Preprocessor, unit
 from dreamstyler_jax.runtime.batches import in_batches
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.clip import CLIPModel
 from dreamstyler_jax.stable_diffusion.folder_parts import FolderPart
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
-
-OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-# The second is what transformers 5 writes in place of the first.
-PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-PREPROCESSING_STEPS = ("resize", "center_crop", "rescale", "normalize")
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessor:
-    """Prepares pictures for CLIP's image encoder, as ``transformers``' CLIPImageProcessor does with Pillow.
-
-    Attributes:
-        shortest_edge: pixels to which the shorter side is resized.
-        size: side in pixels of the square that is then cut from the centre; what the network takes.
-        resample: Pillow's filter for resizing.
-        mean, std: of the training pictures in [0, 1], per channel.
-    """
-
-    shortest_edge: int
-    size: int
-    resample: Image.Resampling = Image.Resampling.BICUBIC
-    mean: tuple[float, ...] = OPENAI_MEAN
-    std: tuple[float, ...] = OPENAI_STD
-
-    @classmethod
-    def load(cls, folder: Path, size: int) -> Self:
-        """Reads ``preprocessor_config.json``, or the ``processor_config.json`` that transformers 5 writes instead.
-
-        Args:
-            size: side in pixels of the pictures that the network takes, and the default for what the file leaves out.
-
-        Raises:
-            UserError: the file is missing or damaged, or asks for another kind of preprocessing.
-        """
-        file = next((folder / name for name in PREPROCESSOR_FILES if (folder / name).is_file()), None)
-        if file is None:
-            raise UserError(f"{folder} is not a complete CLIP: it lacks {PREPROCESSOR_FILES[0]}; download it again")
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            content = content.get("image_processor", content)
-            shortest_edge, crop_size = content.get("size", size), content.get("crop_size", size)
-            if isinstance(shortest_edge, dict):
-                shortest_edge = shortest_edge.get("shortest_edge", 0)
-            if not isinstance(crop_size, dict):
-                crop_size = {"height": crop_size, "width": crop_size}
-            crop = (crop_size["height"], crop_size["width"])
-            supported = all(content.get(f"do_{step}", True) for step in PREPROCESSING_STEPS)
-            loaded = cls(
-                int(shortest_edge),
-                size,
-                Image.Resampling(content.get("resample", cls.resample)),
-                tuple(map(float, content.get("image_mean", OPENAI_MEAN))),
-                tuple(map(float, content.get("image_std", OPENAI_STD))),
-            )
-        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file} is damaged, or not from a CLIP ({error}); download it again") from error
-        if not supported or crop != (size, size) or loaded.shortest_edge < size:
-            raise UserError(
-                f"{file} asks for preprocessing that is not supported: it should resize pictures, crop them to "
-                f"{size} x {size} pixels and normalize them; use another CLIP"
-            )
-        return loaded
-
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Resizes and crops float[H, W, 3] in [-1, 1] to float32[size, size, 3] in [-1, 1], not yet normalized.
-
-        Pillow resizes 8-bit pictures, so values are rounded to 8 bits unless the picture has the right size already.
-        """
-        if picture.shape == (self.size, self.size, 3) and self.shortest_edge == self.size:
-            return np.clip(picture, -1, 1, dtype=np.float32)
-        height, width = picture.shape[:2]
-        scaled_width, scaled_height = (int(self.shortest_edge * side / min(height, width)) for side in (width, height))
-        resized = images.to_image(picture).resize((scaled_width, scaled_height), self.resample)
-        left, top = (scaled_width - self.size) // 2, (scaled_height - self.size) // 2
-        return images.to_array(resized.crop((left, top, left + self.size, top + self.size)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -156,13 +79,9 @@ class Clip:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _text_features(graphdef: nnx.GraphDef, params: Any, ids: Array) -> Array:
-    return _unit(nnx.merge(graphdef, params).get_text_features(ids))
+    return unit(nnx.merge(graphdef, params).get_text_features(ids))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _picture_features(graphdef: nnx.GraphDef, params: Any, mean: Array, std: Array, pictures: Array) -> Array:
-    return _unit(nnx.merge(graphdef, params).get_image_features(((pictures + 1) / 2 - mean) / std))
-
-
-def _unit(features: Array) -> Array:
-    return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+    return unit(nnx.merge(graphdef, params).get_image_features(((pictures + 1) / 2 - mean) / std))

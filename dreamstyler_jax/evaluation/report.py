@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from dreamstyler_jax.evaluation.painted import PaintedPicture
-from dreamstyler_jax.evaluation.scores import SCORE_NAMES
+from dreamstyler_jax.evaluation.score_table import SCORES
 from dreamstyler_jax.evaluation.statistics import Estimate, estimate
 from dreamstyler_jax.runtime import charts, images
 from dreamstyler_jax.runtime.files import write_atomic
@@ -26,7 +26,7 @@ class GroupSummary(NamedTuple):
 
     Attributes:
         pictures: how many pictures there are.
-        scores: by the names in `SCORE_NAMES`.
+        scores: by the names in `score_table.SCORES`.
     """
 
     pictures: int
@@ -47,11 +47,11 @@ class Summary(NamedTuple):
 
 def summarise(labels: Sequence[str], results: Sequence[Mapping[str, float]]) -> Summary:
     """Means over pictures, given the label and the scores of each picture; scores that are nan do not count."""
-    styles = {}
+    styles, names = {}, list(results[0])
     for label in dict.fromkeys(labels):
         group = [result for other, result in zip(labels, results, strict=True) if other == label]
-        styles[label] = GroupSummary(len(group), {name: _estimate(r[name] for r in group) for name in SCORE_NAMES})
-    means = {name: _estimate(style.scores[name].mean for style in styles.values()) for name in SCORE_NAMES}
+        styles[label] = GroupSummary(len(group), {name: _estimate(r[name] for r in group) for name in names})
+    means = {name: _estimate(style.scores[name].mean for style in styles.values()) for name in names}
     return Summary(styles, GroupSummary(len(labels), means))
 
 
@@ -63,30 +63,30 @@ def table(summary: Summary) -> str:
     """The summary as lines of text."""
     groups = {**summary.styles, OVERALL: summary.overall}
     width = max(map(len, groups))
-    lines = [f"{'':{width}}{'pictures':>10}" + "".join(f"{name:>17}" for name in SCORE_NAMES)]
+    lines = [f"{'':{width}}{'pictures':>10}" + "".join(f"{name:>17}" for name in summary.overall.scores)]
     for label, group in groups.items():
-        cells = "".join(f"{group.scores[name]!s:>17}" for name in SCORE_NAMES)
+        cells = "".join(f"{score!s:>17}" for score in group.scores.values())
         lines.append(f"{label:{width}}{group.pictures:>10}{cells}")
     return "\n".join(lines)
 
 
-def summary_points(summary: Summary) -> list[charts.Point]:
-    """Text score (x) against style score (y): a point for each style that has both, and one for several styles."""
+def summary_points(summary: Summary, likeness: str = "style") -> list[charts.Point]:
+    """Text score (x) against a style score (y): a point for each style that has both, and one for several styles."""
     groups = {label.replace("$", r"\$"): group for label, group in summary.styles.items()}
     if len(groups) > 1:
         groups[OVERALL] = summary.overall
     points = []
     for label, group in groups.items():
-        text, style = group.scores["text"], group.scores["style"]
+        text, style = group.scores["text"], group.scores[likeness]
         if text.count and style.count:
             points.append(charts.Point(text.mean, style.mean, label, x_margin=text.margin, y_margin=style.margin))
     return points
 
 
-def chart(points: Sequence[charts.Point]) -> Image.Image:
+def chart(points: Sequence[charts.Point], likeness: str = "style") -> Image.Image:
     """Draws `summary_points`; there must be at least one."""
     subtitle = "means and 95 % confidence intervals: of a style over its pictures, of all styles over the styles"
-    return charts.scatter_chart(points, "Prompt and style", subtitle, "text score", "style score")
+    return charts.scatter_chart(points, "Prompt and style", subtitle, "text score", SCORES[likeness].likeness)
 
 
 def picture_lines(
@@ -106,13 +106,15 @@ def picture_lines(
 
 
 def write_report(
-    folder: Path, lines: Iterable[Mapping[str, Any]], summary: Summary, provenance: Mapping[str, str]
+    folder: Path, lines: Iterable[Mapping[str, Any]], summary: Summary, provenance: Mapping[str, Any]
 ) -> None:
-    """Writes ``scores.jsonl`` and ``evaluation.json`` and, if a style has a text score, ``evaluation.png``.
+    """Writes ``scores.jsonl``, ``evaluation.json`` and, if a style has a text score, charts.
+
+    ``evaluation.png`` shows the style score, ``evaluation_csd.png`` and so on show other scores of styles.
 
     Args:
         lines: see `picture_lines`.
-        provenance: what else belongs into ``evaluation.json``: the version, the model and the CLIP.
+        provenance: what else belongs into ``evaluation.json``: the version, the networks, scores of the whole set.
     """
     write_atomic(folder / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     content = {
@@ -124,8 +126,10 @@ def write_report(
         },
     }
     write_atomic(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
-    if points := summary_points(summary):
-        images.save_png(folder / "evaluation.png", chart(points))
+    for name in summary.overall.scores:
+        if SCORES[name].likeness and (points := summary_points(summary, name)):
+            suffix = "" if name == "style" else f"_{name}"
+            images.save_png(folder / f"evaluation{suffix}.png", chart(points, name))
 
 
 def _json_scores(group: GroupSummary) -> dict[str, dict[str, float | int | None]]:

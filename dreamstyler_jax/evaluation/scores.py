@@ -1,10 +1,11 @@
-"""The formulas of the scores (Ahn et al. 2024, section 4.1), each from 0 to 100.
+"""The formulas of the scores, most of them from 0 to 100 (Ahn et al. 2024, section 4.1).
 
 Text and image score are cosines of CLIP features. The style score compares Gram matrices of five patches. Its features
-come from the autoencoder of the Stable Diffusion at hand, where the paper uses VGG-16.
+come from the autoencoder of the Stable Diffusion at hand; the paper uses VGG-16, see `vgg`.
 """
 
 import functools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,16 +20,40 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
-SCORE_NAMES = ("text", "image", "style", "leakage")
 PATCHES = 5  # of each picture: its four corners and its centre
 PATCH_SHARE = 7 / 16  # of the shorter side: 224 of 512 pixels
 MAX_PATCH_PIXELS = 1 << 20  # in one batch: the autoencoder of Stable Diffusion then takes a few gigabytes
+NEIGHBOURS = 15  # as in Frochte 2026
 MAX_LOGIT = 80  # beyond it a probability is 0 or 1
 
 
 def cosine_score(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The text score, or the image score: ``max(100 cos, 0)`` of features [..., P] of unit length, row by row."""
     return np.maximum(100 * (a * b).sum(-1), 0)
+
+
+def corrected_score(picture: np.ndarray, training: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Cosines with training pictures less what is owed to crowded neighbourhoods: float[M], from -200 to 200.
+
+    ``100 (2 cos(x, y) - r(x) - r(y))``, cross-domain similarity local scaling (Conneau et al. 2018), where r is the
+    mean cosine of a picture with its 15 nearest pictures in a gallery, itself not counted. Frochte 2026 (arXiv
+    2605.09030) proposes it for CSD, whose cosines some pictures have with everything. The gallery here are the training
+    pictures of all styles, so a picture's score does not depend on what else was painted.
+
+    Args:
+        picture: its unit features [P].
+        training: unit features [M, P] of the training pictures of its style, which are in the gallery.
+        gallery: unit features [S, P] of distinct pictures.
+
+    Returns:
+        nan if the gallery holds fewer than two pictures.
+    """
+    neighbours = min(NEIGHBOURS, len(gallery) - 1)
+    if not neighbours:
+        return np.full(len(training), np.nan)
+    own = np.sort(gallery @ picture)[-neighbours:].mean()
+    others = np.sort(training @ gallery.T)[:, -neighbours - 1 : -1].mean(1)  # the last is the picture itself
+    return 100 * (2 * (training @ picture) - own - others)
 
 
 def leakage_score(
@@ -73,16 +98,20 @@ def grams(model: StableDiffusion, pictures: np.ndarray, max_patch_pixels: int = 
         UserError: the pictures are smaller than one latent.
     """
     pictures, factor = np.asarray(pictures, np.float32), model.networks.vae_config.downsampling
-    height, width = pictures.shape[1:3]
-    shorter = min(height, width)
-    if shorter < factor:
-        raise UserError(
-            f"pictures of {width} x {height} pixels are too small for this model, which needs at least {factor} x "
-            f"{factor}: score larger pictures"
-        )
-    side = max(1, round(shorter * PATCH_SHARE / factor)) * factor
+    check_size("this model", pictures, factor)
+    side = max(1, round(min(pictures.shape[1:3]) * PATCH_SHARE / factor)) * factor
     function = functools.partial(_gram_matrices, model.networks, side, model.params["vae"])
     return Grams(in_batches(function, pictures, pictures_per_batch(side, max_patch_pixels)))
+
+
+def check_size(network: str, pictures: np.ndarray, smallest: int) -> None:
+    """Raises a UserError if a side of pictures [N, H, W, 3] is below ``smallest``, which is what a network needs."""
+    height, width = pictures.shape[1:3]
+    if min(height, width) < smallest:
+        raise UserError(
+            f"pictures of {width} x {height} pixels are too small for {network}, which needs at least {smallest} x "
+            f"{smallest}: score larger pictures"
+        )
 
 
 def pictures_per_batch(side: int, max_patch_pixels: int = MAX_PATCH_PIXELS) -> int:
@@ -96,13 +125,26 @@ def pictures_per_batch(side: int, max_patch_pixels: int = MAX_PATCH_PIXELS) -> i
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _gram_matrices(networks: Networks, side: int, vae_params: Any, pictures: Array) -> tuple[Array, ...]:
+    return patch_grams(nnx.merge(networks.vae, vae_params).encoder.levels, side, pictures)
+
+
+def patch_grams(levels: Callable[[Array], Iterable[Array]], side: int, pictures: Array) -> tuple[Array, ...]:
+    """Gram matrices of five patches of pictures, of the levels of a network.
+
+    Args:
+        levels: maps pictures [B, side, side, 3] to features [B, h, w, C] at several levels.
+        side: of the patches, in pixels.
+        pictures: [N, H, W, 3] in [-1, 1].
+
+    Returns:
+        float32[N, 5, C, C] for each level.
+    """
     patches = _patches(pictures, side)
-    encoder = nnx.merge(networks.vae, vae_params).encoder
-    levels = []
-    for features in encoder.levels(patches.reshape(-1, *patches.shape[2:])):
+    grams = []
+    for features in levels(patches.reshape(-1, *patches.shape[2:])):
         flat = features.reshape(*patches.shape[:2], -1, features.shape[-1]).astype(jnp.float32)
-        levels.append(jnp.einsum("bpnc,bpnd->bpcd", flat, flat) / flat.shape[2])
-    return tuple(levels)
+        grams.append(jnp.einsum("bpnc,bpnd->bpcd", flat, flat) / flat.shape[2])
+    return tuple(grams)
 
 
 def _patches(pictures: Array, side: int) -> Array:

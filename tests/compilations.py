@@ -1,4 +1,4 @@
-"""Counts the programs that JAX compiles."""
+"""The programs that JAX compiles: how many, and how well."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import jax
 
 _EVENT = "/jax/core/compile/backend_compile_duration"
+_UNOPTIMISED = "jax_disable_most_optimizations"
 
 
 @contextlib.contextmanager
@@ -28,3 +29,17 @@ def compilations(function: str = "") -> Iterator[list[str]]:
         yield names
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@contextlib.contextmanager
+def optimised() -> Iterator[None]:
+    """Programs that are compiled in the ``with`` block compute fast, as they do for users.
+
+    Elsewhere in the tests LLVM optimises nothing (`conftest`), which is faster unless a program computes for seconds.
+    """
+    before = jax.config.values[_UNOPTIMISED]
+    jax.config.update(_UNOPTIMISED, False)
+    try:
+        yield
+    finally:
+        jax.config.update(_UNOPTIMISED, before)

@@ -6,19 +6,23 @@ import os
 # test measures must not depend on the run before, nor on the machine that filled the cache.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+# Most of the time goes into compiling: XLA's own passes, which decide what is computed, run as ever, LLVM's do not.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# PyTorch's threads wait for each other by turning in circles, on cores that the other worker needs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import pytest
 from hypothesis import settings
-from memory_tools import release_memory
+from memory_tools import collect_seldom, release_memory
 
 from dreamstyler_jax.runtime.compilation import choose_kernels
 
-# Most of the time goes into compiling: XLA's own passes, which decide what is computed, run as ever, LLVM's do not. The
-# older way to generate code takes half the time of the newer one; later versions of jax no longer have it.
+# Each program stays one piece, as the workers keep all cores busy anyway. The older way to generate code takes half the
+# time of the newer one; later versions of jax no longer have it.
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    fast = "--xla_backend_optimization_level=0"
+    fast = "--xla_cpu_parallel_codegen_split_count=1"
     if jax.__version_info__ < (0, 11):
         fast += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {fast}"
@@ -37,6 +41,11 @@ def pytest_collection_modifyitems(items):
     """Puts the longest files first."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish():
+    """The modules are imported by now."""
+    collect_seldom()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from compilations import optimised
 
 from dreamstyler_jax import api, inversion
 from dreamstyler_jax.encoding import initial_tables
@@ -59,7 +60,8 @@ def test_colour_words_colour_the_picture(model):
 
 
 def test_clip_and_the_judge_recognise_the_painters_own_pictures():
-    pictures = data.unseen(100, seed=1)
+    with optimised():
+        pictures = data.unseen(100, seed=1)
     pixels = images.to_unit(pictures.pixels)
     clip, judge = Clip.load(EMBEDDED_MODEL / "clip"), LoadedJudge.load(EMBEDDED_MODEL / "judge")
     by_clip = check.recognised_by_clip(clip, pixels, pictures.labels)
@@ -73,11 +75,14 @@ def test_the_example_picture_has_the_size_of_the_models_pictures(model):
     assert images.load(EXAMPLE_PICTURE).size == (model.resolution, model.resolution)
 
 
-def test_the_comparison_of_the_demo_is_drawn(tmp_path):
+def test_the_comparison_of_the_demo_is_drawn(tmp_path, monkeypatch):
     """Prompts without a style and with it, beside the painter's own pictures, each twice as large."""
+    assert compare.scene_labels().shape == (len(compare.SCENES), 4)
+    rows, columns = 2, 4
+    monkeypatch.setattr(compare, "SCENES", compare.SCENES[:rows])
+    monkeypatch.setattr(compare, "STEPS", 4)
     config = compare.CompareConfig(styles=[str(EXAMPLE_STYLE)], output=str(tmp_path / "compare.png"))
     compare.run(config)
     sheet = images.load(tmp_path / "compare.png")
-    columns, rows = 4, len(compare.SCENES)
     assert sheet.width > columns * 256 and sheet.height > rows * 256
     assert np.asarray(sheet).std() > 30

@@ -367,24 +367,22 @@ def test_styles_interrupted_between_their_checkpoints_resume_together(separate, 
         assert [line["step"] for line in read_metrics(folder / name / "metrics.jsonl")] == [5, 10, 15, 20]
 
 
-@pytest.mark.parametrize(
-    ("devices", "shared"), [("2", ["--batch_size", 4]), ("2", ["--separate"])],
-    ids=["batch", "styles"],
-)  # fmt: skip
-def test_several_devices_learn_what_one_does_with_one_program(tiny_folder, pictures, tmp_path, devices, shared):
-    words = ["--model", tiny_folder, "--images", pictures / "stars.png", pictures / "wave.png", *shared, "--steps", 3]
-    words += ["--log_every", 1, "--preview_prompts"]
-    run(train, *words, "--output", tmp_path / "one")
-    env = {"JAX_NUM_CPU_DEVICES": devices, "JAX_LOG_COMPILES": "1"}
-    with start(train, *words, "--output", tmp_path / "several", env=env) as process:
+@pytest.mark.parametrize("shared", ["batch", "styles"])
+def test_several_devices_learn_what_one_does_with_one_program(shared, words, separate, tmp_path):
+    command, one = separate
+    if shared == "batch":
+        command, one = [*words, "--steps", 10, "--log_every", 10, "--preview_prompts"], tmp_path / "one"
+        run(train, *command, "--output", one)
+    env = {"JAX_NUM_CPU_DEVICES": "2", "JAX_LOG_COMPILES": "1"}
+    with start(train, *command, "--output", tmp_path / "several", env=env) as process:
         _, printed = process.communicate()
     assert process.returncode == 0, printed
     assert len(re.findall(r"Compiling (?:jit\()?advance", printed)) == 1
-    runs = [sorted((tmp_path / name).rglob(FILE_NAME)) for name in ("one", "several")]
-    assert len(runs[0]) == len(runs[1]) == (2 if "--separate" in shared else 1)
+    runs = [sorted(folder.rglob(FILE_NAME)) for folder in (one, tmp_path / "several")]
+    assert len(runs[0]) == len(runs[1]) == (2 if shared == "styles" else 1)
     for files in zip(*runs, strict=True):
-        one, several = map(table_of, files)
-        np.testing.assert_allclose(several, one, atol=1e-5)
+        alone, several = map(table_of, files)
+        np.testing.assert_allclose(several, alone, atol=1e-5)
         losses = [[line["stage_loss"] for line in read_metrics(file.parent / "metrics.jsonl")] for file in files]
         np.testing.assert_allclose(*(np.array(loss, float) for loss in losses), rtol=1e-4)
 

@@ -34,7 +34,7 @@ test: $(VENV)/.installed-test browser
 
 # Programs compiled for TPUs, without a TPU.
 test-tpu: $(TPU_VENV)/.installed
-	$(TPU_VENV)/bin/python -m pytest -m tpu tests/test_tpu.py
+	JAX_OPTIMIZATION_LEVEL=O1 $(TPU_VENV)/bin/python -m pytest -m tpu tests/test_tpu.py
 
 # The tests of the page drive a real browser, which pip cannot install.
 browser:

@@ -18,8 +18,7 @@ def flops(jaxpr: Any, *, loops_once: bool = False) -> int:
     """The operations of a closed jaxpr, such as ``jitted.trace(...).jaxpr``, on all its devices together.
 
     A scan counts as often as it goes round, the larger branch of a condition, the body of a ``while`` once. What no
-    result depends on does not count: the compiler leaves it out. A Pallas kernel counts with all that it computes,
-    padding and repetitions included.
+    result depends on does not count: the compiler leaves it out. A Pallas kernel counts with what it computes again.
 
     Args:
         jaxpr: the closed jaxpr.

@@ -17,10 +17,9 @@ from dreamstyler_jax.runtime.devices import device as target_device
 # Of one head: how many logits make a loop worthwhile on a CPU, and how many fit into its cache.
 MANY_LOGITS = 2**16
 MAX_LOGITS = 2**20
-# Of one head: how many logits make the Pallas kernel worthwhile on a TPU (docs/tpu.md), and how long its blocks are.
+# Of one head: how many logits make the Pallas kernel worthwhile on a TPU (docs/tpu.md).
 MANY_TPU_LOGITS = 2**19
-TPU_BLOCKS = (1024, 512, 256, 128)
-TPU_LANES = 128  # of a TPU's registers: its kernel takes multiples of it
+TPU_LANES = 128  # the kernel's blocks are multiples of them
 
 
 def attention(
@@ -153,8 +152,8 @@ def attention_by_parts(query: Array, key: Array, value: Array, *, max_logits: in
 def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool = False) -> Array:
     """JAX's Pallas kernel for TPUs, which keeps blocks of logits in the chip; its gradient computes them again.
 
-    It takes sequences and heads of multiples of 128 only: they are filled up with zeros, and what is filled up among
-    the keys is masked.
+    It takes sequences of multiples of 128: they are filled up with zeros, and the filling among the keys is masked.
+    It gets the positions along the registers' lanes, which heads of 40 channels would leave two thirds empty.
 
     Args:
         query: ``[B, T, heads, width]``.
@@ -171,24 +170,30 @@ def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool 
     _, tokens, heads, width = query.shape
     count = key.shape[1]
     query, key, value = (
-        jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), *((0, -size % TPU_LANES) for size in (x.shape[1], width))))
+        jnp.pad(x, ((0, 0), (0, -x.shape[1] % TPU_LANES), (0, 0), (0, 0))).swapaxes(1, 2)
         for x in (query * width**-0.5, key, value)
     )
     rows, columns = query.shape[2], key.shape[2]
     segments = None
     if columns > count:
         segments = kernels.SegmentIds(jnp.zeros(rows, jnp.int32), (jnp.arange(columns) >= count).astype(jnp.int32))
-    block_q, block_kv = (next(size for size in TPU_BLOCKS if length % size == 0) for length in (rows, columns))
-    kernel = kernels.make_splash_mha(
-        masks.MultiHeadMask([masks.FullMask((rows, columns))] * heads),
-        block_sizes=kernels.BlockSizes(
-            block_q=block_q, block_kv=block_kv, block_kv_compute=block_kv,
-            block_q_dkv=block_q, block_kv_dkv=block_kv, block_kv_dkv_compute=block_kv, use_fused_bwd_kernel=True,
-        ),
-        head_shards=1, q_seq_shards=1, interpret=interpret,
+    queries, keys, all_keys = _block(rows, 1024), _block(columns, 1024), _block(columns, 4096)
+    blocks = kernels.BlockSizes(
+        block_q=queries, block_kv=keys, block_kv_compute=keys,
+        # The gradient of the queries is a sum over blocks of keys, each of which is written: few blocks.
+        block_q_dkv=queries, block_kv_dkv=all_keys, block_kv_dkv_compute=_block(all_keys, 512),
+        use_fused_bwd_kernel=True,
+        q_layout=kernels.QKVLayout.SEQ_MINOR, k_layout=kernels.QKVLayout.SEQ_MINOR,
+        v_layout=kernels.QKVLayout.SEQ_MINOR,
     )  # fmt: skip
-    result = jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, key, value, segments)
-    return result.swapaxes(1, 2)[:, :tokens, :, :width]
+    mask = masks.MultiHeadMask([masks.FullMask((rows, columns))] * heads)
+    kernel = kernels.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, key, value, segments).swapaxes(1, 2)[:, :tokens]
+
+
+def _block(length: int, longest: int) -> int:
+    """The largest part of a length into equal parts of multiples of `TPU_LANES`, at most ``longest``."""
+    return max(size for size in range(TPU_LANES, longest + 1, TPU_LANES) if length % size == 0)
 
 
 def _with_equal_batch_axes(*arrays: Array) -> list[Array]:

@@ -142,10 +142,17 @@ def test_a_cpu_takes_long_sequences_by_parts(dtype, tokens, keys, kind):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "keys", "kind"), [(4096, 4096, "splash"), (256, 256, "recomputed"), (16384, 77, "recomputed")]
+    ("tokens", "keys", "width", "kind"),
+    [
+        (4096, 4096, 40, "splash"),
+        (16384, 16384, 512, "splash"),
+        (16384, 16384, 640, "recomputed"),
+        (256, 256, 40, "recomputed"),
+        (16384, 77, 40, "recomputed"),
+    ],
 )
-def test_a_tpu_takes_its_kernel_where_the_logits_are_many_and_the_keys_fill_its_registers(tokens, keys, kind):
-    assert attention_kind((1, tokens, 2, 40), keys, "bfloat16", TPU) == kind
+def test_a_tpu_takes_its_kernel_where_the_logits_are_many_and_the_sizes_suit_it(tokens, keys, width, kind):
+    assert attention_kind((1, tokens, 2, width), keys, "bfloat16", TPU) == kind
 
 
 @pytest.mark.parametrize("device", [CPU, TPU, gpu("9.0")])

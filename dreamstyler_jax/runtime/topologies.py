@@ -7,8 +7,14 @@ import jax
 
 from dreamstyler_jax.runtime.errors import UserError
 
-# What libtpu is told where no TPU is: to ask no cloud's server about it, and that several processes may load it.
-_ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# What libtpu is told so that it looks for no TPU around this machine, and that other processes may load it too. Which
+# TPU a program is for depends on the topology alone.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 def described_chip(topology: str) -> jax.Device:
@@ -26,7 +32,8 @@ def described_chip(topology: str) -> jax.Device:
         raise UserError("target: to compile for a TPU, install libtpu: pip install 'dreamstyler-jax[tpu]'")
     from jax.experimental import topologies
 
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
     try:
         return topologies.get_topology_desc(topology, "tpu").devices[0]

@@ -17,8 +17,9 @@ from dreamstyler_jax.runtime.devices import device as target_device
 # Of one head: how many logits make a loop worthwhile on a CPU, and how many fit into its cache.
 MANY_LOGITS = 2**16
 MAX_LOGITS = 2**20
-# Of one head: how many logits make the Pallas kernel worthwhile on a TPU (docs/tpu.md).
-MANY_TPU_LOGITS = 2**19
+# Of one head: how many logits make the Pallas kernel worthwhile on a TPU (docs/tpu.md), and how wide it may be.
+MANY_TPU_LOGITS = 2**18
+WIDEST_TPU_HEAD = 512
 TPU_LANES = 128  # the kernel's blocks are multiples of them
 
 
@@ -78,7 +79,8 @@ def attention_kind(
     if device.platform == "cpu" and tokens * keys >= MANY_LOGITS:
         return "parts"
     if device.platform == "tpu":
-        return "splash" if tokens * keys >= MANY_TPU_LOGITS and keys >= TPU_LANES else "recomputed"
+        long = tokens * keys >= MANY_TPU_LOGITS and keys >= TPU_LANES
+        return "splash" if long and width <= WIDEST_TPU_HEAD else "recomputed"
     return "xla"
 
 
@@ -177,11 +179,13 @@ def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool 
     segments = None
     if columns > count:
         segments = kernels.SegmentIds(jnp.zeros(rows, jnp.int32), (jnp.arange(columns) >= count).astype(jnp.int32))
-    queries, keys, all_keys = _block(rows, 1024), _block(columns, 1024), _block(columns, 4096)
+    # Wider rows, of several registers or of float32, leave room in the chip for fewer of them.
+    room = -(-width // TPU_LANES) * query.dtype.itemsize // 2
+    queries, keys, most_keys = _block(rows, 1024 // room), _block(columns, 1024 // room), _block(columns, 4096 // room)
     blocks = kernels.BlockSizes(
-        block_q=queries, block_kv=keys, block_kv_compute=keys,
-        # The gradient of the queries is a sum over blocks of keys, each of which is written: few blocks.
-        block_q_dkv=queries, block_kv_dkv=all_keys, block_kv_dkv_compute=_block(all_keys, 512),
+        block_q=queries, block_kv=keys, block_kv_compute=_block(keys, 512),
+        # The gradient of the queries is a sum over blocks of keys, and each of its parts is written: few blocks.
+        block_q_dkv=queries, block_kv_dkv=most_keys, block_kv_dkv_compute=_block(most_keys, 512),
         use_fused_bwd_kernel=True,
         q_layout=kernels.QKVLayout.SEQ_MINOR, k_layout=kernels.QKVLayout.SEQ_MINOR,
         v_layout=kernels.QKVLayout.SEQ_MINOR,
@@ -192,7 +196,7 @@ def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool 
 
 
 def _block(length: int, longest: int) -> int:
-    """The largest part of a length into equal parts of multiples of `TPU_LANES`, at most ``longest``."""
+    """The largest multiple of `TPU_LANES` that divides a length and is at most ``longest``, which is at least one."""
     return max(size for size in range(TPU_LANES, longest + 1, TPU_LANES) if length % size == 0)
 
 

@@ -133,7 +133,7 @@ def estimates(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
     device = described_chip(config.target)
     chip = estimating.chip_of(device)
     model = estimating.model_without_weights(config.model, config.dtype)
-    common = {**conditions(), "device": chip.kind, "devices": 1}
+    common = estimating.conditions_for(chip)
     print(f"{config.model} in {config.dtype}, {chip}.\n{estimating.NOTE}\n\n{estimating.HEAD}")
     too_large: dict[str, ProblemSize] = {}
     for point, name in itertools.product(config.points(), config.measure):

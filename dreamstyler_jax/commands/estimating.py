@@ -5,13 +5,14 @@ does this module: one step of training or of a solver, one part of a batch that 
 """
 
 import dataclasses
+import importlib.metadata
 import re
 import time
 from typing import Any, NamedTuple
 
 import jax
 
-from dreamstyler_jax.commands.measuring import PEAKS
+from dreamstyler_jax.commands.measuring import PEAKS, conditions
 from dreamstyler_jax.commands.workloads import SIZES, ProblemSize, Workload, make_workload, random_model
 from dreamstyler_jax.runtime.devices import placed
 from dreamstyler_jax.runtime.errors import UserError
@@ -69,6 +70,13 @@ def chip_of(device: jax.Device) -> Chip:
     if kind not in _MEMORIES:
         raise UserError(f"target: the limits of {kind} are not known; give a v5e, v5p or v6e, such as v5e:2x2")
     return Chip(kind, PEAKS[kind], *_MEMORIES[kind])
+
+
+def conditions_for(chip: Chip) -> dict[str, Any]:
+    """What the estimates for a chip depend on besides the settings."""
+    config: Any = jax.config  # its attributes exist at run time only
+    compiler = {"libtpu": importlib.metadata.version("libtpu"), "optimization_level": config.jax_optimization_level}
+    return {**conditions(), "device": chip.kind, "devices": 1, **compiler}
 
 
 def model_without_weights(name: str, dtype: str) -> StableDiffusion:

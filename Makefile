@@ -1,8 +1,10 @@
-# make demo | test | lint | format | paper_eval | pictures | clean. Each installs what it needs into .venv, and installs
-# it again if setup.cfg or pyproject.toml has changed.
+# make demo | test | test-tpu | lint | format | paper_eval | pictures | clean. Each installs what it needs into .venv
+# (test-tpu into .venv-tpu), and installs it again if setup.cfg or pyproject.toml has changed.
 
 PYTHON ?= python3
 VENV ?= .venv
+# With the compiler of TPUs, which would make other programs look for a TPU.
+TPU_VENV ?= $(VENV)-tpu
 # The build of torch that the parity tests compare with. Without a GPU, a CPU build saves some gigabytes.
 TORCH ?= torch==2.13.0
 TEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 PROJECT := setup.cfg pyproject.toml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint format paper_eval pictures clean
+.PHONY: demo test test-tpu browser lint format paper_eval pictures clean
 .DELETE_ON_ERROR:
 
 PAINTINGS := boat flower bird house
@@ -29,6 +31,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test browser
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+# Programs compiled for TPUs, without a TPU.
+test-tpu: $(TPU_VENV)/.installed
+	JAX_OPTIMIZATION_LEVEL=O1 $(TPU_VENV)/bin/python -m pytest -m tpu tests/test_tpu.py
 
 # The tests of the page drive a real browser, which pip cannot install.
 browser:
@@ -81,7 +87,7 @@ pictures: $(VENV)/.installed browser
 	$(BIN)/dreamstyler words | tee docs/pictures/words.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TPU_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: $(PROJECT)
@@ -94,6 +100,12 @@ $(VENV)/.installed-test: $(PROJECT)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH)
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(TPU_VENV)/.installed: $(PROJECT)
+	$(PYTHON) -m venv $(TPU_VENV)
+	$(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[tpu]' hypothesis pytest \
+		pytest-timeout
 	touch $@
 
 $(VENV)/.installed-lint: $(PROJECT)

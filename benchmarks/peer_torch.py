@@ -33,9 +33,8 @@ from dreamstyler_jax.commands.workloads import (
     ProblemSize,
     make_workload,
     random_model,
-    untrained_style,
 )
-from dreamstyler_jax.encoding import Tokens, tokenize
+from dreamstyler_jax.encoding import Tokens, initial_tables, tokenize
 from dreamstyler_jax.guidance import paper
 from dreamstyler_jax.painting import Request, paint_requests
 from dreamstyler_jax.prompts import guidance_prompts
@@ -47,6 +46,7 @@ from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.parts import save_folder
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion, model_folder
+from dreamstyler_jax.style import Style
 
 SAME = {"float32": 1e-4, "bfloat16": 5e-2}  # relative L2 difference of two UNets that compute the same
 SCALES = dict(null_scale=5.0, style_scale=1.0, context_scale=3.0)
@@ -170,7 +170,7 @@ def paint_contest(config: PeerConfig, model: StableDiffusion, peers: dict[str, T
     count, problem, weights = len(texts), problem_of(config, model), paper(**SCALES)
     plan = plan_steps(solver_table(SOLVER, model.networks.schedule, config.steps))
     requests = [Request(guidance_prompts(text), weights, seed) for seed, text in enumerate(texts)]
-    styles = {"style": untrained_style(model, STAGES)}
+    styles = {"style": Style("style", initial_tables(model, "painting", STAGES, 1))}
 
     def paint_ours() -> list[np.ndarray]:
         return list(paint_requests(model, requests, styles, plan, size=problem.image_size, batch_size=count))

@@ -15,10 +15,12 @@ from dreamstyler_jax.stable_diffusion.ops.attention import (
     attention_by_parts,
     attention_kind,
     cudnn_attention,
+    splash_attention,
     widest_cudnn_head,
 )
 
 CPU = types.SimpleNamespace(platform="cpu")
+TPU = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +141,21 @@ def test_a_cpu_takes_long_sequences_by_parts(dtype, tokens, keys, kind):
     assert attention_kind((1, tokens, 2, 40), keys, dtype, CPU) == kind
 
 
-@pytest.mark.parametrize("device", [CPU, gpu("9.0")])
+@pytest.mark.parametrize(
+    ("tokens", "keys", "width", "kind"),
+    [
+        (4096, 4096, 40, "splash"),
+        (16384, 16384, 512, "splash"),
+        (16384, 16384, 640, "recomputed"),
+        (256, 256, 40, "recomputed"),
+        (16384, 77, 40, "recomputed"),
+    ],
+)
+def test_a_tpu_takes_its_kernel_where_the_logits_are_many_and_the_sizes_suit_it(tokens, keys, width, kind):
+    assert attention_kind((1, tokens, 2, width), keys, "bfloat16", TPU) == kind
+
+
+@pytest.mark.parametrize("device", [CPU, TPU, gpu("9.0")])
 def test_causal_attention_is_left_to_xla(device):
     assert attention_kind((1, 1024, 2, 64), 1024, "bfloat16", device, causal=True) == "xla"
 
@@ -152,6 +168,36 @@ def test_attention_chooses_for_the_device_that_computes():
         for kind in (None, "xla", "parts")
     }
     assert programs[None] == programs[chosen] and programs["xla"] != programs["parts"]
+
+
+# A TPU's kernel
+
+
+@pytest.mark.parametrize(("tokens", "keys"), [(130, 135), (128, 256)])
+def test_values_and_gradients_of_the_tpus_kernel_are_jaxs(tokens, keys):
+    """In Pallas' interpreter, for rows of guidance; the first lengths are filled up, and the filling is masked."""
+    query, key, value = sequences(tokens=tokens, keys=keys)
+    arrays = query, jnp.stack([key, key[::-1]]), jnp.stack([value, value[::-1]])
+
+    def of_rows(attend):
+        def loss(*arrays):
+            results = jax.vmap(attend, (None, 0, 0))(*arrays)
+            return jnp.sin(results).sum(), results
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*arrays)
+
+    (_, found), found_slopes = of_rows(functools.partial(splash_attention, interpret=True))
+    (_, expected), slopes = of_rows(reference)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for one, other in zip(found_slopes, slopes, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_operations_of_the_tpus_kernel_are_counted_with_what_is_filled_up():
+    arrays = sequences(jnp.bfloat16, tokens=2048, keys=200)
+    product = 2 * 3 * 2 * 2048 * 256 * 5  # of three pictures in two heads, with the keys filled up to 256
+    assert flops(jax.make_jaxpr(splash_attention)(*arrays)) == 2 * product
+    assert flops(jax.make_jaxpr(gradients(splash_attention))(*arrays)) == pytest.approx((2 + 5) * product, rel=2e-3)
 
 
 # cuDNN

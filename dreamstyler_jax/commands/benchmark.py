@@ -2,16 +2,19 @@
 
 Tracing, lowering, compiling (without and with a cache) and running are measured separately. The operations are counted,
 and the utilisation is against the device's peak, from a table or measured with a matrix product.
+
+For a TPU that is not here (``--target``), programs are compiled and nothing is run: see `estimating`.
 """
 
 import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from dreamstyler_jax.commands import estimating
 from dreamstyler_jax.commands.config import DTYPES
 from dreamstyler_jax.commands.measuring import build, conditions, measure, peak, statistics, timed
 from dreamstyler_jax.commands.workloads import (
@@ -24,9 +27,11 @@ from dreamstyler_jax.commands.workloads import (
 )
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.compilation import share_cores
+from dreamstyler_jax.runtime.devices import programs_for
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.settings import check_values, option
+from dreamstyler_jax.runtime.topologies import described_chip
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
 MEASURES = ("train", "cfg", "paper", "grid", "unet", "encode", "decode", "text")
@@ -63,7 +68,14 @@ class BenchmarkConfig:
         "", "Several values of one of these, such as batch=1,2,4,8 or resolution=256,512 or styles=1,8."
     )
     dtype: str = option("float32", "Precision of the model's computations.", choices=DTYPES)
+    remat: bool = option(False, "Train as with --remat: less memory, more time.")
     repeats: int = option(5, "Timed runs, after one that is not timed.", low=1, high=1000)
+    target: str = option(
+        "",
+        "A TPU that need not be here, such as v5e:2x2 or v6e:2x2: compile for one chip of it, and print what its "
+        "compiler estimates (docs/tpu.md). All measures but grid, whose program is that of cfg. In a sweep the values "
+        "above one that does not fit are left out. Needs the extra tpu.",
+    )
     output: str = option("build/benchmark.jsonl", "File of the results, one line each.")
 
     def __post_init__(self):
@@ -82,11 +94,19 @@ class BenchmarkConfig:
     def problem(self, model: StableDiffusion) -> ProblemSize:
         """How much to compute with a model."""
         size = model.size(self.resolution, self.resolution)
-        return ProblemSize(self.batch, size, self.steps, self.styles)
+        return ProblemSize(self.batch, size, self.steps, self.styles, self.remat)
 
 
 def run(config: BenchmarkConfig) -> None:
     """Prints a table as it grows, and writes the results."""
+    lines = []
+    for result in estimates(config) if config.target else measurements(config):
+        lines.append(json.dumps(result))
+        write_atomic(Path(config.output), "".join(f"{line}\n" for line in lines).encode())
+
+
+def measurements(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
+    """Measures this machine, prints a table as it grows, and yields its lines as they are written."""
     share_cores(config.model, *[point.batch for point in config.points()])
     if config.model in SIZES:
         model = random_model(config.model, SIZES[config.model], config.dtype)
@@ -96,7 +116,6 @@ def run(config: BenchmarkConfig) -> None:
     common = {**conditions(), "peak_flop_per_s": limit, "peak_from": source}
     print(f"{common['device']} x {common['devices']}, {config.dtype}, peak {limit / 1e12:.3g} TFLOP/s ({source})")
     print(f"\n{HEAD}")
-    lines = []
     for point, name in itertools.product(config.points(), config.measure):
         problem = point.problem(model)
         if name == "grid":
@@ -105,9 +124,28 @@ def run(config: BenchmarkConfig) -> None:
             costs = measure(make_workload(name, model, problem), config.repeats)
         utilisation = {"utilisation": costs["flop_per_s"] / limit}
         result = {**dataclasses.asdict(point), "measure": name, **utilisation, **costs}
-        lines.append(json.dumps({**result, **common}))
-        print(row(result), flush=True)
-        write_atomic(Path(config.output), "".join(f"{line}\n" for line in lines).encode())
+        print(row(label(point, name), result), flush=True)
+        yield {**result, **common}
+
+
+def estimates(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
+    """Estimates what programs take on the target, prints a table as it grows, and yields its lines."""
+    device = described_chip(config.target)
+    chip = estimating.chip_of(device)
+    model = estimating.model_without_weights(config.model, config.dtype)
+    common = estimating.conditions_for(chip)
+    print(f"{config.model} in {config.dtype}, {chip}.\n{estimating.NOTE}\n\n{estimating.HEAD}")
+    too_large: dict[str, ProblemSize] = {}
+    for point, name in itertools.product(config.points(), config.measure):
+        problem = point.problem(model)
+        if name == "grid" or (name in too_large and too_large[name] <= problem):
+            continue
+        with programs_for(device):
+            costs = estimating.estimate(estimating.describe_workload(name, model, problem), chip)
+        if not costs["fits"]:
+            too_large[name] = problem
+        print(estimating.row(label(point, name), point.batch, costs, chip), flush=True)
+        yield {**dataclasses.asdict(point), "measure": name, **costs, **common}
 
 
 def measure_grid(
@@ -126,11 +164,17 @@ def measure_grid(
     return costs | statistics(seconds[1:], count * problem.batch, count * problem.steps, count * costs["flop"])
 
 
-def row(result: dict[str, Any]) -> str:
-    """A line of the table."""
-    styles = f" {result['styles']} styles" if result["measure"] == "train" and result["styles"] > 1 else ""
+def label(point: BenchmarkConfig, name: str) -> str:
+    """What a line of a table is called."""
+    styles = f" {point.styles} styles" if name == "train" and point.styles > 1 else ""
+    remat = " remat" if name == "train" and point.remat else ""
+    return f"{name}{styles}{remat}"
+
+
+def row(name: str, result: dict[str, Any]) -> str:
+    """A line of the table of measurements."""
     cells = [
-        result["measure"] + styles,
+        name,
         result["batch"],
         f"{result['trace_s'] + result['lower_s']:.2f}",
         f"{result['compile_s']:.2f}",

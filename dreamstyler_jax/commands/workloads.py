@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamstyler_jax import inversion
-from dreamstyler_jax.encoding import encode_tokens, initial_tables, tokenize
+from dreamstyler_jax.encoding import encode_tokens, tokenize
 from dreamstyler_jax.grids.axes import Axes, make_cells
 from dreamstyler_jax.grids.gallery import Gallery, Writer
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
@@ -29,7 +29,7 @@ from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKLConfig
-from dreamstyler_jax.stable_diffusion.weights import init_model
+from dreamstyler_jax.stable_diffusion.weights import Loaded, init_model
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.train_settings import TrainSettings
 from dreamstyler_jax.training import make_optimizer
@@ -88,12 +88,14 @@ class ProblemSize(NamedTuple):
         image_size: height and width in pixels.
         steps: solver steps.
         styles: styles trained at once, each with ``batch`` pictures per step.
+        remat: whether training computes the UNet's layers again in the backward pass.
     """
 
     batch: int
     image_size: tuple[int, int]
     steps: int
     styles: int = 1
+    remat: bool = False
 
 
 class Workload(NamedTuple):
@@ -125,17 +127,20 @@ class Workload(NamedTuple):
         return self.function(*self.static, *inputs, **self.options)
 
 
-def random_model(name: str, configs: ModelConfigs, dtype: str) -> StableDiffusion:
+def random_model(
+    name: str, configs: ModelConfigs, dtype: str, make: Callable[..., Loaded] = init_model
+) -> StableDiffusion:
     """A Stable Diffusion with random weights, and with the tokenizer of the embedded model.
 
     Args:
         name: of the model.
         configs: its networks, as in `SIZES`.
         dtype: of the weights.
+        make: makes each network; `weights.describe_model` makes the shapes of the weights alone.
     """
     tokenizer = Tokenizer.from_folder(EMBEDDED_MODEL / "tokenizer")
     by_part = {part: config for part, config in configs._asdict().items() if config}
-    parts = {part: init_model(SDXL_PARTS[part], config, dtype=jnp.dtype(dtype)) for part, config in by_part.items()}
+    parts = {part: make(SDXL_PARTS[part], config, dtype=jnp.dtype(dtype)) for part, config in by_part.items()}
     graphdefs = {part: graphdef for part, (graphdef, _) in parts.items()}
     networks = networks_of(graphdefs, by_part, NoiseSchedule(), end_id=tokenizer.eos_id)
     latent_side, downsampling = configs.unet.sample_size, configs.vae.downsampling
@@ -151,9 +156,10 @@ def random_model(name: str, configs: ModelConfigs, dtype: str) -> StableDiffusio
     )
 
 
-def untrained_style(model: StableDiffusion, stages: int = 6) -> Style:
-    """A style before its training."""
-    return Style("style", initial_tables(model, "painting", stages, 1))
+def blank_style(model: StableDiffusion, stages: int = 6) -> Style:
+    """A style of zeros: no time depends on what its vectors are."""
+    widths = model.networks.text_widths
+    return Style("style", {encoder: np.zeros((stages, 1, width), np.float32) for encoder, width in widths.items()})
 
 
 def make_workload(name: str, model: StableDiffusion, problem: ProblemSize) -> Workload:
@@ -164,7 +170,7 @@ def make_workload(name: str, model: StableDiffusion, problem: ProblemSize) -> Wo
         return painting_workload(model, problem, WEIGHTS[name])
     if name == "text":
         tokens = tokenize(model.tokenizers, [PROMPT] * problem.batch, {"style": 1})
-        inputs = (model.params, tokens, untrained_style(model).tables)
+        inputs = (model.params, tokens, blank_style(model).tables)
         return Workload(encode_tokens, (model.networks,), inputs, {}, problem.batch, 1)
     return network_workload(name, model, problem)
 
@@ -174,8 +180,9 @@ def training_workload(model: StableDiffusion, problem: ProblemSize) -> Workload:
     picture = np.random.default_rng(0).uniform(-1, 1, (*problem.image_size, 3)).astype(np.float32)
     dataset = inversion.make_dataset(model, [picture], [[PROMPT]], 1, flip=True)
     optimizer = make_optimizer(TrainSettings())
-    advance = inversion.make_trainer(model.networks, optimizer, inversion.Settings(problem.batch, 1, 0))
-    state = inversion.start(untrained_style(model).tables, optimizer)
+    networks = model.networks.with_remat(model.params) if problem.remat else model.networks
+    advance = inversion.make_trainer(networks, optimizer, inversion.Settings(problem.batch, 1, 0))
+    state = inversion.start(blank_style(model).tables, optimizer)
     states, datasets = (inversion.stack_trees([tree] * problem.styles) for tree in (state, dataset))
 
     def next_inputs(inputs: tuple, result: Any) -> tuple:
@@ -199,7 +206,7 @@ def painting_workload(
     plan = plan_steps(table, guidance_span=guidance_span, cache_interval=cache_interval)
     rows = needed_rows([weights], partly_guided=plan.partly_guided)
     requests = [Request(guidance_prompts(PROMPT), weights, seed) for seed in range(problem.batch)]
-    styles = {"style": untrained_style(model)}
+    styles = {"style": blank_style(model)}
     ((_, batch),) = prepare_batches(
         model, requests, styles, batch_size=problem.batch, rows=rows, encoder=ContentEncoder(model)
     )
@@ -240,7 +247,7 @@ def grid_painter(
         problem: how much to paint.
         open_gallery: makes the gallery in an empty folder.
     """
-    styles = {"style": untrained_style(model)}
+    styles = {"style": blank_style(model)}
     seeds = range(GRID_BATCHES * problem.batch)
     axes = Axes(
         {"": [PROMPT]}, list(styles), solvers=[SOLVER], steps=[problem.steps], seeds=seeds, dtype=str(model.dtype)

@@ -1,7 +1,9 @@
 """Several devices and several hosts: each device computes a part of every batch, each host a part of the grid."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import jax
@@ -12,6 +14,7 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_shard
 
 T = TypeVar("T")
+_target: ContextVar[Mesh | None] = ContextVar("target", default=None)
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -34,10 +37,34 @@ def shard_of(text: str) -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-@functools.cache
 def mesh() -> Mesh:
-    """All devices of this process in a row."""
+    """The devices in a row that programs are for: all of this process, or within `programs_for` that one."""
+    return _target.get() or _local_mesh()
+
+
+@functools.cache
+def _local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("batch",))
+
+
+def device() -> jax.Device:
+    """One of the devices that programs are for, which are all of one kind."""
+    return mesh().devices.flat[0]
+
+
+@contextlib.contextmanager
+def programs_for(device: jax.Device) -> Iterator[None]:
+    """Within this context programs are made for a device that need not be here, to be compiled and not to be run.
+
+    Programs that were traced before are traced again, since what they compute may depend on the device.
+    """
+    jax.clear_caches()
+    token = _target.set(Mesh(np.array([device]), ("batch",)))
+    try:
+        yield
+    finally:
+        _target.reset(token)
+        jax.clear_caches()
 
 
 def shared(count: int) -> bool:
@@ -75,8 +102,8 @@ def part_of_batch(tree: T) -> T:
 
 
 def padded_batch_size(batch_size: int) -> int:
-    """``batch_size`` rounded up to a multiple of the number of devices of this process."""
-    return batch_size + -batch_size % jax.local_device_count()
+    """``batch_size`` rounded up to a multiple of the number of devices."""
+    return batch_size + -batch_size % mesh().size
 
 
 def split_batch(function: Callable[..., T], in_axes: tuple[Any, ...]) -> Callable[..., T]:

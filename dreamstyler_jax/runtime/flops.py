@@ -14,22 +14,26 @@ from jax.interpreters.partial_eval import dce_jaxpr
 _FLASH_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
 
 
-def flops(jaxpr: Any) -> int:
+def flops(jaxpr: Any, *, loops_once: bool = False) -> int:
     """The operations of a closed jaxpr, such as ``jitted.trace(...).jaxpr``, on all its devices together.
 
     A scan counts as often as it goes round, the larger branch of a condition, the body of a ``while`` once. What no
-    result depends on does not count: the compiler leaves it out.
+    result depends on does not count: the compiler leaves it out. A Pallas kernel counts with what it computes again.
+
+    Args:
+        jaxpr: the closed jaxpr.
+        loops_once: count one round of every scan, as XLA's own analysis does.
     """
     needed, _ = dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
-    return _of_jaxpr(needed)
+    return _of_jaxpr(needed, loops_once)
 
 
-def _of_jaxpr(jaxpr: Any) -> int:
+def _of_jaxpr(jaxpr: Any, loops_once: bool) -> int:
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(map(_of_equation, jaxpr.eqns))
+    return sum(_of_equation(equation, loops_once) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> int:
+def _of_equation(equation: Any, loops_once: bool) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -42,10 +46,15 @@ def _of_equation(equation: Any) -> int:
     if name in _FLASH_ATTENTION:
         query, key = (variable.aval for variable in equation.invars[:2])
         return _FLASH_ATTENTION[name] * 2 * query.size * key.shape[1]
-    inner = list(map(_of_jaxpr, _jaxprs(params.values())))
+    # The loops in a kernel are its own: XLA does not see them.
+    inner = [_of_jaxpr(jaxpr, loops_once and name != "pallas_call") for jaxpr in _jaxprs(params.values())]
     if name == "cond":
         return max(inner)
-    times = {"scan": lambda: params["length"], "shard_map": lambda: params["mesh"].size}
+    times = {
+        "scan": lambda: 1 if loops_once else params["length"],
+        "shard_map": lambda: params["mesh"].size,
+        "pallas_call": lambda: math.prod(params["grid_mapping"].grid),
+    }
     return sum(inner) * times.get(name, lambda: 1)()
 
 

@@ -169,6 +169,15 @@ def init_model(
     return graphdef, unflatten_dict(params)
 
 
+def describe_model(
+    cls: ModelClass[ConfigT], config: ConfigT, *, dtype: jax.typing.DTypeLike = jnp.float32
+) -> tuple[nnx.GraphDef, Params]:
+    """Like :func:`init_model`, with a ``jax.ShapeDtypeStruct`` in place of every array."""
+    graphdef, shapes = _abstract_model(cls, config)
+    params = {path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()}
+    return graphdef, unflatten_dict(params)
+
+
 def save_model(folder: str | Path, config: ModelConfig, params: Params) -> None:
     """Writes ``config.json`` and the weights in the parameters' dtype.
 

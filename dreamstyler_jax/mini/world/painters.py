@@ -12,7 +12,7 @@ from jax import Array
 
 from dreamstyler_jax.mini.world import scenes
 from dreamstyler_jax.mini.world.manners import Painter
-from dreamstyler_jax.runtime.devices import shared, split_batch
+from dreamstyler_jax.runtime.devices import device, shared, split_batch
 
 SIZE = 128  # pixels
 _FINE_SIZE = 2 * SIZE
@@ -180,4 +180,4 @@ def _paint_in_turn(painters: Painter, keys: Array, scene: scenes.Scene) -> Array
         painter, key, scene = arguments
         return paint_raster(painter, key, *scenes.raster(scene, _FINE_SIZE))
 
-    return jax.lax.map(paint_scene, (painters, keys, scene), batch_size=4 if jax.default_backend() == "cpu" else 100)
+    return jax.lax.map(paint_scene, (painters, keys, scene), batch_size=4 if device().platform == "cpu" else 100)

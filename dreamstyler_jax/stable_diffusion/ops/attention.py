@@ -1,4 +1,8 @@
-"""Scaled dot-product attention: cuDNN's on an NVIDIA GPU, one head at a time on a CPU, XLA's otherwise."""
+"""Scaled dot-product attention: cuDNN's on an NVIDIA GPU, one head at a time on a CPU, a Pallas kernel on a TPU.
+
+Where none of them pays, ``jax.nn.dot_product_attention``, which XLA compiles. The choice follows the device that the
+program is for, which may be another than those that are here (`devices.programs_for`).
+"""
 
 import functools
 import re
@@ -8,9 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dreamstyler_jax.runtime.devices import device as target_device
+
 # Of one head: how many logits make a loop worthwhile on a CPU, and how many fit into its cache.
 MANY_LOGITS = 2**16
 MAX_LOGITS = 2**20
+# Of one head: how many logits make the Pallas kernel worthwhile on a TPU (docs/tpu.md), and how wide it may be.
+MANY_TPU_LOGITS = 2**18
+WIDEST_TPU_HEAD = 512
+TPU_LANES = 128  # the kernel's blocks are multiples of them
 
 
 def attention(
@@ -30,13 +40,16 @@ def attention(
         ``[B, T, C]`` in the inputs' dtype.
     """
     query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
-    kind = kind or attention_kind(query.shape, key.shape[1], query.dtype, jax.local_devices()[0], causal=causal)
+    kind = kind or attention_kind(query.shape, key.shape[1], query.dtype, target_device(), causal=causal)
     if kind == "cudnn":
         result = cudnn_attention(query, key, value)
     elif kind == "parts":
         result = attention_by_parts(query, key, value)
+    elif kind == "splash":
+        result = splash_attention(query, key, value)
     else:
-        result = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+        attend = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
+        result = (jax.checkpoint(attend) if kind == "recomputed" else attend)(query, key, value)
     return result.reshape(*query.shape[:2], -1)
 
 
@@ -53,8 +66,9 @@ def attention_kind(
         causal: see :func:`attention`.
 
     Returns:
-        ``"cudnn"`` for :func:`cudnn_attention`, ``"parts"`` for :func:`attention_by_parts`, ``"xla"`` for
-        ``jax.nn.dot_product_attention``.
+        ``"cudnn"`` for :func:`cudnn_attention`, ``"parts"`` for :func:`attention_by_parts`, ``"splash"`` for
+        :func:`splash_attention`, ``"xla"`` for ``jax.nn.dot_product_attention``, ``"recomputed"`` for the same whose
+        gradient computes the logits again.
     """
     _, tokens, _, width = shape
     if causal:
@@ -64,6 +78,9 @@ def attention_kind(
         return "cudnn"
     if device.platform == "cpu" and tokens * keys >= MANY_LOGITS:
         return "parts"
+    if device.platform == "tpu":
+        long = tokens * keys >= MANY_TPU_LOGITS and keys >= TPU_LANES
+        return "splash" if long and width <= WIDEST_TPU_HEAD else "recomputed"
     return "xla"
 
 
@@ -132,6 +149,55 @@ def attention_by_parts(query: Array, key: Array, value: Array, *, max_logits: in
 
     result = jax.lax.map(one_head, (query, key, value))
     return result.reshape(batch, heads, tokens, width).swapaxes(1, 2)
+
+
+def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool = False) -> Array:
+    """JAX's Pallas kernel for TPUs, which keeps blocks of logits in the chip; its gradient computes them again.
+
+    It takes sequences of multiples of 128: they are filled up with zeros, and the filling among the keys is masked.
+    It gets the positions along the registers' lanes, which heads of 40 channels would leave two thirds empty.
+
+    Args:
+        query: ``[B, T, heads, width]``.
+        key: ``[B, S, heads, width]``.
+        value: ``[B, S, heads, width]``.
+        interpret: compute it without a TPU, operation by operation.
+
+    Returns:
+        ``[B, T, heads, width]``.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    _, tokens, heads, width = query.shape
+    count = key.shape[1]
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, -x.shape[1] % TPU_LANES), (0, 0), (0, 0))).swapaxes(1, 2)
+        for x in (query * width**-0.5, key, value)
+    )
+    rows, columns = query.shape[2], key.shape[2]
+    segments = None
+    if columns > count:
+        segments = kernels.SegmentIds(jnp.zeros(rows, jnp.int32), (jnp.arange(columns) >= count).astype(jnp.int32))
+    # Wider rows, of several registers or of float32, leave room in the chip for fewer of them.
+    room = -(-width // TPU_LANES) * query.dtype.itemsize // 2
+    queries, keys, most_keys = _block(rows, 1024 // room), _block(columns, 1024 // room), _block(columns, 4096 // room)
+    blocks = kernels.BlockSizes(
+        block_q=queries, block_kv=keys, block_kv_compute=_block(keys, 512),
+        # The gradient of the queries is a sum over blocks of keys, and each of its parts is written: few blocks.
+        block_q_dkv=queries, block_kv_dkv=most_keys, block_kv_dkv_compute=_block(most_keys, 512),
+        use_fused_bwd_kernel=True,
+        q_layout=kernels.QKVLayout.SEQ_MINOR, k_layout=kernels.QKVLayout.SEQ_MINOR,
+        v_layout=kernels.QKVLayout.SEQ_MINOR,
+    )  # fmt: skip
+    mask = masks.MultiHeadMask([masks.FullMask((rows, columns))] * heads)
+    kernel = kernels.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, key, value, segments).swapaxes(1, 2)[:, :tokens]
+
+
+def _block(length: int, longest: int) -> int:
+    """The largest multiple of `TPU_LANES` that divides a length and is at most ``longest``, which is at least one."""
+    return max(size for size in range(TPU_LANES, longest + 1, TPU_LANES) if length % size == 0)
 
 
 def _with_equal_batch_axes(*arrays: Array) -> list[Array]:

@@ -213,6 +213,7 @@ def test_a_run_reports_every_method_and_continues_where_it_stopped(tmp_path, cap
     names = {path.name for path in tmp_path.glob("marks-*/plain-*.json")}
     assert "plain-243.json" in names and "plain-242.json" not in names
     assert learned == [(240, 2, 2), (241, 2, 2), (241, 2, 2), (243, 2, 2)]
+    assert paint.call_count == 6, "two programs for three painters, none of them twice"
     written = json.loads((tmp_path / "results.json").read_text())["trial"]
     assert {name: len(rows) for name, rows in written.items()} == {"plain": 2, "strong": 2, "no inversion": 2}
     assert written["plain"] != written["strong"]

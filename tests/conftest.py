@@ -33,8 +33,11 @@ settings.register_profile("project", deadline=None, derandomize=True, database=N
 settings.load_profile("project")
 
 
-# Each of these takes a minute or more; they begin first, so that no worker waits for another one's last file.
-LONGEST = ("test_readme.py", "test_train_command.py", "test_parity_fullsize.py", "test_api.py", "test_exam.py")
+# Each of these takes half a minute or more; they begin first, so that no worker waits for another one's last file.
+LONGEST = (
+    "test_readme.py", "test_train_command.py", "test_exam.py", "test_parity_fullsize.py", "test_embedded.py",
+    "test_api.py", "test_parity_pipeline.py", "test_sample_repainting.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

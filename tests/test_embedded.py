@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from compilations import optimised
+from PIL import Image
 
 from dreamstyler_jax import api, inversion
 from dreamstyler_jax.encoding import initial_tables
@@ -13,7 +14,7 @@ from dreamstyler_jax.mini.judge import LoadedJudge
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE, EXAMPLE_STYLE
 from dreamstyler_jax.mini.studies import check, compare
 from dreamstyler_jax.mini.world import captions, data, scenes
-from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime import contact_sheets, images
 from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiffusion
 from dreamstyler_jax.style import Style
 
@@ -78,11 +79,12 @@ def test_the_example_picture_has_the_size_of_the_models_pictures(model):
 def test_the_comparison_of_the_demo_is_drawn(tmp_path, monkeypatch):
     """Prompts without a style and with it, beside the painter's own pictures, each twice as large."""
     assert compare.scene_labels().shape == (len(compare.SCENES), 4)
-    rows, columns = 2, 4
-    monkeypatch.setattr(compare, "SCENES", compare.SCENES[:rows])
+    monkeypatch.setattr(compare, "SCENES", compare.SCENES[:2])
     monkeypatch.setattr(compare, "STEPS", 4)
     config = compare.CompareConfig(styles=[str(EXAMPLE_STYLE)], output=str(tmp_path / "compare.png"))
     compare.run(config)
     sheet = images.load(tmp_path / "compare.png")
-    assert sheet.width > columns * 256 and sheet.height > rows * 256
+    labels = [f"A painting of {captions.describe(*map(int, label))}" for label in compare.scene_labels()]
+    four_columns = contact_sheets.contact_sheet([[Image.new("RGB", (128, 128))] * 4] * 2, labels, tile_size=256)
+    assert sheet.width == four_columns.width and sheet.height > 2 * 256
     assert np.asarray(sheet).std() > 30

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from dreamstyler_jax.stable_diffusion.pipeline import EMBEDDED_MODEL, StableDiff
 from dreamstyler_jax.style import Style
 
 PAINTERS = (241, 245)
+QUESTIONS = 4
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +43,29 @@ def evaluator(model, loaded_judge):
 
 @pytest.fixture(scope="module")
 def exams():
-    return [exam.make_exam(painter, questions=6) for painter in PAINTERS]
+    return [exam.make_exam(painter, QUESTIONS) for painter in PAINTERS]
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Exams whose pictures are noise, where only the questions or the order of work matter."""
+
+    def noise(painters, keys, scene):
+        return np.random.default_rng(0).random((len(keys), data.SIZE, data.SIZE, 3), np.float32)
+
+    monkeypatch.setattr(data, "render", functools.partial(data.render, paint=noise))
 
 
 def test_an_exam_is_always_the_same_and_asks_all_painters_alike(exams):
-    again = exam.make_exam(PAINTERS[0], questions=6)
+    again = exam.make_exam(PAINTERS[0], QUESTIONS)
     for a, b in zip(again, exams[0], strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(exams[0].questions[:, 1:], exams[1].questions[:, 1:])
     assert (exams[0].picture != exams[1].picture).any()
 
 
-def test_no_question_asks_for_the_subject_of_the_training_picture(monkeypatch):
-    unpainted = functools.partial(data.render, paint=lambda painters, keys, scene: np.zeros((len(keys), 1, 1, 3)))
-    monkeypatch.setattr(data, "render", unpainted)
+@pytest.mark.usefixtures("unpainted")
+def test_no_question_asks_for_the_subject_of_the_training_picture():
     for painter in range(240, 250):
         of_painter = exam.make_exam(painter, questions=20)
         assert of_painter.label[0] not in of_painter.questions[:, 0]
@@ -110,7 +121,7 @@ def test_the_controlnet_keeps_the_structure_of_photos(exams, model):
     settings = [(1.0, 0.0), (1.0, 1.0), (0.3, 0.0)]
     with_controlnet = model.with_controlnets([EMBEDDED_MODEL / "controlnet"])
     pictures = exam.repaint_photos(with_controlnet, texts, {}, of_painter.photos, settings, steps=8)
-    assert pictures.shape == (3, 6, 1, 128, 128, 3)
+    assert pictures.shape == (3, QUESTIONS, 1, 128, 128, 3)
     free, controlled, weak = (scores.structure_score(answers[:, 0], of_painter.photos).mean() for answers in pictures)
     assert controlled > free + 5 and weak > free + 5
 
@@ -123,9 +134,11 @@ def test_the_truth_itself_has_the_best_scores(exams, evaluator):
     reversed_order = evaluator.scores(of_painter, of_painter.truth[0][::-1][:, None])
     assert reversed_order["truth"].mean() < 95 and reversed_order["text"].mean() < truth["text"].mean()
     assert reversed_order["subject"].mean() < truth["subject"].mean()
-    copies = evaluator.scores(of_painter, np.broadcast_to(of_painter.picture, (6, 2, *of_painter.picture.shape)))
+    copies = evaluator.scores(
+        of_painter, np.broadcast_to(of_painter.picture, (QUESTIONS, 2, *of_painter.picture.shape))
+    )
     np.testing.assert_allclose(copies["style"], 100, atol=1e-3)
-    assert len(copies["style"]) == 12 and copies["leakage"].mean() == 100 and copies["subject"].mean() == 0
+    assert len(copies["style"]) == 2 * QUESTIONS and copies["leakage"].mean() == 100 and copies["subject"].mean() == 0
 
 
 def test_copies_of_the_training_picture_are_recognised(exams, evaluator):
@@ -150,6 +163,7 @@ def small(tmp_path, **changes):
     )
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_prompt_that_names_nothing_is_painted_with_as_many_seeds(tmp_path):
     method = Method("unnamed", None, prompt=methods.BARE_PROMPT, trained=True)
     asked = []
@@ -165,6 +179,13 @@ def test_a_prompt_that_names_nothing_is_painted_with_as_many_seeds(tmp_path):
     assert [set(row) for row in rows] == 2 * [{"subject", "colour", "place", "time"}]
 
 
+def plain_answers(model, texts, styles, guidance, seeds, **settings):
+    """Stands in for `exam.paint_answers`: grey pictures, one grey for each kind of guidance."""
+    greys = np.linspace(-0.5, 0.5, len(guidance)).reshape(-1, 1, 1, 1, 1, 1)
+    return np.broadcast_to(greys, (len(guidance), len(texts), seeds, data.SIZE, data.SIZE, 3))
+
+
+@pytest.mark.usefixtures("unpainted")
 def test_a_run_reports_every_method_and_continues_where_it_stopped(tmp_path, capsys):
     trial = Experiment(
         [
@@ -182,8 +203,11 @@ def test_a_run_reports_every_method_and_continues_where_it_stopped(tmp_path, cap
             raise KeyboardInterrupt
         return exam.learn(model, of_painter, learning)
 
+    paint = create_autospec(exam.paint_answers, side_effect=plain_answers)
+
     def run(**changes):
-        experiments.measure(experiments.Runner(small(tmp_path, **changes), learn=learn), {"trial": trial})
+        runner = experiments.Runner(small(tmp_path, **changes), learn=learn, paint=paint)
+        experiments.measure(runner, {"trial": trial})
 
     with pytest.raises(KeyboardInterrupt):
         run()
@@ -192,6 +216,7 @@ def test_a_run_reports_every_method_and_continues_where_it_stopped(tmp_path, cap
     names = {path.name for path in tmp_path.glob("marks-*/plain-*.json")}
     assert "plain-243.json" in names and "plain-242.json" not in names
     assert learned == [(240, 2, 2), (241, 2, 2), (241, 2, 2), (243, 2, 2)]
+    assert paint.call_count == 6, "two programs for three painters, none of them twice"
     written = json.loads((tmp_path / "results.json").read_text())["trial"]
     assert {name: len(rows) for name, rows in written.items()} == {"plain": 2, "strong": 2, "no inversion": 2}
     assert written["plain"] != written["strong"]

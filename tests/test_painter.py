@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import optimised
 
 from dreamstyler_jax.mini.world import captions, data, manners, painters, scenes
 from dreamstyler_jax.prompts import context_only, style_only
@@ -43,7 +44,8 @@ def keys():
 
 @pytest.fixture(scope="module")
 def painted(twelve, keys):
-    return np.asarray(painters.paint_scenes(twelve, keys, scene_of("red")))
+    with optimised():
+        return np.asarray(painters.paint_scenes(twelve, keys, scene_of("red")))
 
 
 # Scenes
@@ -243,7 +245,7 @@ def test_a_photograph_is_the_plain_raster_and_its_caption_says_so():
     scene = scene_of("red")
     photo = jax.tree.map(lambda a: jnp.stack([a] * COUNT), manners.photograph())
     pictures = painters.paint_scenes(photo, jax.random.split(jax.random.key(0), COUNT), scene)
-    plain = jax.vmap(lambda one: scenes.raster(one, 2 * painters.SIZE)[0])(scene)
+    plain = jax.jit(jax.vmap(lambda one: scenes.raster(one, 2 * painters.SIZE)[0]))(scene)
     small = plain.reshape(COUNT, painters.SIZE, 2, painters.SIZE, 2, 3).mean((2, 4))
     np.testing.assert_allclose(pictures, small, atol=1e-5)
     caption = captions.caption(np.random.default_rng(0), [0, 0, 0, 0, captions.PHOTOGRAPH, *[data.NO_MANNER] * 4])

@@ -159,7 +159,7 @@ def test_masked_pictures_in_crops_from_a_style_and_with_other_timesteps(finished
     mask[16:, 20:] = 0
     options = ["--framing", "random", "--init_style", finished, "--steps", 2, "--preview_prompts"]
     tables = []
-    for name, colour, timesteps in (("signed", 0, "min_snr"), ("unsigned", 255, "min_snr"), ("plain", 0, "uniform")):
+    for name, colour, timesteps in (("a", 0, "style_friendly"), ("b", 255, "style_friendly"), ("c", 0, "uniform")):
         picture = tmp_path / name / "boat.png"
         picture.parent.mkdir()
         Image.fromarray(np.where(mask[..., None], pixels, colour).astype(np.uint8)).save(picture)

@@ -68,7 +68,11 @@ class TrainConfig(TrainSettings):
     allow_pickle: bool = option(False, PICKLE_HELP)
     clip_skip: int = option(0, CLIP_SKIP_HELP, low=0, high=31)
     loras: str = option(NO_LORAS, LORAS_HELP)
-    images: list[str] = option([], "The pictures, all of one style. Default: the example picture of the package.")
+    images: list[str] = option(
+        [],
+        "The pictures, all of one style. What is transparent in one is not learned, nor what is black in a mask beside "
+        "it (picture.mask.png for picture.jpg; white counts). Default: the example picture of the package.",
+    )
     prompts: list[str] = option(
         [],
         "What each picture shows apart from its style, with {} for the style: one prompt for each picture, in the same "

@@ -279,7 +279,7 @@ def test_repainting_with_a_controlnet(tiny, tmp_path, guess_mode):
         (HOUSE, GOGH, {"batch_size": 0}, "batch_size: must be from 1 to 1024, not 0"),
         (HOUSE, GOGH, {"cache_interval": 0}, "cache_interval: must be from 1 to 1000, not 0"),
         (HOUSE, GOGH, {"guidance_span": (0.5, 0.5)}, "guidance_span: must rise .*, not 0.5 to 0.5"),
-        (HOUSE, GOGH, {"guidance_schedule": "liner"}, "guidance_schedule: must be one of .*did you mean linear"),
+        (HOUSE, GOGH, {"guidance_schedule": "liner"}, r"guidance_schedule: must be one of .* \(did you mean linear"),
         (HOUSE, GOGH, {"guidance": ds.cfg_guidance(3, weak_scale=1)}, "weak_scale: name the training step of the weak"),
         (HOUSE, GOGH, {"content": "nowhere.png"}, "there is no picture nowhere.png"),
         (HOUSE, GOGH, {"content": np.zeros((8, 8, 3)), "strength": 0}, "strength must be in"),

@@ -140,7 +140,9 @@ def test_variants_of_guidance_and_weak_styles_are_axes(words, tmp_path):
     assert all(difference(first, other) > 2 for other in others)
     again = shlex.split(lines[3]["command"])[2:]
     run(sample, *again, "--output", tmp_path / "again")
-    assert [line["id"] for line in manifest(tmp_path / "again")] == [lines[3]["id"]]
+    (line,) = manifest(tmp_path / "again")
+    for name in ("scales", "guidance_schedule", "weak_checkpoint", "weak_styles"):
+        assert line[name] == lines[3][name], name
     assert difference(pictures(tmp_path / "again")[0], others[2]) <= 1
 
 

@@ -191,7 +191,7 @@ def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool 
         v_layout=kernels.QKVLayout.SEQ_MINOR,
     )  # fmt: skip
     mask = masks.MultiHeadMask([masks.FullMask((rows, columns))] * heads)
-    kernel = kernels.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
+    kernel: Any = kernels.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
     return jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, key, value, segments).swapaxes(1, 2)[:, :tokens]
 
 

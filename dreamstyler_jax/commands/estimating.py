@@ -60,7 +60,7 @@ _MEMORIES = {  # by JAX's name of the chip: bytes per second, and bytes
 }
 
 
-def chip_of(device: jax.Device) -> Chip:
+def chip_of(device: Any) -> Chip:
     """A device's limits.
 
     Raises:

@@ -47,13 +47,13 @@ def _local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("batch",))
 
 
-def device() -> jax.Device:
-    """One of the devices that programs are for, which are all of one kind."""
+def device() -> Any:
+    """One of the devices (``jax.Device``) that programs are for, which are all of one kind."""
     return mesh().devices.flat[0]
 
 
 @contextlib.contextmanager
-def programs_for(device: jax.Device) -> Iterator[None]:
+def programs_for(device: Any) -> Iterator[None]:
     """Within this context programs are made for a device that need not be here, to be compiled and not to be run.
 
     Programs that were traced before are traced again, since what they compute may depend on the device.

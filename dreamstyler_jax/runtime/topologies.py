@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from typing import Any
 
 import jax
 
@@ -17,8 +18,8 @@ _ENVIRONMENT = {
 }
 
 
-def described_chip(topology: str) -> jax.Device:
-    """One chip of a TPU, to compile programs for it; nothing can be run on it.
+def described_chip(topology: str) -> Any:
+    """One chip of a TPU (a ``jax.Device``), to compile programs for it; nothing can be run on it.
 
     Comes before the first computation: whatever this process computes, it computes on the CPU.
 

@@ -48,7 +48,7 @@ def _local_mesh() -> Mesh:
 
 
 def device() -> Any:
-    """One of the devices that programs are for, which are all of one kind."""
+    """One of the devices (``jax.Device``) that programs are for, which are all of one kind."""
     return mesh().devices.flat[0]
 
 

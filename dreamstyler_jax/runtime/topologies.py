@@ -19,7 +19,7 @@ _ENVIRONMENT = {
 
 
 def described_chip(topology: str) -> Any:
-    """One chip of a TPU, to compile programs for it; nothing can be run on it.
+    """One chip of a TPU (a ``jax.Device``), to compile programs for it; nothing can be run on it.
 
     Comes before the first computation: whatever this process computes, it computes on the CPU.
 

@@ -6,7 +6,7 @@ program is for, which may be another than those that are here (`devices.programs
 
 import functools
 import re
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -191,8 +191,9 @@ def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool 
         v_layout=kernels.QKVLayout.SEQ_MINOR,
     )  # fmt: skip
     mask = masks.MultiHeadMask([masks.FullMask((rows, columns))] * heads)
-    kernel: Any = kernels.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
-    return jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, key, value, segments).swapaxes(1, 2)[:, :tokens]
+    kernel = kernels.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
+    result = cast(Array, jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, key, value, segments))
+    return result.swapaxes(1, 2)[:, :tokens]
 
 
 def _block(length: int, longest: int) -> int:

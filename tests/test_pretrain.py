@@ -41,9 +41,9 @@ TINY = Sizes(
     judge=JudgeConfig(widths=(8, 8)),
     unet=dataclasses.replace(
         SIZES.unet,
-        down_block_types=SIZES.unet.down_block_types[:2],
-        up_block_types=SIZES.unet.up_block_types[-2:],
-        block_out_channels=(8, 8),
+        down_block_types=SIZES.unet.down_block_types[-1:],
+        up_block_types=SIZES.unet.up_block_types[:1],
+        block_out_channels=(8,),
         norm_num_groups=2,
         attention_head_dim=2,
         cross_attention_dim=16,

@@ -1,6 +1,7 @@
 """Where and how the tests run: on the CPU, offline, and the same way every time."""
 
 import os
+import shutil
 
 # Before anything imports jax. A GPU run sets JAX_PLATFORMS itself. Compiled programs are not kept between runs: what a
 # test measures must not depend on the run before, nor on the machine that filled the cache.
@@ -73,6 +74,17 @@ def tiny_folder(tmp_path_factory):
     from tiny_model import write_tiny_model
 
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder_with_clip(tiny_folder, tmp_path_factory):
+    """The same with a CLIP inside, which scores its pictures; not to be changed."""
+    from tiny_clip import write_tiny_clip
+
+    folder = tmp_path_factory.mktemp("models_with_clip") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    write_tiny_clip(folder / "clip")
+    return folder
 
 
 @pytest.fixture(scope="session")

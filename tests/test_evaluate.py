@@ -50,12 +50,8 @@ RESULTS = ("scores.jsonl", "evaluation.json", "evaluation.png")
 
 
 @pytest.fixture(scope="module")
-def model(tiny_folder, tmp_path_factory):
-    """The folder of a model with a CLIP inside."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    shutil.copytree(tiny_folder, folder)
-    write_tiny_clip(folder / "clip")
-    return folder
+def model(tiny_folder_with_clip):
+    return tiny_folder_with_clip
 
 
 @pytest.fixture(scope="module")

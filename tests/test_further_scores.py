@@ -12,7 +12,6 @@ from hub_server import serving
 from painted_tools import DOG, HOUSE, SEA, cells_of, lines, noise, styles_of, summary, write_style
 from PIL import Image
 from script_tools import ROOT, contents, refusal, run, write_picture
-from tiny_clip import write_tiny_clip
 from tiny_score_networks import write_score_networks
 
 from dreamstyler_jax.commands import evaluate
@@ -32,11 +31,8 @@ PROMPTS = [(HOUSE + " {gogh}", 0), (HOUSE + " {wave}", 0), (DOG + " {gogh}", 0),
 
 
 @pytest.fixture(scope="module")
-def model(tiny_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    shutil.copytree(tiny_folder, folder)
-    write_tiny_clip(folder / "clip")
-    return folder
+def model(tiny_folder_with_clip):
+    return tiny_folder_with_clip
 
 
 @pytest.fixture(scope="module")

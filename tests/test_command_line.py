@@ -159,8 +159,8 @@ def test_a_mistake_on_the_command_line_is_named(argv, message):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        ("--steps 3 many", "steps: must be a whole number or auto, not 'many'"),
-        ("--steps 3 2.5", "steps: must be a whole number or auto, not '2.5'"),
+        ("--steps 3 many", "steps: must be a whole number, not 'many'"),
+        ("--steps 3 2.5", "steps: must be a whole number, not '2.5'"),
         ("--steps 3 0", "steps: must be from 1 to 1000, not 0"),
         ("--steps 3 4 3", "steps: give at least one value, without duplicates"),
         ("--steps", "steps: give at least one value, without duplicates"),

@@ -28,7 +28,7 @@ plain_warnings()
 keep_programs()
 
 def unrolled(x):
-    for i in range(150):
+    for i in range(250):
         x = jnp.sin(x @ x.T @ x + i)
     return x
 

@@ -39,7 +39,7 @@ from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import TRAIN_TIMESTEPS
 from dreamstyler_jax.style import Style, StyleRef, load_styles
-from dreamstyler_jax.train_settings import BARE_PROMPTS, TrainSettings, most_steps
+from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, TrainSettings, most_steps
 from dreamstyler_jax.training import begin, prepare, style_in, train
 
 StyleLike = Style | str | Path
@@ -132,7 +132,8 @@ def train_style(
     lesson = prepare(model, name or stem, pictures, texts, train_settings)
     states = [begin(lesson, train_settings)]
     chunks = train(model, [lesson], train_settings, states, lambda done: done + _STEPS_PER_UPDATE)
-    with TrainingProgress(most_steps(train_settings), enabled=progress) as shown:
+    at_most = train_settings.steps == AUTO_STEPS
+    with TrainingProgress(most_steps(train_settings), at_most=at_most, enabled=progress) as shown:
         for chunk in chunks:
             states = chunk.states
             shown.show(chunk.step, (chunk.metrics[0] or {})["loss"])

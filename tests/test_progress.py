@@ -112,3 +112,10 @@ def test_the_time_left_of_a_training_does_not_count_compiling(capsys):
     (line,) = capsys.readouterr().err.splitlines()
     left = re.fullmatch(r"step 10/1000  loss 0.1000  (.*) left", line)
     assert left and seconds_in(left[1]) < 99 * COMPILING / 2
+
+
+def test_a_training_that_may_end_earlier_says_so(capsys):
+    with TrainingProgress(1000, at_most=True) as shown:
+        shown.show(10, 0.1)
+    line = capsys.readouterr().err.strip()
+    assert re.fullmatch(r"step 10/at most 1000  loss 0.1000  at most .* left", line)

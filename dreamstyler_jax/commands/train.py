@@ -33,7 +33,7 @@ from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import RATIO, WINDOW
 from dreamstyler_jax.style import FILE_NAME, step_file
-from dreamstyler_jax.train_settings import BARE_PROMPTS, evaluation_interval, most_steps
+from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, evaluation_interval, most_steps
 from dreamstyler_jax.training import Chunk, Lesson, begin, prepare, style_in, train
 
 
@@ -126,7 +126,7 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run]) -> None:
         for item in runs:
             write_config(item.config, item.folder / SETTINGS)
         logs = [opened.enter_context(run_log.RunLog(item.folder, done)) for item in runs]
-        progress = opened.enter_context(TrainingProgress(most_steps(config), done))
+        progress = opened.enter_context(TrainingProgress(most_steps(config), done, at_most=config.steps == AUTO_STEPS))
         lessons, evaluations = [item.lesson for item in runs], [log.earlier("evaluation_loss") for log in logs]
         settled: list[int | None] = [None] * len(runs)
         for chunk in train(model, lessons, config, states, _next_stop(config), evaluations):
@@ -166,8 +166,9 @@ def stopping_line(steps: int, settled: int | None) -> str:
     if settled is None:
         return f"has not settled in {steps} steps: more could help"
     why = f"the variance of its last {WINDOW} values was below {RATIO:.0%} of that of all values"
-    took = "so training stopped there" if settled == steps else "where --steps auto would have stopped"
-    return f"had settled after {settled} of {steps} steps, {took}: {why}"
+    if settled == steps:
+        return f"had settled after {steps} steps, so training stopped: {why}"
+    return f"had settled after {settled} of {steps} steps, where --steps auto would have stopped: {why}"
 
 
 def _next_stop(config: TrainConfig) -> Callable[[int], int]:

@@ -61,11 +61,13 @@ class TrainingProgress:
     Args:
         steps: all steps of the training.
         start: steps done before.
+        at_most: whether it may end earlier.
         enabled: whether to show anything.
     """
 
-    def __init__(self, steps: int, start: int = 0, *, enabled: bool = True):
+    def __init__(self, steps: int, start: int = 0, *, at_most: bool = False, enabled: bool = True):
         self._steps, self._start, self._enabled = steps, start, enabled
+        self._at_most = "at most " if at_most else ""
         self._is_bar = enabled and sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=not self._is_bar, dynamic_ncols=True)
         self._begun, self._compiled = time.monotonic(), seconds_compiling()
@@ -85,4 +87,5 @@ class TrainingProgress:
         elif self._enabled:
             seconds = time.monotonic() - self._begun - (seconds_compiling() - self._compiled)
             remaining = tqdm.format_interval(seconds / max(step - self._start, 1) * (self._steps - step))
-            print(f"step {step}/{self._steps}  loss {loss:.4f}  {remaining} left", file=sys.stderr, flush=True)
+            place, left = f"step {step}/{self._at_most}{self._steps}", f"{self._at_most}{remaining} left"
+            print(f"{place}  loss {loss:.4f}  {left}", file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """No change makes more work: operations, calls of the UNet and compiled programs are counted; nothing is timed."""
 
-import functools
 import json
 import types
 
@@ -100,15 +99,14 @@ def test_the_counted_operations_are_those_of_the_compiled_program(tiny, problem)
 def test_scales_prompts_and_seeds_need_no_new_program(tiny, problem):
     workload = make_workload("paper", tiny, problem)
     params, plan, batch = workload.inputs
-    run = functools.partial(workload.function, *workload.static, **workload.options)
-    run(*workload.inputs)
+    workload.call(workload.inputs)
     other = batch._replace(
         conditioning=jax.tree.map(lambda rows: rows[::-1], batch.conditioning),
         weights=2 * batch.weights,
         seeds=batch.seeds + 7,
     )
     with compilations("sample_batch") as compiled:
-        run(params, plan, other)
+        workload.call((params, plan, other))
     assert compiled == []
 
 

@@ -122,6 +122,10 @@ class Workload(NamedTuple):
         """The traced program."""
         return self.function.trace(*self.static, *self.inputs, **self.options)
 
+    def call(self, inputs: tuple) -> Any:
+        """Runs the program."""
+        return self.function(*self.static, *inputs, **self.options)
+
 
 def random_model(
     name: str, configs: ModelConfigs, dtype: str, make: Callable[..., Loaded] = init_model

@@ -265,6 +265,14 @@ def test_more_steps_may_be_asked_for_unless_the_schedule_depends_on_them(tmp_pat
         resume("linear", 20)
 
 
+def test_a_learning_rate_that_was_the_default_is_no_change(tmp_path):
+    write_config(TrainConfig(learning_rate=0.02, output=str(tmp_path)), tmp_path / "config.yaml")
+    check_resumable(TrainConfig(output=str(tmp_path), resume=True), tmp_path)
+    for other in ({"learning_rate": 0.01}, {"norm": "fixed"}):
+        with pytest.raises(UserError, match=f"with other settings .*{next(iter(other))}"):
+            check_resumable(TrainConfig(output=str(tmp_path), resume=True, **other), tmp_path)
+
+
 def test_a_run_is_finished_after_all_of_its_steps(finished):
     assert is_finished(TrainConfig(steps=STEPS, resume=True), finished)
     assert not is_finished(TrainConfig(steps=STEPS + 1, resume=True), finished)

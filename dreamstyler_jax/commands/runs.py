@@ -9,7 +9,7 @@ from dreamstyler_jax.commands.config_files import read_config
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.settings import options_of
 from dreamstyler_jax.style import FILE_NAME, Style
-from dreamstyler_jax.train_settings import AUTO_STEPS
+from dreamstyler_jax.train_settings import AUTO_STEPS, peak_learning_rate
 
 SETTINGS = "config.yaml"
 # Settings that may change when a run is resumed: the steps already done do not depend on them.
@@ -54,6 +54,8 @@ def check_resumable(config: TrainConfig, folder: Path) -> None:
         if (field.name not in MAY_CHANGE or (field.name == "steps" and config.schedule != "constant"))
         and getattr(before, field.name) != getattr(config, field.name)
     ]
+    if peak_learning_rate(before) == peak_learning_rate(config) and "learning_rate" in changed:
+        changed.remove("learning_rate")  # earlier versions recorded what is null by default now
     if changed:
         raise UserError(
             f"cannot resume {folder} with other settings ({', '.join(changed)}): use those it started with, "

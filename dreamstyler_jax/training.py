@@ -206,9 +206,10 @@ def train(
     stacked = inversion.stack_trees(states)
     datasets = inversion.stack_trees([lesson.dataset for lesson in lessons])
     params = model.replicated_params
-    learners = [_Learner(lesson, state, settings) for lesson, state in zip(lessons, states, strict=True)]
-    for learner, earlier in zip(learners, evaluations or [[]] * len(lessons), strict=True):
-        learner.watch(networks, model.params, earlier)
+    learners = [
+        _Learner(lesson, state, settings, Watch(networks, model.params, lesson.evaluated, lesson.style.stages, losses))
+        for lesson, state, losses in zip(lessons, states, evaluations or [()] * len(lessons), strict=True)
+    ]
     while not all(learner.finished for learner in learners):
         evaluation = done + every - done % every if every else last
         before, done = done, min(last, evaluation, next_stop(done))
@@ -227,20 +228,14 @@ def train(
 class _Learner:
     """How far one of the lessons has come that are learned together."""
 
-    def __init__(self, lesson: Lesson, state: TrainState, settings: TrainSettings):
+    def __init__(self, lesson: Lesson, state: TrainState, settings: TrainSettings, watch: Watch):
         self.state = state
-        self._lesson, self._settings = lesson, settings
-        self._watch: Watch | None = None
-
-    def watch(self, networks: Networks, params: Any, earlier: Sequence[Sequence[float]]) -> None:
-        """Begins to evaluate, if that is asked for."""
-        if evaluation_interval(self._settings):
-            self._watch = Watch(networks, params, self._lesson.evaluated, self._lesson.style.stages, earlier)
+        self._lesson, self._settings, self._watch = lesson, settings, watch
 
     @property
     def settled(self) -> int | None:
         """After how many steps the evaluation loss had settled."""
-        number = None if self._watch is None else settled_at(self._watch.losses)
+        number = settled_at(self._watch.losses)
         return None if number is None else (number + 1) * evaluation_interval(self._settings)
 
     @property
@@ -253,8 +248,8 @@ class _Learner:
         """Goes on to a state, unless it is finished; returns the metrics, with an evaluation if it is time for one."""
         if self.finished:
             return None
-        self.state = state
-        if self._watch is not None and int(state.step) % evaluation_interval(self._settings) == 0:
+        self.state, every = state, evaluation_interval(self._settings)
+        if every and int(state.step) % every == 0:
             metrics["evaluation_loss"] = self._watch.measure(learned_tables(self._lesson.style, state))
         return metrics
 

@@ -313,6 +313,20 @@ def test_a_training_picture_that_was_moved_can_be_given(model, runs, tmp_path):
     assert other["image"] != moved["scores"]["image"] and other["leakage"] == moved["scores"]["leakage"]
 
 
+def test_what_a_mask_hides_of_a_training_picture_counts_in_no_score(model, runs, tmp_path):
+    out = one_picture(tmp_path / "out", model, runs)
+    whole, found = Image.open(runs / "0.png").convert("RGB"), {}
+    upper_half = (0, 0, whole.width, whole.height // 2)
+    for colour in ("white", "black"):
+        picture, mask = whole.copy(), Image.new("L", whole.size, "white")
+        picture.paste(colour, upper_half)
+        mask.paste("black", upper_half)
+        picture.save(tmp_path / f"{colour}.png")
+        mask.save(tmp_path / f"{colour}.mask.png")
+        found[colour] = score(out, "--styles", runs, "--style_pictures", f"gogh={tmp_path / colour}.png")["scores"]
+    assert found["white"] == found["black"] != score(out, "--styles", runs)["scores"]
+
+
 def test_failed_pictures_and_incomplete_lines_are_skipped_and_shards_are_read(model, runs, tmp_path):
     arrays = noise(4)
     cells = cells_of(model, [(HOUSE + " {}", seed) for seed in range(4)], styles_of(runs, "gogh"), arrays)

@@ -128,14 +128,17 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run]) -> None:
         logs = [opened.enter_context(run_log.RunLog(item.folder, done)) for item in runs]
         progress = opened.enter_context(TrainingProgress(most_steps(config), done, at_most=config.steps == AUTO_STEPS))
         lessons, evaluations = [item.lesson for item in runs], [log.earlier("evaluation_loss") for log in logs]
-        settled: list[int | None] = [None] * len(runs)
+        settled: list[int | None] = []
         for chunk in train(model, lessons, config, states, _next_stop(config), evaluations):
             for number, (item, log, store) in enumerate(zip(runs, logs, stores, strict=True)):
                 record(model, item, log, store, chunk, number)
             progress.show(chunk.step, float(np.mean([metrics["loss"] for metrics in chunk.metrics if metrics])))
             states, settled = chunk.states, chunk.settled
-    for item, state, settled_step in zip(runs, states, settled, strict=True):
-        finish(item, state, settled_step)
+    for item, state in zip(runs, states, strict=True):
+        finish(item, state)
+    if evaluation_interval(config):
+        for state, item, step in zip(states, runs, settled, strict=False):  # a resumed run may have had nothing to do
+            print(f"The evaluation loss of {item.config.name!r} {stopping_line(int(state.step), step)}")
 
 
 def record(
@@ -148,17 +151,15 @@ def record(
     log.write(chunk.step, metrics)
     if finished or chunk.step % run.config.save_every == 0:
         keep(model, run, store, state)
-    if finished:  # other runs may go on for long
+    if finished and not all(chunk.finished):  # the others may go on for long
         style_in(run.lesson.style, state).save(run.folder / FILE_NAME)
 
 
-def finish(run: Run, state: inversion.TrainState, settled: int | None) -> None:
-    """Writes the style and the chart of the loss, and says when the loss had settled, if that was measured."""
+def finish(run: Run, state: inversion.TrainState) -> None:
+    """Writes the style and the chart of the loss."""
     style_in(run.lesson.style, state).save(run.folder / FILE_NAME)
     if metrics := run_log.read_metrics(run.folder / run_log.METRICS):  # a resumed run may have lost its log
         run_log.draw_loss(metrics, run.folder / "loss.png")
-    if evaluation_interval(run.config):
-        print(f"The evaluation loss of {run.config.name!r} {stopping_line(int(state.step), settled)}")
 
 
 def stopping_line(steps: int, settled: int | None) -> str:

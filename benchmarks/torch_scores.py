@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dreamstyler_jax.evaluation.inception import BLOCKS, POOLED, STEM
 
@@ -60,7 +59,7 @@ class Csd(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Maps pictures to [B, P]."""
-        return functional.normalize(self.backbone(pixels) @ self.last_layer_style)
+        return nn.functional.normalize(self.backbone(pixels) @ self.last_layer_style)
 
 
 class Vgg16(nn.Module):
@@ -139,7 +138,7 @@ class _Convolution(nn.Module):
         nn.init.uniform_(self.bn.running_var, 0.5, 1.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(self.bn(self.conv(x)))
+        return nn.functional.relu(self.bn(self.conv(x)))
 
 
 class Inception(nn.Module):
@@ -169,14 +168,14 @@ class Inception(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps pictures to [B, P]."""
         for link in STEM:
-            x = getattr(self, link.name)(functional.max_pool2d(x, 3, 2) if link.name in POOLED else x)
+            x = getattr(self, link.name)(nn.functional.max_pool2d(x, 3, 2) if link.name in POOLED else x)
         for name, chains in BLOCKS.items():
-            x = functional.max_pool2d(x, 3, 2) if name in POOLED else x
+            x = nn.functional.max_pool2d(x, 3, 2) if name in POOLED else x
             results = []
             for chain in chains:
-                h = functional.avg_pool2d(x, 3, 1, 1) if chain[0].name == "branch_pool" else x
+                h = nn.functional.avg_pool2d(x, 3, 1, 1) if chain[0].name == "branch_pool" else x
                 for link in chain:
                     h = getattr(getattr(self, name), link.name)(h)
                 results.append(h)
-            x = torch.cat([*results, functional.max_pool2d(x, 3, 2)] if self._halves(chains) else results, 1)
+            x = torch.cat([*results, nn.functional.max_pool2d(x, 3, 2)] if self._halves(chains) else results, 1)
         return x.mean((2, 3))

@@ -137,10 +137,10 @@ class ResnetBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, time_embedding: jax.Array | None = None) -> jax.Array:
         """Maps ``x`` ``[B, H, W, in]`` and the time embedding ``[B, time_features]`` to ``[B, H, W, out]``."""
-        h = self.conv1(jax.nn.silu(self.norm1(x)))
+        h = self.conv1(self.norm1.silu(x))
         if time_embedding is not None:
             h += self.time_emb_proj(jax.nn.silu(time_embedding))[:, None, None, :]
-        h = self.conv2(jax.nn.silu(self.norm2(h)))
+        h = self.conv2(self.norm2.silu(h))
         return h + (self.conv_shortcut(x) if self.has_shortcut else x)
 
 

@@ -142,7 +142,7 @@ class Encoder(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, in_channels]`` to ``[B, h, w, 2 * latent_channels]``."""
         x = self.mid_block(self.levels(x)[-1])
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out.silu(x))
 
     def levels(self, x: jax.Array) -> list[jax.Array]:
         """The features ``[B, h, w, c]`` of every resolution level, the highest first, of ``[B, H, W, in_channels]``."""
@@ -178,7 +178,7 @@ class Decoder(nnx.Module):
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out.silu(x))
 
 
 class AutoencoderKL(nnx.Module):

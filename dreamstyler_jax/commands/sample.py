@@ -134,7 +134,8 @@ def open_gallery(
         galleries = (Gallery(folder, shard, note, settings) for folder in _numbered(first))
         gallery = next(g for g in galleries if is_free(g) and (config.merge or not g.holds_another(wanted)))
         if gallery.folder != first:
-            print(f"{first} holds something else; this grid goes to {gallery.folder}")
+            what = "another grid; this one" if is_free(Gallery(first, shard)) else "files of yours; this grid"
+            print(f"{first} holds {what} goes to {gallery.folder}")
     gallery.define(wanted)
     return gallery
 

@@ -93,6 +93,7 @@ def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 _ORIGINS = {
     "model_hash": "the model's weights",
     "model_settings": "the model's configs, scheduler or tokenizer",
+    "init_style_hash": "the style to start from",
 }
 
 

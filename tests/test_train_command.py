@@ -411,6 +411,7 @@ def test_a_run_does_not_go_on_with_another_picture_behind_the_same_path(finished
     check_same_inputs(finished, metadata)
     with pytest.raises(UserError, match="the model's weights, the model's configs, scheduler or tokenizer changed"):
         check_same_inputs(finished, {**metadata, "model_hash": "0", "model_settings": "0"})
+    check_same_inputs(finished, {**metadata, "init_style_hash": "0"})  # it began without a style
 
 
 def test_a_run_does_not_replace_files_of_somebody_elses(words, tmp_path, capfd):

@@ -79,14 +79,12 @@ def ends_here(model: StableDiffusion, config: TrainConfig, pictures: dict[str, I
     """Whether a run that is resumed has nothing left to do, and says so.
 
     Raises:
-        UserError: it would go on with other pictures or another model.
+        UserError: it was done with other pictures or another model.
     """
     folder = Path(config.output)
-    if not config.resume:
-        return False
-    check_same_inputs(folder, {**describe(pictures), "model_hash": model.hash, "model_settings": model.settings})
     if not is_finished(config, folder):
         return False
+    check_same_inputs(folder, {**describe(pictures), "model_hash": model.hash, "model_settings": model.settings})
     print(f"The style {config.name!r} in {folder} is finished; to train it further, ask for more --steps")
     return True
 
@@ -101,6 +99,8 @@ def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
 def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> Run:
     """Encodes pictures and prompts, so that problems with the settings show before the training."""
     lesson = prepare(model, config.name, pictures, config.prompts, config)
+    if config.resume:
+        check_same_inputs(Path(config.output), lesson.style.metadata)
     if config.preview_prompts:
         prompts.require_placeholders(config.preview_prompts, {config.name: lesson.style})
         tokenize(model.tokenizers, config.preview_prompts, {config.name: config.vectors})

@@ -86,6 +86,7 @@ def load(path: str | Path, *, on_white: bool = True) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # what Pillow says of a damaged EXIF block
             file = open_picture(path)
     except FileNotFoundError as error:
         raise UserError(f"there is no picture {path}") from error

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes  # noqa: F401 (teaches NumPy bfloat16)
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.stable_diffusion.single_files.pickles import refuse_expanded
 
 SUFFIXES = (".safetensors", ".bin", ".pt")
 FORMATS = ("dreamstyler", "diffusers", "a1111")
@@ -57,6 +59,7 @@ def read_style(path: Path) -> StyleContent:
         if start[8:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
             return _foreign(path, *_read_torch(path))
         with safetensors.safe_open(path, "numpy") as file:
+            _refuse_small_numbers(file)
             header = file.metadata() or {}
             kind, keys = header.get("kind"), list(file.keys())
             if kind == _KIND:
@@ -72,6 +75,13 @@ def read_style(path: Path) -> StyleContent:
         raise UserError(f"{path}: {error}") from error
     except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not a style, or a damaged one: {error}") from error
+
+
+def _refuse_small_numbers(file: Any) -> None:
+    """Raises a UserError if an opened safetensors file has numbers of 8 bits or fewer, which NumPy does not know."""
+    kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (it is not a dict)
+    if small := sorted(kind for kind in kinds if kind.startswith(("F8", "F6_", "F4"))):
+        raise UserError(f"its numbers are {', '.join(small)}, which cannot be read: save it with 16 or 32 bits")
 
 
 def write_style(path: Path, content: StyleContent) -> None:
@@ -195,11 +205,16 @@ def _read_torch(path: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
     except UserError:
         raise
     except Exception as error:  # a damaged or dangerous file can make torch's unpickler raise anything
+        if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"cannot be read, since it holds a {foreign[1]} and not only tensors: save a dictionary of tensors"
+            ) from error
         raise UserError("cannot be read as a PyTorch file of plain tensors, it may be damaged") from error
     if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):
         content = content["string_to_param"]
     if not isinstance(content, Mapping) or not all(hasattr(value, "detach") for value in content.values()):
         raise UserError("no style: it should hold named tensors")
+    refuse_expanded(content)
     return [str(key) for key in content], lambda key: content[key].detach().float().numpy()
 
 

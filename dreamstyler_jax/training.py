@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from PIL import Image
 
-from dreamstyler_jax import encoding, framing, inversion
+from dreamstyler_jax import encoding, framing, inversion, provenance
 from dreamstyler_jax.directions import descend_on_sphere, with_norm, with_norms_of
 from dreamstyler_jax.inversion import Dataset, TrainState
 from dreamstyler_jax.mixing import with_stages
@@ -104,8 +104,9 @@ def prepare(
     metadata: dict[str, Any] = {"property": settings.property} | origin
     metadata |= {setting: getattr(settings, setting) for setting in _RECORDED}
     metadata |= {"learning_rate": peak_learning_rate(settings)}
-    metadata |= {"prompts": list(prompts), "images": list(pictures), "resolution": resolution}
+    metadata |= {"prompts": list(prompts), **provenance.describe(pictures), "resolution": resolution}
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}
+    metadata |= {"model_settings": model.settings}
     metadata |= {"clip_skip": model.networks.clip_skip}
     told = {name: list(value) for name in ("original_size", "crop_top_left") if (value := getattr(settings, name))}
     metadata |= told

@@ -52,8 +52,23 @@ def from_yaml(cls, text, folder, *argv):
 
 
 def run(command, *words) -> None:
-    """Runs a command, which is a module, with these words; its errors are exceptions."""
-    command.run(cli.parse(CONFIGS[command], [str(word) for word in words]))
+    """Runs a command, which is a module, with these words; its errors are exceptions.
+
+    Of an option that is given twice the last one counts, so that a test can say what differs from what others share.
+    """
+    command.run(cli.parse(CONFIGS[command], last_of_each(words)))
+
+
+def last_of_each(words) -> list[str]:
+    """The words without options that are given again, with their values."""
+    options: dict[str, list[str]] = {}
+    name = ""
+    for word in map(str, words):
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            options[name] = []
+        options.setdefault(name, []).append(word)
+    return [word for of_option in options.values() for word in of_option]
 
 
 def refusal(capfd, command, *words) -> str:
@@ -74,7 +89,7 @@ def refusal(capfd, command, *words) -> str:
 
 def start(command, *words, cwd=ROOT, env: Mapping[str, str] = MappingProxyType({})) -> "subprocess.Popen[str]":
     """Starts a command as another process; ``env`` adds to this one's environment."""
-    line = [sys.executable, "-m", "dreamstyler_jax", command.__name__.rpartition(".")[2], *map(str, words)]
+    line = [sys.executable, "-m", "dreamstyler_jax", command.__name__.rpartition(".")[2], *last_of_each(words)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     return subprocess.Popen(line, cwd=cwd, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

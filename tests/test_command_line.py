@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import io
 import os
 import re
 import shlex
@@ -17,7 +18,7 @@ from script_tools import from_yaml
 
 from dreamstyler_jax import __main__
 from dreamstyler_jax.commands import cli
-from dreamstyler_jax.commands.cli import parse
+from dreamstyler_jax.commands.cli import parse, run_and_exit
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED
@@ -58,6 +59,14 @@ def test_settings_and_their_command_line_are_equal(config):
     program, command, *words = shlex.split(cli.command_line("paint", config))
     assert (program, command) == ("dreamstyler", "paint")
     assert parse(type(config), words) == config
+
+
+def test_a_list_takes_the_words_of_all_options_of_its_name():
+    config = parse(
+        SampleConfig,
+        ["--prompts", "a{}", "b{}", "--seeds", "3", "--prompts", "c{}", "--styles", "x", "--styles", "y", "z"],
+    )
+    assert (config.prompts, config.styles) == (["a{}", "b{}", "c{}"], ["x", "y", "z"])
 
 
 def test_an_empty_list_overrides_the_file(tmp_path):
@@ -129,6 +138,11 @@ def test_a_flat_file_serves_any_settings(tmp_path):
         ("--stage 3", "did you mean --stages?"),
         ("--xyzzy", "unknown option --xyzzy; --help"),
         ("picture.png", "'picture.png' belongs to no option"),
+        ("--seed 0 1 2", "seed: takes one word, and '1' is another: quote what holds spaces"),
+        ("--steps 3 --steps 4", "steps: given twice, '3' and '4'; give it once"),
+        ("--config a --config b", "config: given twice"),
+        ("--steps -1", "steps: must be a whole number or auto, not '-1'"),
+        ("--steps 5:50", "steps: must be a whole number or auto, not '5:50'"),
         ("--steps", "--steps: expected one argument"),
         ("--steps many", "steps: must be a whole number or auto, not 'many'"),
         ("--steps 2.5", "steps: must be a whole number or auto, not '2.5'"),
@@ -218,6 +232,15 @@ def test_exit_status(run, status, message, capsys, sigterm):
         cli.run_and_exit(run)
     assert exit.value.code == status
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch, sigterm):
+    shown = io.TextIOWrapper(io.BytesIO(), "cp1252")
+    monkeypatch.setattr(sys, "stdout", shown)
+    with pytest.raises(SystemExit) as end:
+        run_and_exit(lambda: print("the style звезда"))
+    shown.flush()
+    assert end.value.code == 0 and shown.buffer.getvalue().startswith(b"the style \\u0437")  # type: ignore[attr-defined]
 
 
 def test_a_defect_keeps_its_traceback(sigterm):

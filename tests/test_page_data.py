@@ -21,11 +21,11 @@ def files(folder):
 
 
 def test_equal_input_gives_equal_bytes(tmp_path):
-    Image.new("RGB", (9, 9), "red").save(tmp_path / "style.png")
+    red = Image.new("RGB", (9, 9), "red")
     for name in "ab":
-        write(write_pictures(tmp_path / name, twelve()), style_pictures={"gogh": tmp_path / "style.png"})
+        write(write_pictures(tmp_path / name, twelve()), style_pictures=[("gogh", red)])
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    write(tmp_path / "a", style_pictures={"gogh": tmp_path / "style.png"})
+    write(tmp_path / "a", style_pictures=[("gogh", red)])
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 

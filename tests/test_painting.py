@@ -10,7 +10,7 @@ from tiny_model import write_controlnet
 from dreamstyler_jax import guidance
 from dreamstyler_jax.encoding import encode
 from dreamstyler_jax.guidance import ROWS
-from dreamstyler_jax.painting import Request, needed_rows, paint_requests, prepare_batches
+from dreamstyler_jax.painting import Request, needed_rows, paint_requests, prepare_batches, with_stages_of
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.sampling import plan_steps
 from dreamstyler_jax.solvers import solver_table
@@ -63,6 +63,19 @@ def difference(ours, others):
 
 
 # A picture by itself
+
+
+def test_styles_with_other_numbers_of_stages_change_no_picture(tiny, plan, paint):
+    """Their rows are where a stage of one of them begins, not as many as the least common multiple."""
+    both = {**STYLES, "wave": Style("wave", np.random.default_rng(1).standard_normal((2, 1, 16)))}
+    steps = with_stages_of(plan, both)
+    timesteps = plan.solver.timesteps
+    np.testing.assert_array_equal(steps.stages, [(t >= 1000 / 3) + (t >= 500) + (t >= 2000 / 3) for t in timesteps])
+    assert with_stages_of(plan, STYLES) is plan, "and no other program where all have as many"
+    requests = [Request(HOUSE, guidance.cfg(3.0), 0), Request(DOG, guidance.cfg(3.0), 1)]
+    together = list(paint_requests(tiny, requests, both, plan, size=SIZE, batch_size=BATCH))
+    for one, other in zip(paint(requests), together, strict=True):
+        assert difference(one, other) <= 1
 
 
 def test_a_picture_does_not_depend_on_its_batch(paint):

@@ -35,6 +35,14 @@ WORDINGS = [
     ("a house, {}-style", "a house", "A painting in the style of {}"),
     ("A house ({})", "A house", "A painting in the style of {}"),
     ("A {} painting of a dog", "A painting of a dog", "A painting in the style of {}"),
+    ("a red house in the art style of {}", "a red house", "A painting in the style of {}"),
+    ("a house in the late painting style of {}, at night", "a house, at night", "A painting in the style of {}"),
+    ("a red house, {}'s style", "a red house", "A painting in the style of {}"),
+    ("a red house in {}\u2019s art style", "a red house", "A painting in the style of {}"),
+    ("a red house as if painted by {}", "a red house", "A painting in the style of {}"),
+    ("a red house, as though it were drawn by {}", "a red house", "A painting in the style of {}"),
+    ("an etching by {}", "an etching", "an etching in the style of {}"),
+    ("a cat sitting by {}", "a cat sitting", "A painting in the style of {}"),
     ("{}", "", "A painting in the style of {}"),
     ("{} a dog", "a dog", "A painting in the style of {}"),
     ("a dog, {}, at night", "a dog, at night", "A painting in the style of {}"),
@@ -45,6 +53,8 @@ WORDINGS = [
     ("a cat by {a}, a dog in the style of {b}", "a cat, a dog", "A painting in the style of {a}, {b}"),
     # a learned object
     ("A painting of a {dog} in the style of {gogh}", "A painting of a {dog}", "A painting in the style of {gogh}"),
+    ("a {my_cat} standing by {my_house} in the style of {gogh}", "a {my_cat} standing by {my_house}",
+     "A painting in the style of {gogh}"),
     ("A painting of a {dog}", "A painting", "A painting in the style of {dog}"),
     # openings
     ("An oil painting of a man in the style of {}", "An oil painting of a man", "An oil painting in the style of {}"),
@@ -66,6 +76,11 @@ WORDINGS = [
 def test_context_only_and_style_only(prompt, context, style):
     assert prompts.context_only(prompt) == context
     assert prompts.style_only(prompt) == style
+
+
+def test_whether_a_prompt_says_what_its_style_is():
+    assert all(map(prompts.calls_a_style, ("a house in the style of {}", "a house by {}", "a house, {}'s style")))
+    assert not any(map(prompts.calls_a_style, ("a house, {}", "a {} house", "a house like {}", "a house")))
 
 
 PIECES = [

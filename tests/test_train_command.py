@@ -19,7 +19,7 @@ from dreamstyler_jax.commands.cli import INTERRUPTED, parse
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.run_log import read_metrics
-from dreamstyler_jax.commands.runs import check_resumable, is_finished
+from dreamstyler_jax.commands.runs import check_resumable, check_same_inputs, is_finished
 from dreamstyler_jax.prompts import OBJECT_PROMPTS, sidecar_prompt
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
@@ -254,6 +254,8 @@ def test_an_unfinished_run_is_not_started_again_by_mistake(words, capfd, tmp_pat
 
 
 def test_more_steps_may_be_asked_for_unless_the_schedule_depends_on_them(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+
     def resume(schedule, steps):
         shared = {"prompts": ["a {}"], "schedule": schedule, "output": str(tmp_path)}
         write_config(TrainConfig(steps=10, **shared), tmp_path / "config.yaml")
@@ -266,6 +268,7 @@ def test_more_steps_may_be_asked_for_unless_the_schedule_depends_on_them(tmp_pat
 
 
 def test_a_learning_rate_that_was_the_default_is_no_change(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
     write_config(TrainConfig(learning_rate=0.02, output=str(tmp_path)), tmp_path / "config.yaml")
     check_resumable(TrainConfig(output=str(tmp_path), resume=True), tmp_path)
     for other in ({"learning_rate": 0.01}, {"norm": "fixed"}):
@@ -393,6 +396,31 @@ def test_several_devices_learn_what_one_does_with_one_program(shared, words, sep
         np.testing.assert_allclose(several, alone, atol=1e-5)
         losses = [[line["stage_loss"] for line in read_metrics(file.parent / "metrics.jsonl")] for file in files]
         np.testing.assert_allclose(*(np.array(loss, float) for loss in losses), rtol=1e-4)
+
+
+def test_a_run_does_not_go_on_with_another_picture_behind_the_same_path(finished, words, pictures, capfd):
+    stars = pictures / "stars.png"
+    before = stars.read_bytes()
+    try:
+        write_picture(stars, 7)
+        line = refusal(capfd, train, *words, "--log_every", 10, "--output", finished, "--resume")
+    finally:
+        stars.write_bytes(before)
+    assert "stars.png changed since the run began; bring back what it began with" in line
+    metadata = Style.load(finished / FILE_NAME).metadata
+    check_same_inputs(finished, metadata)
+    with pytest.raises(UserError, match="the model's weights, the model's configs, scheduler or tokenizer changed"):
+        check_same_inputs(finished, {**metadata, "model_hash": "0", "model_settings": "0"})
+    check_same_inputs(finished, {**metadata, "init_style_hash": "0"})  # it began without a style
+
+
+def test_a_run_does_not_replace_files_of_somebody_elses(words, tmp_path, capfd):
+    (tmp_path / "config.yaml").write_text("# mine\ntrain: {steps: 3}\nsample: {steps: 9}\n")
+    words = ["--config", tmp_path / "config.yaml", *words, "--output", tmp_path]
+    for more in [], ["--resume"]:
+        assert "holds config.yaml, which this program has not written" in refusal(capfd, train, *words, *more)
+    assert (tmp_path / "config.yaml").read_text().startswith("# mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 # Prompts

@@ -9,7 +9,7 @@ import optax
 import pytest
 from PIL import Image
 
-from dreamstyler_jax import encoding, inversion, training
+from dreamstyler_jax import encoding, inversion, provenance, training
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
 from dreamstyler_jax.runtime import compilation, images
 from dreamstyler_jax.runtime.errors import UserError
@@ -93,10 +93,11 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
         "seed": 3,
         "framing": "crop",
         "prompts": PROMPTS,
-        "images": ["a.png", "b.png"],
+        **provenance.describe(pictures),
         "resolution": 8,
         "model": tiny.name,
         "model_hash": tiny.hash,
+        "model_settings": tiny.settings,
         "loras": "none",
         "clip_skip": 0,
     }

@@ -13,9 +13,11 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.checkpoint_files import files_of
 from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from dreamstyler_jax.stable_diffusion.weight_names import WeightNames
 from dreamstyler_jax.stable_diffusion.weights import init_model, load_model, read_config, read_model, save_model
 
 TEXT_CONFIG = CLIPTextConfig(
@@ -285,3 +287,15 @@ def test_initial_parameters_have_unit_gain():
     assert np.std(kernel) == pytest.approx((9 * 32) ** -0.5, rel=0.05)
     assert np.all(np.asarray(params["conv_norm_out"]["scale"]) == 1)
     assert not np.any(params["conv_out"]["bias"])
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", "a/../../outside.safetensors"])
+def test_an_index_names_files_of_its_own_folder_only(tmp_path, name):
+    """What lies outside would be loaded without a place in the model's hash."""
+    (tmp_path / "outside.safetensors").touch()
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    index = "diffusion_pytorch_model.safetensors.index.json"
+    (folder / index).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(UserError, match="lists files outside of its folder, "):
+        files_of(folder, WeightNames(index))

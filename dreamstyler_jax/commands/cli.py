@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import errno
 import inspect
+import io
 import shlex
 import signal
 import sys
@@ -26,7 +27,8 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
     """Makes settings from a command line.
 
     An option overrides the file given with ``--config``, and the file the default of the field. Options are spelt with
-    underscores or dashes; a list takes several words, and a boolean without a word is true.
+    underscores or dashes; a list takes several words, also of several options of its name, and a boolean without a word
+    is true.
 
     Args:
         config_class: a settings dataclass, see `runtime.settings`.
@@ -40,10 +42,10 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
     words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
     namespace, unknown = _parser(config_class, prog).parse_known_args(words)
     given = vars(namespace)
-    path, print_config = given.pop("config"), given.pop("print_config")
+    path, print_config = given.pop("config", None), given.pop("print_config")
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if unknown:
-        raise UserError(_complaint(unknown[0].partition("=")[0], list(fields)))
+        raise UserError(_complaint(unknown[0], words, list(fields)))
     values = {} if path is None else read_values(config_class, path)
     config = config_class(**values | {name: convert(fields[name], text) for name, text in given.items()})
     if print_config:
@@ -86,6 +88,8 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    _print_anything()
+
     signal.signal(signal.SIGTERM, interrupt)
     try:
         run()
@@ -101,11 +105,28 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
     sys.exit(0)
 
 
+def _print_anything() -> None:
+    """Lets what is printed hold characters that the terminal or the file cannot show; they are escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that raises a UserError instead of ending the process."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
+
+
+class _Once(argparse.Action):
+    """Takes the value of an option that may be given once."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        if hasattr(namespace, self.dest):
+            raise UserError(f"{self.dest}: given twice, {getattr(namespace, self.dest)!r} and {values!r}; give it once")
+        setattr(namespace, self.dest, values)
 
 
 def _parser(config_class: type, prog: str | None) -> _Parser:
@@ -116,13 +137,14 @@ def _parser(config_class: type, prog: str | None) -> _Parser:
         description=(inspect.getdoc(config_class) or "").partition("\n")[0],
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file with values for these options.")
+    config_help = "YAML file with values for these options."
+    parser.add_argument("--config", metavar="FILE", help=config_help, default=argparse.SUPPRESS, action=_Once)
     parser.add_argument("--print_config", action="store_true", help="Print all values as such a file, and exit.")
     for field in options_of(config_class):
         kind = kind_of(field)
-        words: dict[str, Any] = {"nargs": "*"} if kind.is_list else {}
+        words: dict[str, Any] = {"nargs": "*", "action": "extend"} if kind.is_list else {"action": _Once}
         if kind.item is bool:
-            words = {"nargs": "?", "const": "true"}
+            words |= {"nargs": "?", "const": "true"}
         metavar = "|".join(field.metadata.get("choices", ())) or _METAVARS[kind.item]
         help = _help_of(field).replace("%", "%%")
         parser.add_argument(f"--{field.name}", metavar=metavar, help=help, default=argparse.SUPPRESS, **words)
@@ -155,8 +177,13 @@ def _with_underscores(word: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
 
 
-def _complaint(word: str, known: Sequence[str]) -> str:
-    """What is wrong with a word that is not an option, nor the value of one."""
+def _complaint(word: str, words: Sequence[str], known: Sequence[str]) -> str:
+    """What is wrong with the first of all words that is not an option, nor the value of one."""
     if word.startswith("-"):
+        word = word.partition("=")[0]
         return f"unknown option {word}{hint(word.lstrip('-'), known, '--') or '; --help lists them all'}"
-    return f"{word!r} belongs to no option; --help lists them all"
+    before = [other for other in words[: words.index(word)] if other.startswith("--")]
+    if not before:
+        return f"{word!r} belongs to no option; --help lists them all"
+    name = before[-1].removeprefix("--").partition("=")[0]
+    return f"{name}: takes one word, and {word!r} is another: quote what holds spaces; --help says how to write several"

@@ -7,6 +7,7 @@ other are refused when an instance is made. Importing this module does not impor
 import dataclasses
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ CLIP_SKIP_HELP = (
 DTYPES = ("float32", "bfloat16")
 MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle", "clip_skip")
 
-_NAME = re.compile(r"[^\W\d][\w-]*")
+_JOINERS = "\u200c\u200d"  # within words of several scripts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,7 @@ class TrainConfig(TrainSettings):
             object.__setattr__(self, "output", self.output or "runs")
             return
         name = self.name or (name_of(self.images[0]) if self.images else "example")
-        if not _NAME.fullmatch(name):
+        if not _is_name(name):
             raise UserError(f"name: a letter, then letters, digits, _ and -, not {name!r}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "output", self.output or os.path.join("runs", name))
@@ -310,6 +311,8 @@ class SampleConfig(GuidanceOptions):
     def _check_content(self) -> None:
         if self.controlnets and not self.content:
             raise UserError("controlnets: give the pictures whose structure they keep, with --content")
+        if "" in self.content:
+            raise UserError("content: give the path of a picture, not an empty text")
         if len(set(self.content)) < len(self.content):
             raise UserError("content: names a picture twice")
         if self.control_images and len(self.control_images) != len(self.content):
@@ -321,5 +324,15 @@ class SampleConfig(GuidanceOptions):
 
 def name_of(picture: str) -> str:
     """The name of a style that is learned from a picture, by the path of its file."""
-    name = re.sub(r"[^\w-]+", "_", Path(picture).stem).strip("_-") or "style"
-    return name if _NAME.fullmatch(name) else f"style_{name}"
+    letters = "".join(letter if _in_names(letter) else "_" for letter in Path(picture).stem)
+    name = re.sub("_+", "_", letters).strip("_-") or "style"
+    return name if _is_name(name) else f"style_{name}"
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text is a letter or _, then letters of any script with their marks, digits, _ and -."""
+    return bool(re.match(r"[^\W\d]", text)) and all(map(_in_names, text))
+
+
+def _in_names(letter: str) -> bool:
+    return letter in "-_" + _JOINERS or letter.isalnum() or unicodedata.category(letter).startswith("M")

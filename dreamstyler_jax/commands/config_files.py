@@ -6,6 +6,7 @@ share outside of them. Files for other commands are flat.
 
 import dataclasses
 import importlib.resources
+import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +37,7 @@ def read_config(config_class: type[C], path: str | Path) -> C:
 def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
     """The values that a YAML file gives to a settings dataclass, by field name.
 
-    Every value is read as the same text on the command line.
+    Every value is read as the same text on the command line. A value that is null is left out: it is the default.
 
     Args:
         config_class: the settings dataclass.
@@ -48,7 +49,7 @@ def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
     try:
         values = _values_for(config_class, _load(find_config(path)))
         fields = {field.name: field for field in dataclasses.fields(config_class)}
-        return {name: _value(fields[name], value) for name, value in values.items()}
+        return {name: _value(fields[name], value) for name, value in values.items() if value is not None}
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -89,10 +90,28 @@ def write_config(config: Any, path: str | Path) -> None:
     write_atomic(path, to_yaml(config).encode())
 
 
+class _Loader(yaml.BaseLoader):
+    """Reads all values as texts, except for null, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in names:
+            key.tag = self.DEFAULT_SCALAR_TAG  # null, too, is a name
+        keys = [key.value for key in names]
+        if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+            raise UserError(f"{twice}: given twice; give it once")
+        return super().construct_mapping(node, deep)
+
+
+_NULL = "tag:yaml.org,2002:null"
+_Loader.add_implicit_resolver(_NULL, re.compile("(?:~|null|Null|NULL)$"), ["~", "n", "N"])
+_Loader.add_constructor(_NULL, lambda loader, node: None)
+
+
 def _load(file: Traversable) -> dict[str, Any]:
-    """The content of a YAML file, with all values as texts."""
+    """The content of a YAML file, with all values as texts, or None for null."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:

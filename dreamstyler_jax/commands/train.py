@@ -19,14 +19,15 @@ from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainCo
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.models import load_model
 from dreamstyler_jax.commands.previews import write_preview
-from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, is_finished, runs_of
+from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished, runs_of
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
+from dreamstyler_jax.provenance import describe
 from dreamstyler_jax.runtime.checkpoints import Checkpoints, open_checkpoints
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
-from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.masks import as_masked_picture
 from dreamstyler_jax.runtime.progress import TrainingProgress
@@ -54,26 +55,38 @@ class Run(NamedTuple):
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the folder of each run."""
     share_cores(config.model, len(config.images) if config.separate else config.batch_size)
-    pending = []
+    asked = []
     for run_config in runs_of(config):
         folder, paths = Path(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
         pictures = {path: as_masked_picture(path) for path in paths}
         run_config = dataclasses.replace(run_config, prompts=training_prompts(run_config, paths))
         check_resumable(run_config, folder)
-        if is_finished(run_config, folder):
-            print(f"The style {run_config.name!r} in {folder} is finished; to train it further, ask for more --steps")
-        else:
-            pending.append((run_config, pictures))
+        asked.append((run_config, pictures))
+    model = load_model(config.model, config, dtype=config.dtype, loras=config.loras, clip_skip=config.clip_skip)
+    pending = [(run_config, pictures) for run_config, pictures in asked if not ends_here(model, run_config, pictures)]
     if not pending:
         return
-    model = load_model(config.model, config, dtype=config.dtype, loras=config.loras, clip_skip=config.clip_skip)
     runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
     for group in _of_one_shape(runs):
         train_runs(model, group)
     for run_config, _ in pending:
         print(f"The style {run_config.name!r} is in {run_config.output}; paint with it: {painting_command(run_config)}")
+
+
+def ends_here(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> bool:
+    """Whether a run that is resumed has nothing left to do, and says so.
+
+    Raises:
+        UserError: it was done with other pictures or another model.
+    """
+    folder = Path(config.output)
+    if not is_finished(config, folder):
+        return False
+    check_same_inputs(folder, {**describe(pictures), "model_hash": model.hash, "model_settings": model.settings})
+    print(f"The style {config.name!r} in {folder} is finished; to train it further, ask for more --steps")
+    return True
 
 
 def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
@@ -86,6 +99,8 @@ def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
 def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> Run:
     """Encodes pictures and prompts, so that problems with the settings show before the training."""
     lesson = prepare(model, config.name, pictures, config.prompts, config)
+    if config.resume:
+        check_same_inputs(Path(config.output), lesson.style.metadata)
     if config.preview_prompts:
         prompts.require_placeholders(config.preview_prompts, {config.name: lesson.style})
         tokenize(model.tokenizers, config.preview_prompts, {config.name: config.vectors})
@@ -120,6 +135,8 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run]) -> None:
         states = [begin(item.lesson, config) for item in runs]
         states = newest_common_states(states, stores) if config.resume else states
         done = int(states[0].step)
+        if config.resume and not done:
+            print(f"There is no checkpoint in {listing([str(item.folder) for item in runs])}: starting at step 0")
         if done > most_steps(config):
             raise UserError(f"{runs[0].folder} has already done {done} steps: --steps must be at least as many")
         announce(model, *model.loras.lines, *map(summary, runs))

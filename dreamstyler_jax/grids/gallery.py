@@ -11,18 +11,22 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 import yaml
 
-from dreamstyler_jax.grids.cells import ABSENT, Cell, id_of_line
+from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Cell, id_of_line
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import remove_temporaries, write_atomic
+from dreamstyler_jax.runtime.files import check_own, inside, remove_temporaries, write_atomic
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
+_SHARDS = "manifest.*-of-*.jsonl"
+_WRITTEN = (DEFINITION, "images", "atlas", "index.html", "grid.png", "grid_*.png")  # besides the manifest
 MAX_PENDING = 64  # pictures that may wait for the writer
+_RECORDED = {name: value for name, value in ABSENT.items() if name not in UNRECORDED}
 
 
 class Gallery:
@@ -32,6 +36,7 @@ class Gallery:
         folder: is created when the first picture is written.
         shard: (i, n): this is process i of n.
         note: what else to record of a cell.
+        settings: `Cell.model_settings` by `Cell.model_hash`, for pictures of earlier versions, which did not record it.
 
     Attributes:
         manifest: the file that this process writes.
@@ -42,10 +47,14 @@ class Gallery:
     """
 
     def __init__(
-        self, folder: Path, shard: tuple[int, int] = (0, 1), note: Callable[[Cell], dict[str, Any]] = lambda cell: {}
+        self,
+        folder: Path,
+        shard: tuple[int, int] = (0, 1),
+        note: Callable[[Cell], dict[str, Any]] = lambda cell: {},
+        settings: Mapping[str, str] = MappingProxyType({}),
     ):
         index, count = shard
-        self._note = note
+        self._note, self._settings = note, settings
         self.folder = folder
         self.manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
         self.lines = self._read()
@@ -53,13 +62,13 @@ class Gallery:
     def _read(self) -> dict[str, dict[str, Any]]:
         lines: dict[str, dict[str, Any]] = {}
         for path in self._manifests():
-            for id, line in _read_manifest(path).items():
+            for id, line in _read_manifest(path, self._settings).items():
                 if "file" in line or id not in lines:  # a painted picture outweighs another process's failure
                     lines[id] = line
         return lines
 
     def _manifests(self) -> list[Path]:
-        return [*self.folder.glob(MANIFEST), *sorted(self.folder.glob("manifest.*-of-*.jsonl"))]
+        return [*self.folder.glob(MANIFEST), *sorted(self.folder.glob(_SHARDS))]
 
     def holds_another(self, definition: Mapping[str, Any]) -> list[str]:
         """The parameters in which the grid of this folder differs; empty if it is this one or there is none.
@@ -70,13 +79,19 @@ class Gallery:
         known, wanted = self._definitions(), _as_yaml(definition)
         if not known or any(_is_same(wanted, other) for other in known):
             return []
-        last = {**ABSENT, **known[-1]}
+        last = {**_RECORDED, **known[-1]}
         return [key for key in wanted | last if wanted.get(key) != last.get(key)]
+
+    def check_own(self) -> None:
+        """Raises a UserError if the folder holds files that would be replaced, and no manifest of ours."""
+        check_own(self.folder, _WRITTEN, (MANIFEST, _SHARDS))
 
     def define(self, definition: Mapping[str, Any]) -> None:
         """Writes down what is painted here, after what was painted here before."""
         known, wanted = self._definitions(), _as_yaml(definition)
-        today = [wanted if _is_same(wanted, other) else {**ABSENT, **other} for other in known]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.manifest.touch()  # from now on the folder can be seen to be of a grid
+        today = [wanted if _is_same(wanted, other) else {**_RECORDED, **other} for other in known]
         if wanted not in today:
             today.append(wanted)
         if today != known:
@@ -94,11 +109,14 @@ class Gallery:
         """How many of the cells have been painted at some time."""
         return sum("file" in self.lines.get(cell.id, {}) for cell in cells)
 
+    def file_of(self, line: Mapping[str, Any]) -> Path | None:
+        """The picture of a line; None if there is none, or it is said to be outside of the folder."""
+        return inside(self.folder, line.get("file"))
+
     def _is_whole(self, line: Mapping[str, Any]) -> bool:
-        if "file" not in line:
-            return False
+        file = self.file_of(line)
         try:
-            content = (self.folder / line["file"]).read_bytes()
+            content = file.read_bytes() if file else b""
         except OSError:
             return False
         return hashlib.sha256(content).hexdigest() == line.get("sha256")
@@ -107,7 +125,7 @@ class Gallery:
         """Prepares the manifest for more lines: appending to a line cut short would spoil both."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.manifest.exists():
-            _write_manifest(self.manifest, _read_manifest(self.manifest).values())
+            _write_manifest(self.manifest, _read_manifest(self.manifest, self._settings).values())
 
     def save(self, cell: Cell, picture: np.ndarray) -> None:
         """Writes a picture [H, W, 3] in [-1, 1] and, once it is on the disk, its line.
@@ -233,8 +251,8 @@ def _is_same(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
 
     Older versions left out the values in `ABSENT`, also where only some of the cells had them.
     """
-    older = dict(wanted)
-    for name, absent in ABSENT.items():
+    older = {name: value for name, value in wanted.items() if name in known or name not in UNRECORDED}
+    for name, absent in _RECORDED.items():
         values = older.pop(name) if isinstance(wanted[name], list) else [older.pop(name)]
         others = [value for value in values if value != absent]
         if others:
@@ -242,16 +260,19 @@ def _is_same(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     return known in (wanted, older)
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+def _read_manifest(path: Path, settings: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The complete lines of a manifest by cell id; of several lines for one cell the last counts."""
     try:
         lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-        return {line["id"]: line for line in map(_as_of_today, lines)}
+        return {line["id"]: line for line in (_as_of_today(line, settings) for line in lines)}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it, or choose another output") from error
 
 
-def _as_of_today(line: Mapping[str, Any]) -> dict[str, Any]:
+def _as_of_today(line: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
     """A line with all parameters, also if an older version wrote it, and with its cell's id of today."""
-    added = {name: value for name, value in ABSENT.items() if name not in line}
-    return {**line, **added, "id": id_of_line(line)}
+    hash = line["model_hash"]
+    unrecorded = {"model_settings": settings[hash]} if hash in settings else {}
+    added = {name: value for name, value in {**_RECORDED, **unrecorded}.items() if name not in line}
+    line = {**line, **added}
+    return {**line, "id": id_of_line(line)}

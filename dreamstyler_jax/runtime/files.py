@@ -4,11 +4,11 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, listing
 
 
 @contextlib.contextmanager
@@ -95,6 +95,34 @@ def check_output(folder: Path) -> None:
         raise UserError(f"output: {existing} is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"output: no permission to write in {existing}; choose another folder")
+
+
+def check_own(folder: Path, written: Iterable[str], signs: Iterable[str]) -> None:
+    """Refuses to write into a folder of somebody else's where files would be replaced.
+
+    Args:
+        folder: the folder.
+        written: names, or patterns of names, of what will be written or removed in it.
+        signs: patterns of what shows that this project made the folder: with any of these all is well.
+
+    Raises:
+        UserError: there is something to be replaced, and no sign.
+    """
+    if any(True for sign in signs for _ in folder.glob(sign)):
+        return
+    if found := sorted(path.name for pattern in written for path in folder.glob(pattern)):
+        raise UserError(
+            f"output: {folder} holds {listing(found)}, which this program has not written there and would replace: "
+            "choose another folder"
+        )
+
+
+def inside(folder: Path, name: object) -> Path | None:
+    """The file of that name in a folder; None if it is no name, or one that leads out of the folder."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return None
+    path = os.path.normpath(name)
+    return None if os.path.isabs(path) or path.split(os.sep)[0] in (os.pardir, os.curdir) else folder / path
 
 
 def cache_folder() -> Path:

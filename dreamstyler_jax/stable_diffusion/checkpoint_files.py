@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 
 from dreamstyler_jax.runtime.errors import UserError, listing
-from dreamstyler_jax.runtime.files import read_json
+from dreamstyler_jax.runtime.files import inside, read_json
 from dreamstyler_jax.stable_diffusion.weight_names import WeightNames, require_weights
 
 _POINTER = b"version https://git-lfs"
@@ -64,7 +64,7 @@ class SafetensorsSource:
                 self.header |= file.metadata() or {}
                 for name in file.keys():  # noqa: SIM118 (it is not a dict)
                     stored = file.get_slice(name)
-                    if stored.get_dtype().startswith("F8"):
+                    if stored.get_dtype().startswith(("F8", "F6", "F4")):
                         raise UserError(f"{path} has 8-bit numbers, which are not supported; give a 16-bit version")
                     self._file_of[name] = path
                     self._shapes[name] = tuple(stored.get_shape())
@@ -145,6 +145,8 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(weight_map, dict):
         raise UserError(f"{index} is not an index of weights: it has no weight_map; download it again")
     names = sorted({str(name) for name in weight_map.values()})
+    if foreign := [name for name in names if inside(index.parent, name) is None]:
+        raise UserError(f"{index} lists files outside of its folder, {listing(foreign)}: download the model again")
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(f"{index.parent} lacks {listing(missing)}, listed in {index.name}; download the model again")
     return [index.parent / name for name in names]

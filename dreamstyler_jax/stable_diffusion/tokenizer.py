@@ -1,5 +1,7 @@
 """CLIP's byte-level BPE, and the folders that hold its vocabulary."""
 
+import functools
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -136,6 +138,13 @@ class Tokenizer:
         write_json(folder / "vocab.json", self._vocab)
         write_json(folder / "tokenizer_config.json", config)
         write_json(folder / "special_tokens_map.json", self._special)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits of the vocabulary and of all else that the ids of a text depend on."""
+        added = [[token.content, *(getattr(token, flag) for flag in _FLAGS)] for token in self._added]
+        content = [self._vocab, self._merges, self._special, added, self.max_length]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def words(self, text: str) -> list[int]:
         """The ids of `text` alone: no BOS, no EOS, no padding, however long."""

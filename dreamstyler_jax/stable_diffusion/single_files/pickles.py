@@ -25,6 +25,13 @@ def is_pickle(path: Path) -> bool:
     return start.startswith(_STARTS) and start[8:] != b"{"
 
 
+def refuse_expanded(tensors: Mapping[str, Any]) -> None:
+    """Raises a UserError if a tensor has more numbers than are stored: a small file could fill the memory."""
+    for name, tensor in tensors.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{name} has {tensor.numel()} numbers, which the file does not hold: it is damaged")
+
+
 class PickledSource:
     """The tensors of a pickled checkpoint, see `checkpoint_files.TensorSource`.
 
@@ -49,6 +56,10 @@ class PickledSource:
         if not isinstance(content, Mapping):
             raise UserError(f"{path} holds no named tensors: give a checkpoint of Stable Diffusion")
         self._tensors: dict[str, Any] = {name: value for name, value in content.items() if hasattr(value, "detach")}
+        try:
+            refuse_expanded(self._tensors)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     def names(self) -> Iterable[str]:
         """The names of all tensors."""

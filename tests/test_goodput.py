@@ -45,7 +45,8 @@ def test_a_trace_shows_the_window_and_nothing_else(tmp_path):
     def work():
         for number in range(4):
             with jax.profiler.TraceAnnotation(f"piece {number}"):
-                yield number
+                pass
+            yield number
 
     assert list(traced(work(), str(tmp_path), first=1, count=2)) == [0, 1, 2, 3]
     (trace,) = tmp_path.rglob("*.xplane.pb")
@@ -60,7 +61,6 @@ def test_too_short_a_run_is_not_traced_silently(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(traced(range(2), "", first=2)) == [0, 1]
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):

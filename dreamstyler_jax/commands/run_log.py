@@ -20,10 +20,6 @@ from dreamstyler_jax.runtime.files import append_line, naming, write_atomic
 METRICS = "metrics.jsonl"
 
 
-class Diverged(UserError):
-    """A training has a loss, or a gradient, that is not finite."""
-
-
 class RunLog:
     """The log of one run; a context manager.
 
@@ -72,13 +68,13 @@ class RunLog:
                 as ``stage_loss``, in which nan means that there was no sample.
 
         Raises:
-            Diverged: a number that is not in a sequence is not finite. Nothing is logged then.
+            UserError: a number that is not in a sequence is not finite. Nothing is logged then.
             OSError: it cannot be written.
         """
         values = {name: _numbers(value) for name, value in metrics.items()}
         for name, value in values.items():
             if not isinstance(value, dict) and value.ndim == 0 and not np.isfinite(value):
-                raise Diverged(
+                raise UserError(
                     f"{name} is {value} at step {step}: training has diverged. The checkpoints before are intact; "
                     "start again with a tenth of the --learning_rate, and with --dtype float32 if it was bfloat16"
                 )

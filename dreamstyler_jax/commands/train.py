@@ -132,25 +132,24 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput) -> l
             if int(state.step) > most_steps(config):
                 raise UserError(f"{item.folder} has already done {state.step} steps: --steps must be at least as many")
         announce(model, *model.loras.lines, *map(summary, runs))
-        groups: dict[int, list[tuple[Recorder, inversion.TrainState]]] = {}
+        groups: dict[int, list[Recorder]] = {}
         for item, store, state in zip(runs, stores, states, strict=True):
             write_config(item.config, item.folder / SETTINGS)
             done = int(state.step)
             if done and is_kept(config, state):  # a kill may have come before them
                 make_by_products(model, item, state, clock, only_missing=True)
             log = opened.enter_context(RunLog(item.folder, done))
-            groups.setdefault(done, []).append((Recorder(model, item, store, log, clock), state))
-        return [line for group in groups.values() for line in learn_together(model, *zip(*group, strict=True), clock)]
+            groups.setdefault(done, []).append(Recorder(model, item, state, store, log, clock))
+        return [line for recorders in groups.values() for line in learn_together(model, recorders, clock)]
 
 
-def learn_together(
-    model: StableDiffusion, recorders: Sequence[Recorder], states: Sequence[inversion.TrainState], clock: Goodput
-) -> list[str]:
-    """Trains runs from states of one step, see `train_runs`."""
-    config, done = recorders[0].run.config, int(states[0].step)
+def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock: Goodput) -> list[str]:
+    """Trains runs whose states are of one step, see `train_runs`."""
+    config, states = recorders[0].run.config, [recorder.state for recorder in recorders]
     settled: list[int | None] = []
     with contextlib.ExitStack() as opened:
-        progress = opened.enter_context(TrainingProgress(most_steps(config), done, at_most=config.steps == AUTO_STEPS))
+        at_most = config.steps == AUTO_STEPS
+        progress = opened.enter_context(TrainingProgress(most_steps(config), int(states[0].step), at_most=at_most))
         opened.enter_context(patiently("stopping after the steps that are running, to save them", together=True))
         lessons = [recorder.run.lesson for recorder in recorders]
         evaluations = [recorder.log.earlier("evaluation_loss") for recorder in recorders]
@@ -163,18 +162,19 @@ def learn_together(
             progress.show(chunk.step, float(np.mean(losses or [np.nan])))
             for number, recorder in enumerate(recorders):
                 recorder.illustrate(chunk, number)
-            states, settled = chunk.states, chunk.settled
+            settled = chunk.settled
             if all(over or r.diverged for over, r in zip(chunk.finished, recorders, strict=True)):
                 break
             if stops:
                 raise KeyboardInterrupt
-        for recorder, state in zip(recorders, states, strict=True):
-            if not recorder.diverged:
-                recorder.finish(state)
+        learned = [recorder for recorder in recorders if not recorder.diverged]
+        for recorder in learned:
+            recorder.finish()
     if evaluation_interval(config):
-        for state, recorder, step in zip(states, recorders, settled, strict=False):  # a resumed run may have had none
-            if not recorder.diverged:
-                print(f"The evaluation loss of {recorder.run.config.name!r} {stopping_line(int(state.step), step)}")
+        for recorder, step in zip(recorders, settled, strict=False):  # a resumed run may have had nothing to do
+            if recorder in learned:
+                line = stopping_line(int(recorder.state.step), step)
+                print(f"The evaluation loss of {recorder.run.config.name!r} {line}")
     return [f"the style {r.run.config.name!r} was not learned: {r.diverged}" for r in recorders if r.diverged]
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from dreamstyler_jax.runtime.compilation import seconds_compiling
 
 T = TypeVar("T")
-KINDS = ("steps", "compile", "data", "checkpoint", "previews")  # and idle, the rest
+KINDS: tuple[str, ...] = ("steps", "compile", "data", "checkpoint", "previews")  # and idle, the rest
 
 
 class Goodput:

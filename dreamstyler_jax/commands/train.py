@@ -34,7 +34,6 @@ from dreamstyler_jax.runtime.profiling import traced
 from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import RATIO, WINDOW
-from dreamstyler_jax.style import FILE_NAME
 from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, evaluation_interval, most_steps
 from dreamstyler_jax.training import begin, prepare, train
 
@@ -63,13 +62,15 @@ def run(config: TrainConfig) -> None:
         model = load_model(config.model, config, dtype=config.dtype, loras=config.loras, clip_skip=config.clip_skip)
         runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
-    diverged = [line for group in _of_one_shape(runs) for line in train_runs(model, group, clock)]
+    diverged: dict[str, str] = {}
+    for group in _of_one_shape(runs):
+        diverged |= train_runs(model, group, clock)
     for item in runs:
-        if (item.folder / FILE_NAME).exists():
+        if item.config.name not in diverged:
             print(f"The style {item.config.name!r} is in {item.folder}; paint with it: {painting_command(item.config)}")
     print(clock)
     if diverged:
-        raise UserError("; ".join(diverged))
+        raise UserError("; ".join(f"the style {name!r} was not learned: {why}" for name, why in diverged.items()))
 
 
 def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
@@ -108,11 +109,11 @@ def summary(run: Run) -> str:
     return f"Learning the {config.property} {config.name!r}{layers} from {source}: {config.prompts[0]!r}"
 
 
-def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput) -> list[str]:
+def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput) -> dict[str, str]:
     """Learns the styles of runs whose datasets have one shape, with logs, checkpoints and previews.
 
     Returns:
-        A line for each style whose training diverged. They do not disturb the others.
+        For each style whose training diverged, by its name, what happened. They do not disturb the others.
 
     Raises:
         UserError: another process trains in the folder of a run, or it cannot be written.
@@ -140,10 +141,13 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput) -> l
                 make_by_products(model, item, state, clock, only_missing=True)
             log = opened.enter_context(RunLog(item.folder, done))
             groups.setdefault(done, []).append(Recorder(model, item, state, store, log, clock))
-        return [line for recorders in groups.values() for line in learn_together(model, recorders, clock)]
+        for recorders in groups.values():
+            learn_together(model, recorders, clock)
+        members = [recorder for recorders in groups.values() for recorder in recorders]
+        return {member.run.config.name: member.diverged for member in members if member.diverged}
 
 
-def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock: Goodput) -> list[str]:
+def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock: Goodput) -> None:
     """Trains runs whose states are of one step, see `train_runs`."""
     config, states = recorders[0].run.config, [recorder.state for recorder in recorders]
     settled: list[int | None] = []
@@ -175,7 +179,6 @@ def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock:
             if recorder in learned:
                 line = stopping_line(int(recorder.state.step), step)
                 print(f"The evaluation loss of {recorder.run.config.name!r} {line}")
-    return [f"the style {r.run.config.name!r} was not learned: {r.diverged}" for r in recorders if r.diverged]
 
 
 def stopping_line(steps: int, settled: int | None) -> str:

@@ -16,6 +16,7 @@ from dreamstyler_jax.encoding import encode, layers_of, stage_starts
 from dreamstyler_jax.guidance import FULL, NULL, ROWS, rows_needed
 from dreamstyler_jax.guidance_variants import NUMBERS
 from dreamstyler_jax.runtime.devices import padded_batch_size
+from dreamstyler_jax.runtime.interruption import told_to_stop, until_told
 from dreamstyler_jax.sampling import Batch, ContentBatch, StepPlan, sample_batch
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
@@ -96,6 +97,7 @@ def paint_requests(
 
     Raises:
         UserError: a prompt or a style cannot be encoded, see `encoding.encode`.
+        KeyboardInterrupt: the process was told to stop; all batches that were begun are yielded before.
     """
     if varied is None:
         varied = any(request.variants for request in requests)
@@ -110,8 +112,10 @@ def paint_requests(
     def start(count: int, batch: Batch) -> tuple[int, Array]:
         return count, sample(model.networks, model.replicated_params, plan, batch, size=size, full_row=_full_row(rows))
 
-    for count, images in _one_ahead(itertools.starmap(start, batches)):
+    for count, images in _one_ahead(itertools.starmap(start, until_told(batches))):
         yield from np.asarray(images)[:count]
+    if told_to_stop():
+        raise KeyboardInterrupt
 
 
 def with_stages_of(plan: StepPlan, styles: Mapping[str, Style]) -> StepPlan:

@@ -7,6 +7,7 @@ the rest of the project uses.
 import io
 import json
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +100,15 @@ def write_style(path: Path, content: StyleContent) -> None:
         "hash": content.hash,
         "metadata": json.dumps(content.metadata),
     }
-    write_atomic(path, safetensors.numpy.save(content.tables, header))
+    write_atomic(path, _with_sorted_header(safetensors.numpy.save(content.tables, header)))
+
+
+def _with_sorted_header(file: bytes) -> bytes:
+    """The same ``.safetensors`` file, always with the same bytes: the library writes metadata in random order."""
+    (length,) = struct.unpack("<Q", file[:8])
+    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + file[8 + length :]
 
 
 def export_style(path: Path, name: str, tables: Mapping[str, np.ndarray], format: str) -> list[Path]:

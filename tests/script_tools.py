@@ -2,8 +2,8 @@
 
 import contextlib
 import os
+import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -73,13 +73,9 @@ def last_of_each(words) -> list[str]:
 
 def refusal(capfd, command, *words) -> str:
     """The error line of a command that must end with status 2 and print nothing else."""
-    handler = signal.getsignal(signal.SIGTERM)
     capfd.readouterr()
-    try:
-        with pytest.raises(SystemExit) as end:
-            cli.run_and_exit(lambda: run(command, *words))
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with pytest.raises(SystemExit) as end:
+        cli.run_and_exit(lambda: run(command, *words))
     printed = capfd.readouterr()
     assert (end.value.code, printed.out) == (2, ""), printed
     (line,) = printed.err.splitlines()
@@ -92,6 +88,17 @@ def start(command, *words, cwd=ROOT, env: Mapping[str, str] = MappingProxyType({
     line = [sys.executable, "-m", "dreamstyler_jax", command.__name__.rpartition(".")[2], *last_of_each(words)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     return subprocess.Popen(line, cwd=cwd, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Within this context no file can grow beyond ``size`` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -203,14 +202,6 @@ def test_a_mistake_in_a_list_or_a_shard_is_named(argv, message):
 # The process
 
 
-@pytest.fixture
-def sigterm():
-    """Restores the handler of the signal."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
-
-
 def raising(error):
     def run():
         raise error
@@ -227,14 +218,14 @@ def raising(error):
         (raising(KeyboardInterrupt()), 75, "interrupted; to continue: "),
     ],
 )
-def test_exit_status(run, status, message, capsys, sigterm):
+def test_exit_status(run, status, message, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.run_and_exit(run)
     assert exit.value.code == status
     assert capsys.readouterr().err.startswith(message)
 
 
-def test_what_the_terminal_cannot_show_is_escaped(monkeypatch, sigterm):
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
     shown = io.TextIOWrapper(io.BytesIO(), "cp1252")
     monkeypatch.setattr(sys, "stdout", shown)
     with pytest.raises(SystemExit) as end:
@@ -243,7 +234,7 @@ def test_what_the_terminal_cannot_show_is_escaped(monkeypatch, sigterm):
     assert end.value.code == 0 and shown.buffer.getvalue().startswith(b"the style \\u0437")  # type: ignore[attr-defined]
 
 
-def test_a_defect_keeps_its_traceback(sigterm):
+def test_a_defect_keeps_its_traceback():
     for error in ZeroDivisionError(), OSError("not the disk"):
         with pytest.raises(type(error)):
             cli.run_and_exit(raising(error))
@@ -314,7 +305,7 @@ def test_a_mistake_ends_the_process_with_status_2_and_one_line(command, tmp_path
 
 
 @pytest.fixture
-def dreamstyler(monkeypatch, sigterm, capsys):
+def dreamstyler(monkeypatch, capsys):
     """Runs the command in this process: its exit status and what it printed."""
 
     def call(*words, name=None):

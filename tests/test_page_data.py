@@ -3,13 +3,15 @@
 import itertools
 import os
 
+import numpy as np
 import pytest
 from page_tools import a_line, png, twelve, write, write_pictures
 from PIL import Image
 
 from dreamstyler_jax.grids.page.axes import default_places, find_axes
 from dreamstyler_jax.grids.page.document import FILE_NAME
-from dreamstyler_jax.grids.page.thumbnails import ATLAS_FOLDER
+from dreamstyler_jax.grids.page.thumbnails import ATLAS_FOLDER, Picture, examine, write_atlas
+from dreamstyler_jax.runtime import images
 
 # Files
 
@@ -66,6 +68,15 @@ def test_the_error_of_an_unreadable_picture_holds_no_address_in_memory(tmp_path)
     (folder / lines[3]["file"]).write_bytes(b"hello")
     content = write(folder).read_bytes()
     assert b"cannot be read: it is not a picture" in content and b"object at 0x" not in content
+
+
+def test_many_small_pictures_of_noise_have_an_atlas(tmp_path):
+    """As a JPEG it takes more than a byte per pixel, for which Pillow has no room."""
+    images.save_png(tmp_path / "noise.png", images.to_image(np.random.default_rng(0).uniform(-1, 1, (16, 16, 3))))
+    picture = examine(tmp_path, {"file": "noise.png"})
+    assert isinstance(picture, Picture)
+    name = write_atlas(tmp_path, [picture] * 256, picture.thumbnail_size)
+    assert name and Image.open(tmp_path / name).size == (256, 256)
 
 
 def test_other_files_in_the_folder_of_atlases_stay(tmp_path):

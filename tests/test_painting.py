@@ -1,5 +1,8 @@
 """From requests to pictures: batches, rows of guidance, prompts and contents."""
 
+import os
+import signal
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from dreamstyler_jax.encoding import encode
 from dreamstyler_jax.guidance import ROWS
 from dreamstyler_jax.painting import Request, needed_rows, paint_requests, prepare_batches, with_stages_of
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.interruption import listening, patiently
 from dreamstyler_jax.sampling import plan_steps
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.style import Style
@@ -103,6 +107,24 @@ def test_a_picture_does_not_depend_on_the_prompts_encoded_with_it(paint):
     np.testing.assert_array_equal(after[-1], alone)
     assert difference(among[0], among[1]) > 0, "the other prompts matter to their pictures"
     assert not [name for name in programs if name in ("jit(encode_tokens)", "jit(sample_batch)")]
+
+
+def test_a_process_that_is_told_to_stop_yields_what_it_has_begun(tiny, plan):
+    """While the first picture is taken, the second batch is being painted; the third does not begin."""
+    requests = [Request(HOUSE, guidance.cfg(3), seed) for seed in range(4 * BATCH)]
+    begun, painted = [], []
+
+    def sample(*arguments, **options):
+        begun.append(1)
+        return np.zeros((BATCH, *SIZE, 3), np.float32)
+
+    pictures = paint_requests(tiny, requests, STYLES, plan, size=SIZE, batch_size=BATCH, sample=sample)
+    with listening(lambda: None), patiently("stopping"), pytest.raises(KeyboardInterrupt):
+        for picture in pictures:
+            painted.append(picture)
+            if len(painted) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert (len(begun), len(painted)) == (2, 2 * BATCH)
 
 
 # Rows of guidance

@@ -4,18 +4,16 @@ import json
 import re
 import shlex
 import shutil
-import signal
-import sys
-import time
 
 import numpy as np
 import pytest
 from lora_tools import random_layers, write_lora
 from PIL import Image
-from script_tools import contents, refusal, run, start, without_a_tensor, write_picture
+from script_tools import contents, largest_file, refusal, run, start, without_a_tensor, write_picture
 
+from benchmarks.interruptions import InterruptionsConfig, interrupt_training
 from dreamstyler_jax.commands import sample, train
-from dreamstyler_jax.commands.cli import INTERRUPTED, parse
+from dreamstyler_jax.commands.cli import parse
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.run_log import read_metrics
@@ -24,6 +22,7 @@ from dreamstyler_jax.prompts import OBJECT_PROMPTS, sidecar_prompt
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
 
 pytestmark = pytest.mark.usefixtures("one_compilation")
@@ -106,7 +105,7 @@ def test_the_settings_can_be_read_again_and_hold_the_prompts(finished, words):
 def test_the_metrics_of_every_log_point_are_there(finished):
     metrics = read_metrics(finished / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(10, STEPS + 1, 10))
-    assert set(metrics[0]) == {"step", "loss", "gradient_norm", "stage_loss", "images_per_second"}
+    assert set(metrics[0]) == {"step", "loss", "gradient_norm", "stage_loss", "images_per_second", "goodput"}
     assert all(line["loss"] > 0 and line["gradient_norm"] > 0 and line["images_per_second"] > 0 for line in metrics)
     assert all(len(line["stage_loss"]) == 3 for line in metrics)
 
@@ -134,8 +133,10 @@ def test_the_style_is_kept_as_it_was_at_every_checkpoint(finished, words, tmp_pa
     ]
     half, whole = (styles[f"stars@{step}"].tables["clip_l"] for step in (100, STEPS))
     np.testing.assert_array_equal(whole, table_of(finished / FILE_NAME))
-    run(train, *words, "--steps", 100, "--preview_prompts", "--output", tmp_path / "shorter")
+    traced = ["--profile", tmp_path / "traces"]
+    run(train, *words, "--steps", 100, "--preview_prompts", *traced, "--output", tmp_path / "shorter")
     np.testing.assert_array_equal(half, table_of(tmp_path / "shorter" / FILE_NAME))
+    assert len(list((tmp_path / "traces").rglob("perfetto_trace.json.gz"))) == 1
     assert np.abs(half - whole).max() > 0.01
 
 
@@ -188,41 +189,13 @@ def checkpoints(folder) -> list[int]:
     return sorted(int(mark.parent.name) for mark in folder.glob("checkpoints/*/commit_success.txt"))
 
 
-def await_checkpoint_after(step, folder, process) -> int:
-    while max(checkpoints(folder), default=0) <= step:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    return max(checkpoints(folder))
-
-
-def test_a_run_that_was_stopped_and_killed_ends_with_the_same_table(finished, words, tmp_path):
-    folder = tmp_path / "run"
-    options = ["--log_every", 10, "--save_every", 10, "--preview_prompts", "--output", folder]
-    with start(train, *words, *options) as process:
-        await_checkpoint_after(0, folder, process)
-        process.terminate()
-        _, printed = process.communicate()
-    assert process.returncode == INTERRUPTED, printed
-    last = printed.splitlines()[-1]
-    assert last.startswith("interrupted; to continue: ") and last.endswith(" --resume")
-    assert not (folder / FILE_NAME).exists()
-    begun = read_metrics(folder / "metrics.jsonl")[0]
-
-    resumed = shlex.split(last.removeprefix("interrupted; to continue: "))
-    assert resumed[:4] == [sys.executable, "-m", "dreamstyler_jax", "train"]
-    with start(train, *resumed[4:]) as process:
-        step = await_checkpoint_after(max(checkpoints(folder)), folder, process)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert step < STEPS and not (folder / FILE_NAME).exists()
-
-    run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder, "--resume")
-    for file in (FILE_NAME, f"steps/step_{STEPS:06d}.safetensors"):
-        np.testing.assert_array_equal(table_of(folder / file), table_of(finished / file))
-    metrics = read_metrics(folder / "metrics.jsonl")
-    assert metrics[0] == begun  # its images per second show that this step was not done again
-    assert [line["step"] for line in metrics] == list(range(10, STEPS + 1, 10))
-    assert not list(folder.glob("previews/step_000010.png"))
+def test_nothing_is_lost_when_a_run_is_killed_and_told_to_stop_at_random_moments(tmp_path, capsys):
+    """The short version of ``python -m benchmarks.interruptions``, which compares everything that is left."""
+    config = InterruptionsConfig(kills=2, terminations=2, steps=600, previews=False, output=str(tmp_path))
+    interrupt_training(config, complete=lambda command: run(train, *command[4:]))
+    printed = capsys.readouterr().out
+    assert printed.count("SIGKILL after step") == printed.count("SIGTERM after step") == 2
+    assert "finished before" not in printed, "all four hit"
 
 
 def test_a_finished_run_is_not_overwritten(finished, words, capfd):
@@ -324,6 +297,53 @@ def test_the_checkpoints_of_an_older_version_can_be_resumed(finished, words, tmp
     np.testing.assert_array_equal(table_of(folder / FILE_NAME), table_of(finished / FILE_NAME))
 
 
+@pytest.mark.parametrize("step", [100, STEPS])
+def test_what_a_kill_left_undone_after_a_checkpoint_is_made_on_resuming(step, finished, words, tmp_path):
+    """As if it had come between the checkpoint and what comes with it; and while a file was written."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / FILE_NAME).unlink()
+    for later in {100, STEPS} - set(range(step)):
+        (folder / "steps" / f"step_{later:06d}.safetensors").unlink()
+        (folder / "previews" / f"step_{later:06d}.png").unlink()
+        if later > step:
+            shutil.rmtree(folder / "checkpoints" / str(later))
+    for part in (".", "steps", "previews"):
+        (folder / part / f".{'0f' * 16}.tmp").write_bytes(b"half")
+    run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder, "--resume")
+    ours, expected = (
+        {name: data for name, data in contents(place).items() if not name.startswith(("checkpoints/", "tensorboard/"))}
+        for place in (folder, finished)
+    )
+    assert ours.keys() == expected.keys()
+    for name in expected.keys() - {"metrics.jsonl", "config.yaml"}:
+        assert ours[name] == expected[name], name
+
+
+def test_checkpoints_without_their_settings_are_refused(finished, words, capfd, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for name in (FILE_NAME, "config.yaml"):
+        (folder / name).unlink()
+    line = refusal(capfd, train, *words, "--seed", 6, "--output", folder, "--resume")
+    assert "config.yaml is missing" in line and checkpoints(folder) == [100, 200]
+
+
+def test_two_processes_do_not_train_in_one_folder(words, capfd, tmp_path):
+    with only_process(tmp_path / "run"):
+        before = contents(tmp_path)
+        with pytest.raises(UserError, match="another process is writing"):
+            run(train, *words, "--output", tmp_path / "run")
+        assert contents(tmp_path) == before
+
+
+def test_a_full_disk_ends_with_one_line_that_names_the_file(words, tmp_path):
+    with largest_file(3000), pytest.raises((UserError, OSError)) as error:
+        run(train, *words, "--log_every", 10, "--save_every", 100, "--preview_prompts", "--output", tmp_path / "run")
+    assert str(tmp_path / "run") in str(error.value) and "File too large" in str(error.value)
+    assert getattr(error.value, "errno", None) in (None, 27), "an error of the disk, or of the user"
+
+
 def test_fewer_steps_than_are_done_are_refused(finished, words, capfd, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -376,6 +396,40 @@ def test_styles_interrupted_between_their_checkpoints_resume_together(separate, 
     for name in ("stars", "wave"):
         np.testing.assert_array_equal(table_of(folder / name / FILE_NAME), table_of(finished / name / FILE_NAME))
         assert [line["step"] for line in read_metrics(folder / name / "metrics.jsonl")] == [5, 10, 15, 20]
+
+
+def test_a_style_that_diverges_is_named_and_does_not_stop_the_others(separate, tmp_path):
+    command, finished = separate
+    folder = tmp_path / "runs"
+    shutil.copytree(finished, folder)
+    for name in ("stars", "wave"):
+        (folder / name / FILE_NAME).unlink()
+        shutil.rmtree(folder / name / "checkpoints" / "20")
+    with open_checkpoints(folder / "wave" / "checkpoints") as store:
+        table, scalar = np.zeros((3, 1, 16), np.float32), np.int32(0)
+        state = store.restore([table, scalar, table, table, scalar, scalar])
+        assert state is not None
+        store.save(15, [np.full_like(table, np.nan), *state[1:]])
+    with pytest.raises(UserError, match=r"the style 'wave' was not learned: loss is nan at step 20: .*has diverged"):
+        run(train, *command, "--output", folder, "--resume")
+    np.testing.assert_array_equal(table_of(folder / "stars" / FILE_NAME), table_of(finished / "stars" / FILE_NAME))
+    assert not (folder / "wave" / FILE_NAME).exists()
+    assert [line["step"] for line in read_metrics(folder / "wave" / "metrics.jsonl")] == [5, 10, 15]
+
+
+def test_styles_that_are_far_apart_go_on_from_where_each_is(separate, tmp_path, capfd):
+    """As after one has diverged long before the others were stopped."""
+    command, finished = separate
+    folder = tmp_path / "runs"
+    shutil.copytree(finished, folder)
+    for name in ("stars", "wave"):
+        (folder / name / FILE_NAME).unlink()
+    shutil.rmtree(folder / "wave" / "checkpoints")
+    before = (folder / "stars" / "metrics.jsonl").read_bytes()
+    run(train, *command, "--output", folder, "--resume")
+    for name in ("stars", "wave"):
+        np.testing.assert_array_equal(table_of(folder / name / FILE_NAME), table_of(finished / name / FILE_NAME))
+    assert (folder / "stars" / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("shared", ["batch", "styles"])

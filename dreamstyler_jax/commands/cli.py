@@ -5,19 +5,23 @@ import dataclasses
 import errno
 import inspect
 import io
+import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.interruption import listening
 from dreamstyler_jax.runtime.settings import as_given, convert, default_of, hint, kind_of, options_of
 
 USER_ERROR, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again later
 
-_DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EROFS}
+_DISK_ERRORS = {
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC,
+    errno.ENOTDIR, errno.EROFS,
+}  # fmt: skip
 _METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false"}
 
 C = TypeVar("C")
@@ -77,31 +81,32 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
     """Calls ``run`` and ends the process.
 
     Exit status: 0 after ``run`` returns; 2, with one line on stderr, after a ``UserError`` or if the disk cannot be
-    written; 75 after Ctrl-C or SIGTERM, with the command that continues. Any other exception is a defect of ours and
-    keeps its traceback, with status 1.
+    written; 75 after Ctrl-C or SIGTERM, with the command that continues, at once after the second. Any other exception
+    is a defect of ours and keeps its traceback, with status 1.
 
     Args:
         run: the command.
         resumable: whether ``--resume`` continues it; otherwise the same command does.
     """
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
     _print_anything()
+    more = ["--resume"] if resumable and "--resume" not in sys.orig_argv else []
+    advice = f"interrupted; to continue: {shlex.join([*sys.orig_argv, *more])}"
 
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        run()
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _DISK_ERRORS:
-            raise
-        print("error:", *str(error).split(), file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        more = ["--resume"] if resumable and "--resume" not in sys.orig_argv else []
-        print("interrupted; to continue:", shlex.join([*sys.orig_argv, *more]), file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    def give_up() -> None:
+        os.write(2, f"{advice}\n".encode())
+        os._exit(INTERRUPTED)
+
+    with listening(give_up):
+        try:
+            run()
+        except (UserError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _DISK_ERRORS:
+                raise
+            print("error:", *str(error).split(), file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except KeyboardInterrupt:
+            print(advice, file=sys.stderr)
+            sys.exit(INTERRUPTED)
     sys.exit(0)
 
 

@@ -91,9 +91,13 @@ class TrainConfig(TrainSettings):
     )
     log_every: int = option(10, "Steps between two lines of metrics.jsonl.", low=1, high=1_000_000)
     save_every: int = option(100, "Steps between two checkpoints with preview pictures.", low=1, high=1_000_000)
+    keep: int = option(
+        2, "How many checkpoints to keep, the newest; the style of each is always kept.", low=1, high=1_000_000
+    )
     preview_prompts: list[str] = option(
         [EXAMPLE_PROMPTS[0]], 'Prompts of the preview pictures, with {} for the style. For an object: "A photo of {}".'
     )
+    profile: str = option("", "Folder for a trace of log_every steps after a warm-up, for XProf and Perfetto.")
     output: str = option("", "Folder of the run. Default: runs/NAME, or runs with separate.")
     resume: bool = option(False, "Continue from the latest checkpoint in the folder. Without one, start at step 0.")
 
@@ -280,6 +284,7 @@ class SampleConfig(GuidanceOptions):
         "without it to check all pictures and make the sheets and the page. The devices of one host share each batch "
         "automatically.",
     )
+    profile: str = option("", "Folder for a trace of a batch after a warm-up, for XProf and Perfetto.")
     merge: bool = option(False, "Add to a folder that holds pictures of other settings.")
     output: str = option("", "Folder of the pictures. Default: out/ and the names of the styles.")
 

@@ -18,7 +18,7 @@ from dreamstyler_jax.train_settings import AUTO_STEPS, peak_learning_rate
 SETTINGS = "config.yaml"
 _WRITTEN = (SETTINGS, "metrics.jsonl", "loss.png", "tensorboard", "steps", "previews")  # besides style and checkpoints
 # Settings that may change when a run is resumed: the steps already done do not depend on them.
-MAY_CHANGE = {"steps", "log_every", "save_every", "preview_prompts", "output", "resume"}
+MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "preview_prompts", "profile", "output", "resume"}
 
 
 def runs_of(config: TrainConfig) -> list[TrainConfig]:
@@ -49,8 +49,14 @@ def check_resumable(config: TrainConfig, folder: Path) -> None:
     style, settings, checkpoints = folder / FILE_NAME, folder / SETTINGS, folder / "checkpoints"
     if style.exists() and not (config.resume and settings.exists()):
         raise UserError(f"{folder} already holds a finished style: choose another --output, or remove the folder")
-    if not config.resume and checkpoints.is_dir() and any(checkpoints.iterdir()):
-        raise UserError(f"{folder} holds an unfinished run: continue it with --resume, or choose another --output")
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        if not config.resume:
+            raise UserError(f"{folder} holds an unfinished run: continue it with --resume, or choose another --output")
+        if not settings.exists():
+            raise UserError(
+                f"{settings} is missing, so nobody knows with which settings the checkpoints beside it were made: put "
+                "it back, or choose another --output"
+            )
     if not settings.exists() or not config.resume:
         return
     before = read_config(TrainConfig, settings)

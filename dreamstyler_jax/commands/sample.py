@@ -1,5 +1,6 @@
 """``dreamstyler sample``: paints prompts in learned styles, one picture or a grid of thousands."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -43,9 +44,14 @@ from dreamstyler_jax.runtime.console import announce
 from dreamstyler_jax.runtime.devices import shard_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.interruption import patiently
+from dreamstyler_jax.runtime.locks import only_process
+from dreamstyler_jax.runtime.profiling import traced
 from dreamstyler_jax.runtime.progress import progress
 from dreamstyler_jax.stable_diffusion.loras.merging import read_loras
 from dreamstyler_jax.style import Style
+
+WARM_UP = 2  # of a trace, in batches
 
 
 def run(config: SampleConfig) -> None:
@@ -84,24 +90,24 @@ def run(config: SampleConfig) -> None:
     check_prompts(model, cells, styles, shape.rows)
     gallery = open_gallery(config, cells, styles, (index, count))
     shard_cells = cells[index::count]
-    todo = gallery.missing(shard_cells)
-    if listed := gallery.listed(shard_cells):
-        whole = len(shard_cells) - len(todo)
-        damage = f", {listed - whole} damaged" if listed > whole else ""
-        print(f"{whole} of {len(shard_cells)} pictures are there and whole{damage}")
-    if todo:
-        warn_of_unknown_words(config.model, [*itertools.chain(*texts.values()), config.negative_prompt])
-        warn_of_earlier_weights(model, styles)
-        lines = dict.fromkeys(line for stack in loras for line in stack.lines)
-        announce(model, *lines, *scheduler_line(model), summary(todo), *context_lines(todo, shape.rows))
-    painter = functools.partial(
-        paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
-    )
-    failed = paint_into(gallery, todo, functools.partial(painter, model))
+    with only_process(gallery.folder) if count == 1 else contextlib.nullcontext():  # shards have a manifest each
+        todo = missing(gallery, shard_cells)
+        if todo:
+            warn_of_unknown_words(config.model, [*itertools.chain(*texts.values()), config.negative_prompt])
+            warn_of_earlier_weights(model, styles)
+            lines = dict.fromkeys(line for stack in loras for line in stack.lines)
+            announce(model, *lines, *scheduler_line(model), summary(todo), *context_lines(todo, shape.rows))
+        painter = functools.partial(
+            paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
+        )
+        size = shape.batch_size
+        trace = functools.partial(traced, folder=config.profile, first=WARM_UP * size, count=size)
+        with patiently("stopping after the pictures that are being painted"):
+            failed = paint_into(gallery, todo, lambda cells: trace(painter(model, cells)))
+        if count == 1:
+            show(gallery, cells, styles)
     if count > 1:
         print(f"Part {index}/{count} is painted; when all are, the same command without --shard makes sheets and page")
-    else:
-        show(gallery, cells, styles)
     if failed:
         raise UserError(
             f"{failed} of {len(shard_cells)} pictures failed, see {gallery.manifest}; the same command tries them again"
@@ -147,6 +153,16 @@ def is_free(gallery: Gallery) -> bool:
     except UserError:
         return False
     return True
+
+
+def missing(gallery: Gallery, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that are to be painted; says how many are not."""
+    todo = gallery.missing(cells)
+    if listed := gallery.listed(cells):
+        whole = len(cells) - len(todo)
+        damage = f", {listed - whole} damaged" if listed > whole else ""
+        print(f"{whole} of {len(cells)} pictures are there and whole{damage}")
+    return todo
 
 
 def _numbered(folder: Path) -> Iterator[Path]:
@@ -244,6 +260,7 @@ def command_of(config: SampleConfig, cell: Cell) -> str:
         **{name: [cell.scales.get(name, scale.default)] for name, scale in SCALES.items()},
         **_size_and_content(config, cell),
         shard=SampleConfig.shard,
+        profile=SampleConfig.profile,
         merge=True,
         output="out/again",
     )

@@ -5,10 +5,8 @@ manifest lists whole pictures only. Several processes may fill one folder, each 
 """
 
 import concurrent.futures
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +18,7 @@ import yaml
 from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Cell, id_of_line
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import check_own, inside, remove_temporaries, write_atomic
+from dreamstyler_jax.runtime.files import append_line, check_own, inside, remove_temporaries, write_atomic
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
 _SHARDS = "manifest.*-of-*.jsonl"
@@ -147,7 +145,7 @@ class Gallery:
 
     def _append(self, result: Mapping[str, str], cell: Cell) -> None:
         line = {"id": cell.id, **result, **cell.parameters(), **self._note(cell)}
-        _append_line(self.manifest, json.dumps(line))
+        append_line(self.manifest, json.dumps(line))
         self.lines[cell.id] = line
 
     def finish(self, cells: Sequence[Cell]) -> None:
@@ -210,20 +208,6 @@ class Writer:
 
 def _write_manifest(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
-def _append_line(path: Path, line: str) -> None:
-    """Adds a line and flushes it to the disk; a file that it cannot be added to in full stays as it was."""
-    content = line.encode() + b"\n"
-    with path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            if file.write(content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            os.fsync(file.fileno())
-        except BaseException:
-            file.truncate(size)
-            raise
 
 
 def _yaml(*documents: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, JSON files, and the folder for what can be made again."""
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -26,14 +27,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Within this context an OSError without a file's name, such as a full disk while writing, gets this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -44,6 +57,24 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line and flushes it to the disk; a file that it cannot be added to in full stays as it was.
+
+    Raises:
+        OSError: the disk is full, ...
+    """
+    content = line.encode() + b"\n"
+    with naming(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(size)
+            raise
 
 
 def remove_temporaries(folder: Path) -> None:

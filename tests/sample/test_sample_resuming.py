@@ -19,6 +19,7 @@ from dreamstyler_jax.commands import cli, sample
 from dreamstyler_jax.commands.sample import paint_into
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.style import FILE_NAME, Style
 
 
@@ -134,6 +135,15 @@ def test_a_changed_grid_is_refused_in_one_line_and_added_with_merge(copy, comman
     assert {name: data for name, data in contents(copy).items() if "grid_" in name} == {
         name: data for name, data in before.items() if "grid_" in name
     }
+
+
+def test_two_processes_do_not_paint_into_one_folder(copy, command):
+    """Each would put its own pictures into the manifest, and leave out some of the other's."""
+    before = contents(copy)
+    with only_process(copy), pytest.raises(UserError, match="another process is writing"):
+        run(sample, *command, "--seeds", "4:6", "--merge", "--output", copy)
+    after = contents(copy)
+    assert {name for name in before if before[name] != after[name]} == {"grid.yaml"}
 
 
 def test_added_pictures_keep_the_earlier_ones_on_the_page(words, styles, tmp_path, capsys):
@@ -272,9 +282,10 @@ def in_the_way_of(folder, lines) -> list:
 
 def test_a_grid_with_failures_is_finished_and_tries_them_again(undisturbed, command, tmp_path, capfd):
     expected = manifest(undisturbed)
-    obstacles = in_the_way_of(tmp_path, expected)
-    with pytest.raises(SystemExit) as end, restored_handler():
-        cli.run_and_exit(lambda: run(sample, *command, "--output", tmp_path))
+    obstacles, traces = in_the_way_of(tmp_path, expected), tmp_path.with_name(f"{tmp_path.name}-traces")
+    with pytest.raises(SystemExit) as end:
+        cli.run_and_exit(lambda: run(sample, *command, "--profile", traces, "--output", tmp_path))
+    assert len(list(traces.rglob("perfetto_trace.json.gz"))) == 1
     printed = capfd.readouterr()
     assert end.value.code == 2
     assert "24 pictures in" in printed.out
@@ -309,13 +320,3 @@ def test_a_shard_says_which_manifest_lists_its_failures(command, undisturbed, tm
     in_the_way_of(tmp_path, manifest(undisturbed))
     with pytest.raises(UserError, match=r"4 of 16 pictures failed, see .*manifest.0-of-2.jsonl"):
         run(sample, *command, "--shard", "0/2", "--output", tmp_path)
-
-
-class restored_handler:
-    """Restores the handler of SIGTERM."""
-
-    def __enter__(self):
-        self.before = signal.getsignal(signal.SIGTERM)
-
-    def __exit__(self, *_):
-        signal.signal(signal.SIGTERM, self.before)

@@ -18,7 +18,7 @@ from jax import Array
 
 from dreamstyler_jax.encoding import Tokens, encode_spliced, tokenize
 from dreamstyler_jax.framing import latent_weights
-from dreamstyler_jax.runtime.devices import mesh, on_all_devices, part_of_batch, placed, shared, split_batch
+from dreamstyler_jax.runtime.devices import mesh, on_all_devices, part_of_batch, placed, replicate, shared, split_batch
 from dreamstyler_jax.stable_diffusion import schedule
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
@@ -250,8 +250,8 @@ def mean_over_devices(grads: Tables, metrics: Metrics) -> tuple[Tables, Metrics]
     All sums are one all-reduce, the only one in a training step.
     """
     sums = jax.lax.psum((grads, metrics.loss, metrics.stage_loss, metrics.stage_count), "batch")
-    grads, loss = jax.tree.map(lambda total: total / mesh().size, sums[:2])
-    return grads, Metrics(loss, *sums[2:], optax.tree.norm(grads))
+    (grads, loss), stage_loss, stage_count = jax.tree.map(lambda total: total / mesh().size, sums[:2]), sums[2], sums[3]
+    return grads, Metrics(loss, stage_loss, stage_count, optax.tree.norm(grads))
 
 
 def start(
@@ -266,7 +266,7 @@ def start(
 def stack_trees(trees: Sequence[T]) -> T:
     """Pytrees of one shape as one with a leading axis, split over the devices if their number divides it."""
     tree = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    return jax.device_put(tree, placed("batch") if shared(len(trees)) else placed())
+    return jax.device_put(tree, placed("batch")) if shared(len(trees)) else replicate(tree)
 
 
 def unstack_trees(tree: T, count: int) -> list[T]:

@@ -17,7 +17,8 @@ from dreamstyler_jax.inversion import Advance, Dataset, Load, Metrics, TrainStat
 from dreamstyler_jax.mixing import with_stages
 from dreamstyler_jax.optimizers import make_optimizer
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
-from dreamstyler_jax.runtime import compilation
+from dreamstyler_jax.runtime import compilation, hosts
+from dreamstyler_jax.runtime.devices import on_this_host, replicate
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.memory import fewer, is_exhausted, nothing_fits, say_what_fits
 from dreamstyler_jax.stable_diffusion.networks import Networks
@@ -196,6 +197,8 @@ def train(
     """
     networks = model.with_size_conditions(settings.original_size, settings.crop_top_left).networks
     loop = _Loop(model, networks, lessons, settings, advance)
+    hosts.lead(1)
+    states = hosts.from_the_first(states)
     done, last, every = int(states[0].step), most_steps(settings), evaluation_interval(settings)
     learners = [
         _Learner(lesson, state, settings, Watch(networks, model.params, lesson.evaluated, lesson.style.stages, losses))
@@ -204,6 +207,7 @@ def train(
     while not all(learner.finished for learner in learners):
         evaluation = done + every - done % every if every else last
         before, done = done, min(last, evaluation, next_stop(done))
+        hosts.lead(done - before)
         states, metrics, seconds = loop.run([learner.state for learner in learners], done - before)
         samples = (done - before) * settings.batch_size * settings.gradient_accumulation
         rate = {"images_per_second": samples / max(seconds, 1e-9)}
@@ -211,6 +215,22 @@ def train(
         rows = [learner.take(state, summary | rate) for learner, state, summary in now]
         states, finished, settled = zip(*((item.state, item.finished, item.settled) for item in learners), strict=True)
         yield Chunk(done, list(states), rows, list(finished), list(settled))
+
+
+def follow(model: StableDiffusion, lessons: Sequence[Lesson], settings: TrainSettings) -> None:
+    """Does this process's part of a training that the first process of its job leads, until that one stops.
+
+    Args:
+        model, lessons, settings: the same as the first process gives to `train`.
+    """
+    networks = model.with_size_conditions(settings.original_size, settings.crop_top_left).networks
+    loop = _Loop(model, networks, lessons, settings, None)
+    states = [begin(lesson, settings) for lesson in lessons]
+    if not hosts.follow():
+        return
+    states = hosts.from_the_first(states)
+    while steps := hosts.follow():
+        states, _, _ = loop.run(states, steps)
 
 
 class _Loop:
@@ -225,18 +245,21 @@ class _Loop:
         advance: Advance | None,
     ):
         self._advance = advance or _trainer(networks.with_remat(model.params) if settings.remat else networks, settings)
-        self._datasets = inversion.stack_trees([lesson.dataset for lesson in lessons])
-        self._params = model.replicated_params
-        self._load = inversion.whole_load(len(lessons), settings.batch_size)
+        params = model.replicated_params  # here, where they are also painted with
+        with hosts.on_all_devices_joined():
+            self._datasets = inversion.stack_trees([lesson.dataset for lesson in lessons])
+            self._params = replicate(params)
+            self._load = inversion.whole_load(len(lessons), settings.batch_size)
 
     def run(self, states: Sequence[TrainState], steps: int) -> tuple[list[TrainState], list[Metrics], float]:
         """Does so many steps; also returns how many seconds they took, without compiling."""
         while True:
             began, compiled = time.perf_counter(), compilation.seconds_compiling()
             try:
-                given = inversion.stack_trees(states)  # anew each time, since the loop uses it up
-                results = self._advance(given, self._params, self._datasets, steps, self._load)
-                stacked, metrics = jax.block_until_ready(results)
+                with hosts.on_all_devices_joined():
+                    given = inversion.stack_trees(states)  # anew each time, since the loop uses it up
+                    results = self._advance(given, self._params, self._datasets, steps, self._load)
+                stacked, metrics = on_this_host(jax.block_until_ready(results))
             except jax.errors.JaxRuntimeError as error:
                 self._load = _less(self._load, error)
                 continue
@@ -245,7 +268,7 @@ class _Loop:
             return inversion.unstack_trees(stacked, count), inversion.unstack_trees(metrics, count), seconds
 
 
-def _less(load: Load, error: jax.errors.JaxRuntimeError) -> Load:
+def _less(load: Load, error: Exception) -> Load:
     """What to do at once after an error: fewer styles, or else fewer samples, if memory was exhausted."""
     if not is_exhausted(error):
         raise error

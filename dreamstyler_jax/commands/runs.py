@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dreamstyler_jax.commands.config import TrainConfig, name_of
-from dreamstyler_jax.commands.config_files import read_config
+from dreamstyler_jax.commands.config_files import OF_ONE_CALL, read_config
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.settings import options_of
 from dreamstyler_jax.style import FILE_NAME, Style
@@ -13,7 +13,7 @@ from dreamstyler_jax.train_settings import AUTO_STEPS, peak_learning_rate
 
 SETTINGS = "config.yaml"
 # Settings that may change when a run is resumed: the steps already done do not depend on them.
-MAY_CHANGE = {"steps", "log_every", "save_every", "preview_prompts", "output", "resume"}
+MAY_CHANGE = {"steps", "log_every", "save_every", "preview_prompts", "output", *OF_ONE_CALL}
 
 
 def runs_of(config: TrainConfig) -> list[TrainConfig]:

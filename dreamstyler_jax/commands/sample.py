@@ -38,9 +38,9 @@ from dreamstyler_jax.guidance import SCALES
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
-from dreamstyler_jax.runtime.devices import shard_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.hosts import shard_of
 from dreamstyler_jax.runtime.progress import progress
 from dreamstyler_jax.stable_diffusion.loras.merging import read_loras
 from dreamstyler_jax.style import Style, StyleRef
@@ -227,6 +227,7 @@ def command_of(config: SampleConfig, cell: Cell) -> str:
         **{name: [cell.scales.get(name, scale.default)] for name, scale in SCALES.items()},
         **_size_and_content(config, cell),
         shard=SampleConfig.shard,
+        distributed=False,
         merge=True,
         output="out/again",
     )

@@ -19,12 +19,13 @@ from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainCo
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.models import load_model
 from dreamstyler_jax.commands.previews import write_preview
-from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, is_finished, runs_of
+from dreamstyler_jax.commands.processes import processes_of
+from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, is_finished
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
+from dreamstyler_jax.runtime import hosts
 from dreamstyler_jax.runtime.checkpoints import Checkpoints, open_checkpoints
-from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
 from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.runtime.files import check_output
@@ -34,7 +35,7 @@ from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import RATIO, WINDOW
 from dreamstyler_jax.style import FILE_NAME, step_file
 from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, evaluation_interval, most_steps
-from dreamstyler_jax.training import Chunk, Lesson, begin, prepare, style_in, train
+from dreamstyler_jax.training import Chunk, Lesson, begin, follow, prepare, style_in, train
 
 
 class Run(NamedTuple):
@@ -53,13 +54,21 @@ class Run(NamedTuple):
 
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the folder of each run."""
-    share_cores(config.model, len(config.images) if config.separate else config.batch_size)
+    with processes_of(config) as run_configs:
+        train_all(config, run_configs)
+
+
+def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
+    """Trains the runs of this process; of a run that several processes share, the first one leaves the folder."""
     pending = []
-    for run_config in runs_of(config):
+    for run_config in run_configs:
         folder, paths = Path(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
         pictures = {path: as_masked_picture(path) for path in paths}
         run_config = dataclasses.replace(run_config, prompts=training_prompts(run_config, paths))
+        if hosts.follows():  # the folder is the first host's business
+            pending.append((run_config, pictures))
+            continue
         check_resumable(run_config, folder)
         if is_finished(run_config, folder):
             print(f"The style {run_config.name!r} in {folder} is finished; to train it further, ask for more --steps")
@@ -70,6 +79,9 @@ def run(config: TrainConfig) -> None:
     model = load_model(config.model, config, dtype=config.dtype, loras=config.loras, clip_skip=config.clip_skip)
     runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
+    if hosts.follows():
+        follow(model, [item.lesson for item in runs], config)
+        return
     for group in _of_one_shape(runs):
         train_runs(model, group)
     for run_config, _ in pending:

@@ -98,7 +98,7 @@ class _Batch:
 
     size: int
 
-    def shrink(self, error: jax.errors.JaxRuntimeError) -> None:
+    def shrink(self, error: Exception) -> None:
         """Halves the batch after an error, if that says that memory is exhausted."""
         if not is_exhausted(error):
             raise error

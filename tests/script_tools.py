@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -99,6 +100,18 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def dumping(folder: Path, function: str) -> dict[str, str]:
+    """Environment in which a process writes the compiled programs of a jitted function to ``folder``."""
+    dump = f"--xla_dump_to={folder} --xla_dump_hlo_module_re=jit_{function}$ --xla_dump_hlo_as_text"
+    return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {dump}"}
+
+
+def collectives(folder: Path) -> list[list[str]]:
+    """Of each program in a folder of `dumping` the operations between devices, by their kind."""
+    kinds = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)(?:-start)?\("
+    return [re.findall(kinds, path.read_text()) for path in folder.glob("*after_optimizations.txt")]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -4,12 +4,23 @@ import json
 import re
 import shlex
 import shutil
+import socket
 
 import numpy as np
 import pytest
 from lora_tools import random_layers, write_lora
 from PIL import Image
-from script_tools import contents, largest_file, refusal, run, start, without_a_tensor, write_picture
+from script_tools import (
+    collectives,
+    contents,
+    dumping,
+    largest_file,
+    refusal,
+    run,
+    start,
+    without_a_tensor,
+    write_picture,
+)
 
 from benchmarks.interruptions import InterruptionsConfig, interrupt_training
 from dreamstyler_jax.commands import sample, train
@@ -432,19 +443,34 @@ def test_styles_that_are_far_apart_go_on_from_where_each_is(separate, tmp_path, 
     assert (folder / "stars" / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("shared", ["batch", "styles"])
-def test_several_devices_learn_what_one_does_with_one_program(shared, words, separate, tmp_path):
-    command, one = separate
-    if shared == "batch":
-        command, one = [*words, "--steps", 10, "--log_every", 10, "--preview_prompts"], tmp_path / "one"
-        run(train, *command, "--output", one)
-    env = {"JAX_NUM_CPU_DEVICES": "2", "JAX_LOG_COMPILES": "1"}
+@pytest.fixture(scope="module")
+def batches_of_eight(words, tmp_path_factory):
+    """The options of a run, and its folder, learned on one device."""
+    folder = tmp_path_factory.mktemp("eight") / "run"
+    sizes = ["--batch_size", 8, "--steps", 10, "--log_every", 5, "--save_every", 5]
+    command = [*words, *sizes, "--preview_prompts"]
+    run(train, *command, "--output", folder)
+    return command, folder
+
+
+@pytest.mark.parametrize(("shared", "devices", "expected"), [("batch", 8, ["all-reduce"]), ("styles", 2, [])])
+def test_several_devices_learn_what_one_does_with_one_program(
+    shared, devices, expected, batches_of_eight, separate, tmp_path
+):
+    command, one = batches_of_eight if shared == "batch" else separate
+    env = {"JAX_NUM_CPU_DEVICES": str(devices), **dumping(tmp_path / "programs", "advance")}
+    env["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program from the cache is not written
     with start(train, *command, "--output", tmp_path / "several", env=env) as process:
         _, printed = process.communicate()
     assert process.returncode == 0, printed
-    assert len(re.findall(r"Compiling (?:jit\()?advance", printed)) == 1
-    runs = [sorted(folder.rglob(FILE_NAME)) for folder in (one, tmp_path / "several")]
-    assert len(runs[0]) == len(runs[1]) == (2 if shared == "styles" else 1)
+    assert collectives(tmp_path / "programs") == [expected], "one program, which adds up the gradients once"
+    assert_the_same_runs(one, tmp_path / "several", 2 if shared == "styles" else 1)
+
+
+def assert_the_same_runs(one, several, count):
+    """Checks tables and losses of all runs below two folders."""
+    runs = [sorted(folder.rglob(FILE_NAME)) for folder in (one, several)]
+    assert len(runs[0]) == len(runs[1]) == count
     for files in zip(*runs, strict=True):
         alone, several = map(table_of, files)
         np.testing.assert_allclose(several, alone, atol=1e-5)
@@ -475,6 +501,32 @@ def test_a_run_does_not_replace_files_of_somebody_elses(words, tmp_path, capfd):
         assert "holds config.yaml, which this program has not written" in refusal(capfd, train, *words, *more)
     assert (tmp_path / "config.yaml").read_text().startswith("# mine")
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_two_hosts_of_four_devices_go_on_as_one_device_would(batches_of_eight, tmp_path):
+    """They start from a checkpoint of one device. Only the first host reads and writes the run."""
+    command, one = batches_of_eight
+    folder = tmp_path / "run"
+    shutil.copytree(one, folder)
+    (folder / FILE_NAME).unlink()
+    shutil.rmtree(folder / "checkpoints" / "10")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    together = ["--distributed", "--coordinator_address", address, "--num_processes", 2, "--resume"]
+    hosts = []
+    for number, output in enumerate((folder, tmp_path / "nothing")):
+        env = {"JAX_NUM_CPU_DEVICES": "4", **dumping(tmp_path / "programs" / str(number), "advance")}
+        env["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+        hosts.append(start(train, *command, *together, "--process_id", number, "--output", output, env=env))
+    printed = [host.communicate(timeout=300) for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], printed
+    said = [[line for line in output.splitlines() if not line.startswith("[Gloo]")] for output, _ in printed]
+    assert "paint with it" in said[0][-1] and not said[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["programs", "run"]
+    assert [collectives(tmp_path / "programs" / number) for number in "01"] == [[["all-reduce"]]] * 2
+    assert_the_same_runs(one, folder, 1)
+    assert checkpoints(folder) == [5, 10]
 
 
 # Prompts

@@ -9,7 +9,7 @@ import optax
 import pytest
 from PIL import Image
 
-from dreamstyler_jax import encoding, inversion, provenance, training
+from dreamstyler_jax import encoding, inversion, optimizers, provenance, training
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
 from dreamstyler_jax.runtime import compilation, images
 from dreamstyler_jax.runtime.errors import UserError
@@ -198,7 +198,7 @@ def lesson_from(tiny, path, **settings):
 def test_without_a_learning_rate_the_style_that_is_started_from_remains(tiny, tmp_path):
     style = write_style(tmp_path / "start.safetensors", 3)
     lesson = lesson_from(tiny, tmp_path / "start.safetensors", property="object")
-    optimizer = inversion.adamw(optax.constant_schedule(0.0), 0.01)
+    optimizer = optimizers.adamw(optax.constant_schedule(0.0), 0.01)
     state = inversion.start(lesson.style.tables, optimizer)
     updates, _ = optimizer.update(jax.tree.map(np.ones_like, state.tables), state.optimizer, state.tables)
     state = state._replace(tables=optax.apply_updates(state.tables, updates), step=10)
@@ -297,6 +297,53 @@ def test_training_goes_on_from_a_state_bit_by_bit(tiny, lessons, alone):
 
 def test_a_training_that_is_done_has_no_chunks(tiny, lessons, alone):
     assert list(train(tiny, lessons[:1], [alone[0][-1]])) == []
+
+
+class TooMuch:
+    """A training loop whose device has memory for so many samples at once, and that takes the states as the real one.
+
+    Attributes:
+        loads: what was asked for at once.
+    """
+
+    def __init__(self, tiny, samples, message="RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes."):
+        settings = inversion.Settings(SETTINGS.batch_size, SETTINGS.gradient_accumulation, SETTINGS.seed)
+        self._advance = inversion.make_trainer(tiny.networks, training.make_optimizer(SETTINGS), settings)
+        self._samples, self._message, self.loads = samples, message, []
+
+    def __call__(self, states, params, datasets, steps, load):
+        self.loads.append(tuple(load))
+        if load.styles * load.samples > self._samples:
+            jax.tree.map(lambda leaf: leaf.delete(), states)
+            raise jax.errors.JaxRuntimeError(self._message)
+        return self._advance(states, params, datasets, steps, load)
+
+
+def trained_with(advance, tiny, lessons):
+    states = [start(lesson) for lesson in lessons]
+    return list(training.train(tiny, lessons, SETTINGS, states, lambda done: done + CHUNK, advance=advance))
+
+
+def test_what_does_not_fit_is_learned_in_parts_with_the_same_result(tiny, lessons, alone):
+    advance = TooMuch(tiny, samples=1)
+    with pytest.warns(UserWarning) as warned:
+        chunks = trained_with(advance, tiny, lessons)
+    assert advance.loads == [(2, 2), (1, 2), (1, 1), (1, 1), (1, 1)]
+    assert [str(warning.message) for warning in warned] == [
+        "2 styles at once need more memory than cpu has; learning 1 after 1, with the same result",
+        "2 samples at once need more memory than cpu has; computing them in 2 passes of 1, the same step",
+    ]
+    for index, chunk in enumerate(chunks):
+        for state, states in zip(chunk.states, alone, strict=True):
+            np.testing.assert_allclose(state.tables["clip_l"], states[index].tables["clip_l"], atol=1e-5)
+    assert all(math.isfinite(metrics["loss"]) for metrics in chunks[-1].metrics)
+
+
+def test_what_never_fits_and_other_errors_end_the_training(tiny, lessons):
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="even one sample at a time needs more memory than"):
+        trained_with(TooMuch(tiny, samples=0), tiny, lessons)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        trained_with(TooMuch(tiny, samples=0, message="INTERNAL: broken"), tiny, lessons)
 
 
 def test_compiling_does_not_count_in_the_images_per_second(timed_chunks):

@@ -100,11 +100,28 @@ class TrainConfig(TrainSettings):
     profile: str = option("", "Folder for a trace of log_every steps after a warm-up, for XProf and Perfetto.")
     output: str = option("", "Folder of the run. Default: runs/NAME, or runs with separate.")
     resume: bool = option(False, "Continue from the latest checkpoint in the folder. Without one, start at step 0.")
+    distributed: bool = option(
+        False,
+        "Train on all hosts of a TPU pod or a Slurm or Open MPI job, each of which runs this command: they share every "
+        "batch, or with separate the styles. The first one writes the run.",
+    )
+    coordinator_address: str | None = option(
+        None,
+        "With distributed, where nothing else knows the hosts: HOST:PORT of the first process, which all can reach. "
+        "Then num_processes and process_id are needed, too; separate needs only those.",
+    )
+    num_processes: int | None = option(None, "With distributed: how many processes there are.", low=1, high=1_000_000)
+    process_id: int | None = option(
+        None, "With distributed: which of them this is, counted from 0.", low=0, high=1_000_000
+    )
 
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, "loras", str(parse_loras(self.loras)))
         self._check_prompts()
+        for name in ("coordinator_address", "num_processes", "process_id"):
+            if getattr(self, name) is not None and not self.distributed:
+                raise UserError(f"{name}: is for --distributed, which is not given")
         if self.separate:
             self._check_separate()
             object.__setattr__(self, "output", self.output or "runs")
@@ -129,6 +146,8 @@ class TrainConfig(TrainSettings):
         names = [name_of(picture) for picture in self.images]
         if not names:
             raise UserError("separate: give the pictures to learn a style from, with --images")
+        if self.coordinator_address:
+            raise UserError("coordinator_address: processes that learn separate styles do not meet; leave it out")
         if self.name:
             raise UserError("name: with separate each style is named after its picture's file")
         if duplicates := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -285,6 +304,7 @@ class SampleConfig(GuidanceOptions):
         "automatically.",
     )
     profile: str = option("", "Folder for a trace of a batch after a warm-up, for XProf and Perfetto.")
+    distributed: bool = option(False, "The same as --shard hosts.")
     merge: bool = option(False, "Add to a folder that holds pictures of other settings.")
     output: str = option("", "Folder of the pictures. Default: out/ and the names of the styles.")
 
@@ -293,6 +313,10 @@ class SampleConfig(GuidanceOptions):
         check_pair(self, "original_size", "height and width", 1)
         check_pair(self, "crop_top_left", "top and left", 0)
         parse_seeds(self.seeds)
+        if self.distributed:
+            if self.shard not in (SampleConfig.shard, HOSTS):
+                raise UserError("distributed, shard: give one of them, not both")
+            object.__setattr__(self, "shard", HOSTS)
         if self.shard != HOSTS:
             parse_shard(self.shard)
         if self.prompts and self.prompts_file:

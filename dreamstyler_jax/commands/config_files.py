@@ -20,7 +20,8 @@ from dreamstyler_jax.runtime.settings import as_given, convert, hint, kind_of
 
 SECTIONS: dict[str, type] = {"train": TrainConfig, "sample": SampleConfig}
 SHARED = (*MODEL_OPTIONS, "dtype")
-OF_ONE_CALL = ("resume", "shard", "merge")  # belong to one call of a command, and are not saved
+# These belong to one call of a command, and are not saved.
+OF_ONE_CALL = ("resume", "shard", "merge", "distributed", "coordinator_address", "num_processes", "process_id")
 
 C = TypeVar("C")
 
@@ -70,7 +71,7 @@ def find_config(path: str | Path, suffix: str = ".yaml") -> Traversable:
 def to_yaml(config: Any) -> str:
     """A settings dataclass as a YAML file that `read_config` reads.
 
-    ``resume``, ``shard`` and ``merge`` are left out: they belong to one call of a command.
+    `OF_ONE_CALL` are left out: they belong to one call of a command.
     """
     values = {field.name: as_given(field, getattr(config, field.name)) for field in dataclasses.fields(config)}
     for name in OF_ONE_CALL:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamstyler_jax.commands.config import TrainConfig, name_of
-from dreamstyler_jax.commands.config_files import read_config
+from dreamstyler_jax.commands.config_files import OF_ONE_CALL, read_config
 from dreamstyler_jax.provenance import changed_inputs
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_own
@@ -18,7 +18,7 @@ from dreamstyler_jax.train_settings import AUTO_STEPS, peak_learning_rate
 SETTINGS = "config.yaml"
 _WRITTEN = (SETTINGS, "metrics.jsonl", "loss.png", "tensorboard", "steps", "previews")  # besides style and checkpoints
 # Settings that may change when a run is resumed: the steps already done do not depend on them.
-MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "preview_prompts", "profile", "output", "resume"}
+MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "preview_prompts", "profile", "output", *OF_ONE_CALL}
 
 
 def runs_of(config: TrainConfig) -> list[TrainConfig]:

@@ -41,9 +41,9 @@ from dreamstyler_jax.guidance import SCALES
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
-from dreamstyler_jax.runtime.devices import shard_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.hosts import shard_of
 from dreamstyler_jax.runtime.interruption import patiently
 from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.runtime.profiling import traced
@@ -261,6 +261,7 @@ def command_of(config: SampleConfig, cell: Cell) -> str:
         **_size_and_content(config, cell),
         shard=SampleConfig.shard,
         profile=SampleConfig.profile,
+        distributed=False,
         merge=True,
         output="out/again",
     )

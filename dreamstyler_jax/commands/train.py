@@ -15,20 +15,21 @@ from dreamstyler_jax.commands.cli import command_line
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.models import load_model
+from dreamstyler_jax.commands.processes import processes_of
 from dreamstyler_jax.commands.recording import Recorder, Run, is_kept, make_by_products
 from dreamstyler_jax.commands.run_log import RunLog
-from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished, runs_of
+from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
 from dreamstyler_jax.provenance import describe
+from dreamstyler_jax.runtime import hosts
 from dreamstyler_jax.runtime.checkpoints import Checkpoints, check_path, open_checkpoints
-from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.runtime.files import check_output, remove_temporaries
 from dreamstyler_jax.runtime.goodput import Goodput
-from dreamstyler_jax.runtime.interruption import hosts_told_to_stop, patiently
+from dreamstyler_jax.runtime.interruption import patiently
 from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.runtime.masks import as_masked_picture
 from dreamstyler_jax.runtime.profiling import traced
@@ -36,32 +37,47 @@ from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import RATIO, WINDOW
 from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, evaluation_interval, most_steps
-from dreamstyler_jax.training import begin, prepare, train
+from dreamstyler_jax.training import begin, follow, prepare, train
 
 WARM_UP = 2  # of a trace, in chunks of steps
+PROMISE = "stopping after the steps that are running, to save them"
 
 
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the folder of each run."""
-    share_cores(config.model, len(config.images) if config.separate else config.batch_size)
+    with processes_of(config) as run_configs:
+        train_all(config, run_configs)
+
+
+def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
+    """Trains the runs of this process; of a run that several processes share, the first one leaves the folder."""
     clock, asked = Goodput(), []
-    for run_config in runs_of(config):
+    for run_config in run_configs:
         folder, paths = Path(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
         check_path(folder)
         with clock.spending("data"):
             pictures = {path: as_masked_picture(path) for path in paths}
         run_config = dataclasses.replace(run_config, prompts=training_prompts(run_config, paths))
-        check_resumable(run_config, folder)
+        if not hosts.follows():  # the folder is the first host's business
+            check_resumable(run_config, folder)
         asked.append((run_config, pictures))
     with clock.spending("data"):
         model = load_model(config.model, config, dtype=config.dtype, loras=config.loras, clip_skip=config.clip_skip)
-    pending = [(run_config, pictures) for run_config, pictures in asked if not ends_here(model, run_config, pictures)]
+    pending = [
+        (run_config, pictures)
+        for run_config, pictures in asked
+        if hosts.follows() or not ends_here(model, run_config, pictures)
+    ]
     if not pending:
         return
     with clock.spending("data"):
         runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
+    if hosts.follows():
+        with patiently(PROMISE):
+            follow(model, [item.lesson for item in runs], config)
+        return
     diverged: dict[str, str] = {}
     for group in _of_one_shape(runs):
         diverged |= train_runs(model, group, clock)
@@ -97,7 +113,7 @@ def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
 def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> Run:
     """Encodes pictures and prompts, so that problems with the settings show before the training."""
     lesson = prepare(model, config.name, pictures, config.prompts, config)
-    if config.resume:
+    if config.resume and not hosts.follows():
         check_same_inputs(Path(config.output), lesson.style.metadata)
     if config.preview_prompts:
         prompts.require_placeholders(config.preview_prompts, {config.name: lesson.style})
@@ -174,12 +190,12 @@ def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock:
     with contextlib.ExitStack() as opened:
         at_most = config.steps == AUTO_STEPS
         progress = opened.enter_context(TrainingProgress(most_steps(config), int(states[0].step), at_most=at_most))
-        opened.enter_context(patiently("stopping after the steps that are running, to save them", together=True))
+        opened.enter_context(patiently(PROMISE))
         lessons = [recorder.run.lesson for recorder in recorders]
         evaluations = [recorder.log.earlier("evaluation_loss") for recorder in recorders]
         chunks = train(model, lessons, config, states, _next_stop(config), evaluations)
-        for place, chunk in enumerate(clock.each("steps", traced(chunks, config.profile, first=WARM_UP))):
-            stops = hosts_told_to_stop(place)
+        for chunk in clock.each("steps", traced(chunks, config.profile, first=WARM_UP)):
+            stops = hosts.told_to_stop()
             for number, recorder in enumerate(recorders):  # what matters first
                 recorder.save(chunk, number, stops=stops)
             losses = [m["loss"] for r, m in zip(recorders, chunk.metrics, strict=True) if m and not r.diverged]

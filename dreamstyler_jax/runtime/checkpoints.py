@@ -102,13 +102,17 @@ def check_path(folder: Path) -> None:
 
 @contextmanager
 def open_checkpoints(folder: str | Path, keep: int = KEPT) -> Iterator[Checkpoints]:
-    """Opens the checkpoints in ``folder``, which keeps the newest ``keep``."""
+    """Opens the checkpoints in ``folder`` of one process, which keeps the newest ``keep``."""
     import orbax.checkpoint as ocp
 
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    this = jax.process_index()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
         atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
     )
     with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:

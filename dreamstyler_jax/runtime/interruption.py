@@ -56,17 +56,14 @@ def listening(give_up: Callable[[], object]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def patiently(promise: str, *, together: bool = False) -> Iterator[None]:
+def patiently(promise: str) -> Iterator[None]:
     """Within this context the first signal only makes `told_to_stop` true, and `promise` is shown.
 
     Args:
         promise: what will happen, in a line.
-        together: whether all hosts of a cluster stop at the same place, see `hosts_told_to_stop`. SIGTERM then belongs
-            to JAX, which tells the other hosts; otherwise it is this process's again.
     """
-    listens = signal.getsignal(signal.SIGTERM) is _obey
-    if listens and not together:
-        signal.signal(signal.SIGTERM, _obey)
+    if signal.getsignal(signal.SIGTERM) is _obey:
+        signal.signal(signal.SIGTERM, _obey)  # again: joining other hosts, JAX has taken it
     _notices.promise = promise
     try:
         yield
@@ -77,23 +74,6 @@ def patiently(promise: str, *, together: bool = False) -> Iterator[None]:
 def told_to_stop() -> bool:
     """Whether this process was told to stop."""
     return _notices.told
-
-
-def hosts_told_to_stop(place: int) -> bool:
-    """Whether any host was told to stop: the same answer on all of them at the same place.
-
-    Args:
-        place: counts the places at which all hosts ask, without gaps.
-    """
-    import jax
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() == 1:
-        return _notices.told
-    if _notices.told:  # by Ctrl-C; JAX listens to SIGTERM alone
-        _notices.told = False
-        signal.raise_signal(signal.SIGTERM)
-    return multihost_utils.reached_preemption_sync_point(place)
 
 
 def until_told(items: Iterable[T]) -> Iterator[T]:

@@ -3,7 +3,6 @@
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ from cells import CELL, cells_of, plain_picture
 from compilations import compilations
 from PIL import Image
 from sample_tools import HOUSE, difference, eight, manifest
-from script_tools import ROOT, contents, refusal, run, start
+from script_tools import ROOT, collectives, contents, dumping, refusal, run, start
 
 from dreamstyler_jax.commands import cli, sample
 from dreamstyler_jax.commands.sample import paint_into
@@ -87,30 +86,24 @@ def test_a_part_of_a_grid_is_painted_by_the_program_of_the_whole(words, styles, 
 
 
 def test_hosts_of_a_cluster_take_a_part_each(command, undisturbed, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launched = {  # the environment in which Open MPI starts processes
-        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
-        "OMPI_COMM_WORLD_SIZE": "2",
-        "JAX_COORDINATOR_PORT": str(port),
-    }
-    hosts = []
-    for rank in ("0", "1"):
-        cluster = {**launched, "OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": rank}
-        more = ["--seeds", "0:2", "--shard", "hosts", "--output", tmp_path]
-        hosts.append(start(sample, *command, *more, env=cluster))
-    for rank, host in enumerate(hosts):
-        assert f"Part {rank}/2 is painted" in host.communicate(timeout=300)[0]
+    """Each by its place in the job: it needs no other, which may be late or gone."""
+    for rank in ("1", "0"):
+        job = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": rank}
+        more = ["--seeds", "0:2", "--distributed", "--output", tmp_path]
+        host = start(sample, *command, *more, env=job)
+        output, errors = host.communicate(timeout=300)
+        assert f"Part {rank}/2 is painted" in output, errors
     parts = [manifest_of(tmp_path, "0-of-2"), manifest_of(tmp_path, "1-of-2")]
     assert [len(part) for part in parts] == [4, 4]
     assert {line["id"] for part in parts for line in part} <= {line["id"] for line in manifest(undisturbed)}
 
 
 def test_several_devices_share_each_batch(command, undisturbed, tmp_path):
-    process = start(sample, *command, "--seeds", "0:4", "--output", tmp_path, env={"JAX_NUM_CPU_DEVICES": "3"})
+    env = {"JAX_NUM_CPU_DEVICES": "3", **dumping(tmp_path / "programs", "sample_batch")}
+    process = start(sample, *command, "--seeds", "0:4", "--output", tmp_path, env=env)
     output, errors = process.communicate(timeout=300)
     assert "16 pictures in" in output, errors
+    assert collectives(tmp_path / "programs") == [[]], "a picture needs nothing of another device"
     for line in manifest(tmp_path):
         assert difference(*(Image.open(folder / line["file"]) for folder in (tmp_path, undisturbed))) <= 1
 

@@ -3,6 +3,7 @@
 import itertools
 import os
 
+import numpy as np
 import pytest
 from page_tools import a_line, png, twelve, write, write_pictures
 from PIL import Image
@@ -42,6 +43,16 @@ def test_only_atlases_of_changed_pictures_are_made_again(tmp_path):
     write(folder)
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "atlas").iterdir()}
     assert len(after) == 3 and len(before.items() & after.items()) == 1
+
+
+def test_pictures_of_noise_have_thumbnails_too(tmp_path):
+    folder, rng = write_pictures(tmp_path, twelve()), np.random.default_rng(0)
+    for line in twelve():
+        Image.fromarray(rng.integers(0, 256, (128, 128, 3), np.uint8)).save(folder / line["file"])
+    write(folder)
+    (atlas,) = (folder / ATLAS_FOLDER).iterdir()
+    with Image.open(atlas) as image:
+        assert image.size == (12 * 128, 128) and np.asarray(image).std() > 50
 
 
 def test_a_failed_write_leaves_the_old_page_and_nothing_else(tmp_path, monkeypatch):

@@ -149,10 +149,19 @@ def _write_once(folder: Path, key: str, make: Callable[[], Image.Image]) -> str:
     """Writes a picture under a name made from its key, unless the file exists, and returns the name."""
     name = f"{ATLAS_FOLDER}/{key[:16]}.jpg"
     if not (folder / name).exists():
-        buffer = io.BytesIO()
-        make().save(buffer, "JPEG", **_JPEG)
-        write_atomic(folder / name, buffer.getvalue())
+        write_atomic(folder / name, _jpeg(make()))
     return name
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    """The picture as a JPEG file."""
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, "JPEG", **_JPEG)
+    except OSError:  # noise: Pillow's buffer for a file that is optimized is too small for it
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", **{**_JPEG, "optimize": False})
+    return buffer.getvalue()
 
 
 def remove_unused(folder: Path, used: Iterable[str]) -> None:

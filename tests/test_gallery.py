@@ -240,7 +240,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
         nested,
     ):
         (tmp_path / "manifest.jsonl").write_bytes(content)
-        with pytest.raises(UserError, match=r"manifest\.jsonl is damaged .*: remove it"):
+        with pytest.raises(UserError, match=r"line \d of .*manifest\.jsonl is damaged, .*; remove it"):
             Gallery(tmp_path)
 
 
@@ -367,7 +367,7 @@ def test_the_same_grid_is_known_again_whatever_its_prompts(tmp_path_factory, tex
 @pytest.mark.parametrize("content", ["[", "- a", "just text", "a: 1\n--- 3"])
 def test_a_damaged_definition_is_named(copy, content):
     (copy / "grid.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"grid\.yaml is damaged: remove it"):
+    with pytest.raises(UserError, match=r"grid\.yaml is (damaged|not YAML).*; remove it"):
         work(copy)
 
 

@@ -54,7 +54,7 @@ def painted_pictures(folder: Path, lines: Iterable[Mapping[str, Any]]) -> list[P
         lines: of the folder's manifest.
 
     Raises:
-        UserError: there is no picture, or a line is damaged.
+        UserError: there is no picture, or a prompt does not name its styles.
     """
     lines = [line for line in lines if "file" in line]
     if not lines:
@@ -67,10 +67,6 @@ def painted_pictures(folder: Path, lines: Iterable[Mapping[str, Any]]) -> list[P
             pictures.append(_painted_picture(folder, line))
         except UserError as error:
             raise UserError(f"{folder}, picture {line['id']}: {error}") from error
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{folder}, picture {line['id']}: its line in the manifest is damaged ({error!r}); paint it again"
-            ) from error
     return pictures
 
 

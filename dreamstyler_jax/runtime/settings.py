@@ -169,6 +169,8 @@ def _check_list(field: dataclasses.Field, values: list) -> None:
 def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
     if item is None:
         return
+    if isinstance(item, str) and "\0" in item:
+        raise UserError(f"{name}: must not hold the character NUL")
     choices, low, high = rules.get("choices", ()), rules.get("low"), rules.get("high")
     if choices and item not in choices:
         raise UserError(f"{name}: must be {one_of(choices, str(item))}, not {item!r}")

@@ -24,7 +24,8 @@ _MAX_VERSIONS = 10_000
 # The patterns below see a placeholder as {name} and a literal brace as a character of Unicode's private use area.
 _HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans({"\ue000": "{{", "\ue001": "}}"})
 _NAME = r"\{[^{}]*\}"
-_NAMES = rf"{_NAME}(?:(?:\s*[,&+]?\s*|,?\s+and\s+){_NAME})*"
+# Atomic, and with one way to read each space between names: the time would double with every name otherwise.
+_NAMES = rf"(?>{_NAME}(?:(?:\s*(?:[,&+]\s*)?|,?\s+and\s+){_NAME})*)"
 _AS_IF = r"(?:as\s+(?:(?:if|though)\s+)?(?:it\s+(?:was|were|had\s+been)\s+)?)?"
 _MADE = rf"(?:\b{_AS_IF}(?:painted|drawn|made|done|rendered|inspired)\s+)?"
 # Not in "a {cat} standing by {the_house}", but in "a painting by {}".
@@ -151,7 +152,11 @@ def guidance_prompts(prompt: str, negative_prompt: str = "", weak_prompt: str = 
 
 def _with_clause(prompt: str) -> tuple[str, re.Pattern[str]]:
     """The prompt in this module's notation, and the pattern that finds its style."""
-    text = "".join(str(p) if isinstance(p, Placeholder) else p.translate(_HIDE_BRACES) for p in parse_prompt(prompt))
+    text = "".join(
+        # One space for many, or the patterns take a time that grows with the square of their number.
+        str(part) if isinstance(part, Placeholder) else re.sub(r"\s+", " ", part).translate(_HIDE_BRACES)
+        for part in parse_prompt(prompt)
+    )
     return text, STYLE_CLAUSE if STYLE_CLAUSE.search(text) else BARE_NAMES
 
 
@@ -161,8 +166,8 @@ def sidecar_prompt(picture: str | Path) -> str | None:
     Raises:
         UserError: the file is empty, or cannot be read.
     """
-    if not Path(picture).name:
-        return None
+    if not Path(picture).name or "\0" in str(picture):
+        raise UserError(f"there is no picture {str(picture)!r}")
     file = Path(picture).with_suffix(".txt")
     try:
         text = " ".join(file.read_text(encoding="utf-8-sig").split())

@@ -35,7 +35,7 @@ class StyleRef(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads ``"gogh"`` or ``"gogh@100"``."""
-        match = re.fullmatch(r"(?P<name>.+)@(?P<step>\d+)", text, re.DOTALL)
+        match = re.fullmatch(r"(?P<name>.+)@(?P<step>\d{1,9})", text, re.DOTALL)
         return cls(match["name"], int(match["step"])) if match else cls(text)
 
     @property

@@ -10,16 +10,17 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import ml_dtypes  # noqa: F401 (teaches NumPy bfloat16)
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from dreamstyler_jax.runtime.documents import FileText, check, parse_json
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
-from dreamstyler_jax.stable_diffusion.single_files.pickles import refuse_expanded
+from dreamstyler_jax.stable_diffusion.single_files.pickles import as_array
 
 SUFFIXES = (".safetensors", ".bin", ".pt")
 FORMATS = ("dreamstyler", "diffusers", "a1111")
@@ -30,6 +31,27 @@ _STAGE = re.compile(r"(?P<token>.+)-T(?P<stage>\d+)")
 ENCODERS = ("clip_l", "clip_g")  # the text encoders of a style's tables: the first, and SDXL's second
 
 Tables = dict[str, np.ndarray]
+
+
+class Metadata(TypedDict, total=False):
+    """What a style's file says of how it was made, of what is read again; see `training.prepare`."""
+
+    model: str
+    model_hash: str
+    clip_skip: int
+    images: list[FileText]
+    prompts: list[str]
+    steps: int
+    norm: str
+    mix: str
+
+
+class _Header(TypedDict):
+    """What the header of this project's files holds."""
+
+    name: str
+    metadata: str
+    hash: str
 
 
 class StyleContent(NamedTuple):
@@ -69,12 +91,14 @@ def read_style(path: Path) -> StyleContent:
                 tables = {"clip_l": file.get_tensor("table")}
             else:
                 return _foreign(path, keys, file.get_tensor)
-            return StyleContent(header["name"], tables, json.loads(header["metadata"]), header["hash"])
+            known = check(header, _Header, "the header")
+            metadata = parse_json(known["metadata"], Metadata, "the metadata")
+            return StyleContent(known["name"], tables, metadata, known["hash"])
     except FileNotFoundError as error:
         raise UserError(f"there is no style {path}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not a style, or a damaged one: {error}") from error
 
 
@@ -223,8 +247,7 @@ def _read_torch(path: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
         content = content["string_to_param"]
     if not isinstance(content, Mapping) or not all(hasattr(value, "detach") for value in content.values()):
         raise UserError("no style: it should hold named tensors")
-    refuse_expanded(content)
-    return [str(key) for key in content], lambda key: content[key].detach().float().numpy()
+    return [str(key) for key in content], lambda key: as_array(content[key], key)
 
 
 def _torch_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:

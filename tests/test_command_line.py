@@ -327,6 +327,12 @@ def test_help_lists_the_commands(dreamstyler):
     assert dreamstyler() == (0, shown, "")
 
 
+def test_a_mistake_of_thousands_of_letters_is_a_short_line(dreamstyler):
+    status, _, shown = dreamstyler("train", "--steps", "x" * 5000)
+    assert status == 2 and len(shown) < 1100
+    assert shown.startswith("error: steps: must be a whole number or auto, not 'xxx") and " ... xxx" in shown
+
+
 def test_an_unknown_command_names_the_nearest(dreamstyler):
     assert dreamstyler("trian") == (2, "", "error: unknown command 'trian'; did you mean train?\n")
 

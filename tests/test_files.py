@@ -53,7 +53,7 @@ def test_json_round_trip(tmp_path):
         (b"{", r"is damaged, it is not valid JSON \(.*\); ask Ann$"),
         (b"\xff", r"is damaged, it is not valid JSON \(.*\); ask Ann$"),
         (b"[" * 100_000, r"is damaged, it is not valid JSON \(.*\); ask Ann$"),
-        (b"[1]", "is damaged, it should hold a JSON object; ask Ann$"),
+        (b"[1]", r"is damaged, it should be an object, not \[1\]; ask Ann$"),
     ],
     ids=["missing", "cut", "not UTF-8", "nested", "list"],
 )

@@ -246,7 +246,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
         nested,
     ):
         (tmp_path / "manifest.jsonl").write_bytes(content)
-        with pytest.raises(UserError, match=r"manifest\.jsonl is damaged .*: remove it"):
+        with pytest.raises(UserError, match=r"line \d of .*manifest\.jsonl is damaged, .*; remove it"):
             Gallery(tmp_path)
 
 
@@ -373,7 +373,7 @@ def test_the_same_grid_is_known_again_whatever_its_prompts(tmp_path_factory, tex
 @pytest.mark.parametrize("content", ["[", "- a", "just text", "a: 1\n--- 3"])
 def test_a_damaged_definition_is_named(copy, content):
     (copy / "grid.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"grid\.yaml is damaged: remove it"):
+    with pytest.raises(UserError, match=r"grid\.yaml is (damaged|not YAML).*; remove it"):
         work(copy)
 
 
@@ -479,7 +479,7 @@ def test_a_picture_outside_of_the_folder_is_none_of_the_grid(whole, copy):
     line = manifest(copy)[0]
     stolen = copy.parent / "stolen.png"
     stolen.write_bytes((copy / line["file"]).read_bytes())
-    for file in ("../stolen.png", str(stolen), 5, "nul\0"):
+    for file in ("../stolen.png", str(stolen), "nul\0"):
         (copy / "manifest.jsonl").write_text(json.dumps({**line, "file": file}) + "\n")
         process = Gallery(copy)
         assert process.missing(CELLS) == CELLS and process.file_of({**line, "file": file}) is None

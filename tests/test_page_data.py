@@ -46,6 +46,16 @@ def test_only_atlases_of_changed_pictures_are_made_again(tmp_path):
     assert len(after) == 3 and len(before.items() & after.items()) == 1
 
 
+def test_pictures_of_noise_have_thumbnails_too(tmp_path):
+    folder, rng = write_pictures(tmp_path, twelve()), np.random.default_rng(0)
+    for line in twelve():
+        Image.fromarray(rng.integers(0, 256, (128, 128, 3), np.uint8)).save(folder / line["file"])
+    write(folder)
+    (atlas,) = (folder / ATLAS_FOLDER).iterdir()
+    with Image.open(atlas) as image:
+        assert image.size == (12 * 128, 128) and np.asarray(image).std() > 50
+
+
 def test_a_failed_write_leaves_the_old_page_and_nothing_else(tmp_path, monkeypatch):
     write(write_pictures(tmp_path, twelve()))
     before, replace = files(tmp_path), os.replace

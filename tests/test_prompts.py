@@ -1,6 +1,7 @@
 """Prompts: alternatives, placeholders, and the prompts without their style or their context."""
 
 import math
+import time
 import warnings
 
 import numpy as np
@@ -184,3 +185,13 @@ def test_prompts_that_ignore_the_styles_given_are_refused():
         warnings.simplefilter("error")
         prompts.require_placeholders(["a house by {}", "a house by {gogh}"], styles)
         prompts.require_placeholders(["a house"], {})
+
+
+@pytest.mark.parametrize(
+    "many", [" " * 20_000, "\t" * 20_000, "{} " * 200, "{a} and " * 200, "in the style of " * 2000]
+)
+def test_the_time_to_take_a_prompt_apart_grows_with_its_length_alone(many):
+    started = time.perf_counter()
+    prompts.guidance_prompts(f"A painting of a house in {many}{{x}}")
+    prompts.context_only(f"in {{x}} {many}of a, a")
+    assert time.perf_counter() - started < 5  # hours where the time doubles with every word; here some milliseconds

@@ -12,16 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, one_line
 from dreamstyler_jax.runtime.interruption import listening
 from dreamstyler_jax.runtime.settings import as_given, convert, default_of, hint, kind_of, options_of
 
 USER_ERROR, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again later
 
-_DISK_ERRORS = {
-    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC,
-    errno.ENOTDIR, errno.EROFS,
-}  # fmt: skip
+# Errors of the file system that the user can mend.
+DISK_ERRORS = {
+    *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.ENOTDIR, errno.EROFS),
+}
 _METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false"}
 
 C = TypeVar("C")
@@ -100,9 +101,9 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
         try:
             run()
         except (UserError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _DISK_ERRORS:
+            if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
                 raise
-            print("error:", *str(error).split(), file=sys.stderr)
+            print("error:", one_line(error), file=sys.stderr)
             sys.exit(USER_ERROR)
         except KeyboardInterrupt:
             print(advice, file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
+from dreamstyler_jax.runtime.documents import parse_yaml
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.settings import as_given, convert, hint, kind_of
@@ -79,7 +80,18 @@ def to_yaml(config: Any) -> str:
     for section, config_class in SECTIONS.items():
         if isinstance(config, config_class):
             values = {**{key: values.pop(key) for key in SHARED}, section: values}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, which would write the line break U+0085 so that it is read as a space."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """A text, with its control characters escaped where that matters."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if "\x85" in data else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def write_config(config: Any, path: str | Path) -> None:
@@ -112,14 +124,13 @@ _Loader.add_constructor(_NULL, lambda loader, node: None)
 def _load(file: Traversable) -> dict[str, Any]:
     """The content of a YAML file, with all values as texts, or None for null."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
-    except (OSError, UnicodeDecodeError) as error:
+        text = file.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UserError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
+    content = parse_yaml(text, "the file", loader=_Loader) or [{}]
+    if len(content) > 1 or not isinstance(content[0] or {}, dict):
         raise UserError("should hold lines such as 'model: mini'")
-    return content
+    return content[0] or {}
 
 
 def _values_for(config_class: type, content: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, NotRequired, Self, TypedDict
 
 import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
@@ -14,10 +14,21 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-
 from tensorboardX.summary import scalar
 
 from dreamstyler_jax.runtime.charts import INK, Line, line_chart, ramp
+from dreamstyler_jax.runtime.documents import Range, parse_json
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import append_line, naming, write_atomic
 
 METRICS = "metrics.jsonl"
+Loss = Annotated[float, Range(1e-30, 1e30)]
+
+
+class Metrics(TypedDict):
+    """A line of ``metrics.jsonl``, of what is read again; null where there was no sample."""
+
+    step: Annotated[int, Range(0, 10**9)]
+    loss: Loss
+    stage_loss: NotRequired[list[Loss | None]]
+    evaluation_loss: NotRequired[list[Loss]]
 
 
 class RunLog:
@@ -100,14 +111,15 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         OSError: the file cannot be read.
     """
     lines = Path(path).read_bytes().split(b"\n")[:-1]
-    metrics = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            metrics.append({"step": int(entry["step"]), **entry, "loss": float(entry["loss"])})
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"line {number} of {path} is damaged: delete the line, or the file") from None
-    return metrics
+    metrics = [
+        parse_json(line, Metrics, f"line {number} of {path}", "delete the line, or the file")
+        for number, line in enumerate(lines, 1)
+    ]
+    counts = {len(line.get("stage_loss", ())) for line in metrics}
+    evaluated = {len(line["evaluation_loss"]) for line in metrics if "evaluation_loss" in line}
+    if len(counts) > 1 or len(evaluated) > 1:
+        raise UserError(f"the lines of {path} are of different numbers of stages: delete those that are wrong")
+    return [{**line} for line in metrics]
 
 
 def draw_loss(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> None:

@@ -56,7 +56,7 @@ def painted_pictures(folder: Path, lines: Iterable[Mapping[str, Any]]) -> list[P
         lines: of the folder's manifest.
 
     Raises:
-        UserError: there is no picture, or a line is damaged.
+        UserError: there is no picture, or a prompt does not name its styles.
     """
     lines = [line for line in lines if "file" in line]
     if not lines:
@@ -69,10 +69,6 @@ def painted_pictures(folder: Path, lines: Iterable[Mapping[str, Any]]) -> list[P
             pictures.append(_painted_picture(folder, line))
         except UserError as error:
             raise UserError(f"{folder}, picture {line['id']}: {error}") from error
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{folder}, picture {line['id']}: its line in the manifest is damaged ({error!r}); paint it again"
-            ) from error
     if unsure := next((picture for picture in pictures if not prompts.calls_a_style(picture.prompt)), None):
         warnings.warn(
             f"the prompt {shortened(unsure.prompt)!r} does not call its style one; its text score is for "

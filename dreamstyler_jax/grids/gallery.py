@@ -10,21 +10,39 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 import yaml
 
 from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Cell, id_of_line
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.documents import FileText, check, parse_json, parse_yaml
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import append_line, check_own, inside, remove_temporaries, write_atomic
+from dreamstyler_jax.runtime.files import append_line, check_own, inside, read_file, remove_temporaries, write_atomic
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
 _SHARDS = "manifest.*-of-*.jsonl"
 _WRITTEN = (DEFINITION, "images", "atlas", "index.html", "grid.png", "grid_*.png")  # besides the manifest
+_ADVICE = "remove it, or choose another output"
 MAX_PENDING = 64  # pictures that may wait for the writer
 _RECORDED = {name: value for name, value in ABSENT.items() if name not in UNRECORDED}
+
+
+class Line(TypedDict):
+    """A line of a manifest: what became of a cell, and those of its parameters that are looked at again."""
+
+    prompt: str
+    style: str
+    styles: dict[str, str]
+    model: str
+    checkpoint: NotRequired[int]
+    loras: NotRequired[str]
+    content: NotRequired[FileText]
+    file: NotRequired[str]  # which counts inside of the folder alone
+    sha256: NotRequired[str]
+    error: NotRequired[str]
+    learned_from: NotRequired[dict[str, FileText]]
 
 
 class Gallery:
@@ -221,12 +239,8 @@ def _as_yaml(definition: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_definitions(path: Path) -> list[dict[str, Any]]:
     """The definitions in a file; those of older versions lack parameters."""
-    try:
-        definitions = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (ValueError, yaml.YAMLError):
-        definitions = [None]
-    if not all(isinstance(definition, dict) for definition in definitions):
-        raise UserError(f"{path} is damaged: remove it, or choose another output")
+    documents = parse_yaml(read_file(path, advice=_ADVICE), str(path), _ADVICE)
+    definitions = [check(document, dict[str, Any], str(path), _ADVICE) for document in documents]
     return [definition for definition in definitions if definition]
 
 
@@ -246,17 +260,19 @@ def _is_same(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
 
 def _read_manifest(path: Path, settings: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The complete lines of a manifest by cell id; of several lines for one cell the last counts."""
-    try:
-        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-        return {line["id"]: line for line in (_as_of_today(line, settings) for line in lines)}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, or choose another output") from error
+    texts = read_file(path, advice=_ADVICE).split(b"\n")[:-1]
+    lines = [_read_line(text, f"line {number} of {path}", settings) for number, text in enumerate(texts, 1)]
+    return {line["id"]: line for line in lines}
 
 
-def _as_of_today(line: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
+def _read_line(text: bytes, where: str, settings: Mapping[str, str]) -> dict[str, Any]:
     """A line with all parameters, also if an older version wrote it, and with its cell's id of today."""
-    hash = line["model_hash"]
+    line: dict[str, Any] = {**parse_json(text, Line, where, _ADVICE)}
+    hash = line.get("model_hash", "")
     unrecorded = {"model_settings": settings[hash]} if hash in settings else {}
     added = {name: value for name, value in {**_RECORDED, **unrecorded}.items() if name not in line}
-    line = {**line, **added}
-    return {**line, "id": id_of_line(line)}
+    line |= added
+    try:
+        return {**line, "id": id_of_line(line)}
+    except KeyError as error:
+        raise UserError(f"{where} is damaged, it lacks {error}; {_ADVICE}") from None

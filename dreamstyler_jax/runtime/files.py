@@ -7,9 +7,14 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
-from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.documents import parse_json
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
+
+T = TypeVar("T")
+
+_MAX_BYTES = 2**28
 
 
 @contextlib.contextmanager
@@ -83,28 +88,46 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: str | Path, *, advice: str = "make or download it again") -> dict[str, Any]:
-    """Reads the object in a JSON file.
+def read_file(path: str | Path, *, advice: str = "make or download it again") -> bytes:
+    """Reads a whole file of at most 256 MiB, such as a list or settings.
 
     Args:
         path: the file.
-        advice: what the user can do about a missing or damaged file; the end of the error's message.
+        advice: what the user can do about a missing or unreadable file; the end of the error's message.
 
     Raises:
-        UserError: the file is missing, unreadable, not valid JSON, or holds something other than an object.
+        UserError: it is missing, unreadable, larger, or its name is none.
     """
-    path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; {advice}") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply
-        raise UserError(f"{path} is damaged, it is not valid JSON ({error}); {advice}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged, it should hold a JSON object; {advice}")
+        raise UserError(f"cannot read {shortened(str(path), 300)}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"cannot read {str(path)!r}: {error}") from error
+    if len(content) > _MAX_BYTES:
+        raise UserError(f"{path} is larger than {_MAX_BYTES >> 20} MiB, too large for what it should hold; {advice}")
     return content
+
+
+@overload
+def read_json(path: str | Path, *, advice: str = ...) -> dict[str, Any]: ...
+@overload
+def read_json(path: str | Path, shape: type[T], *, advice: str = ...) -> T: ...
+def read_json(path: str | Path, shape: Any = dict[str, Any], *, advice: str = "make or download it again") -> Any:
+    """Reads a JSON file, an object unless its description says otherwise.
+
+    Args:
+        path: the file.
+        shape: what it should hold, see `documents`.
+        advice: what the user can do about a missing or damaged file; the end of the error's message.
+
+    Raises:
+        UserError: the file is missing, unreadable, not valid JSON, or not as described; the message names the key.
+    """
+    return parse_json(read_file(path, advice=advice), shape, str(path), advice)
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

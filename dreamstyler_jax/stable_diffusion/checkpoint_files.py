@@ -8,19 +8,26 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import safetensors
 
+from dreamstyler_jax.runtime.documents import FileName
 from dreamstyler_jax.runtime.errors import UserError, listing
-from dreamstyler_jax.runtime.files import inside, read_json
+from dreamstyler_jax.runtime.files import read_json
 from dreamstyler_jax.stable_diffusion.weight_names import WeightNames, require_weights
 
 _POINTER = b"version https://git-lfs"
 _SAMPLE_BYTES = 4096  # per sample of a weights file's hash
 _SAMPLES = 256
 _BYTES_OF_AN_OPEN_FILE = 2**29
+
+
+class WeightIndex(TypedDict):
+    """What lists weights in several files: the file of each tensor."""
+
+    weight_map: dict[str, FileName]
 
 
 class TensorSource(Protocol):
@@ -49,7 +56,7 @@ class SafetensorsSource:
         header: what the files say of themselves, by keys such as ``format``.
 
     Raises:
-        UserError: tensors are stored with 8 bits, or a file is a pointer of Git LFS.
+        UserError: tensors are stored with 8 bits or fewer, or a file is a pointer of Git LFS.
     """
 
     def __init__(self, files: Sequence[Path]):
@@ -64,8 +71,9 @@ class SafetensorsSource:
                 self.header |= file.metadata() or {}
                 for name in file.keys():  # noqa: SIM118 (it is not a dict)
                     stored = file.get_slice(name)
-                    if stored.get_dtype().startswith(("F8", "F6", "F4")):
-                        raise UserError(f"{path} has 8-bit numbers, which are not supported; give a 16-bit version")
+                    if (kind := stored.get_dtype()).startswith(("F4", "F6", "F8")):
+                        bits = f"{kind[1]}-bit numbers"
+                        raise UserError(f"{path} has {bits}, which are not supported; give a 16-bit version")
                     self._file_of[name] = path
                     self._shapes[name] = tuple(stored.get_shape())
 
@@ -141,12 +149,7 @@ def files_of(folder: Path, weights: WeightNames) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     """The files that an index lists."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise UserError(f"{index} is not an index of weights: it has no weight_map; download it again")
-    names = sorted({str(name) for name in weight_map.values()})
-    if foreign := [name for name in names if inside(index.parent, name) is None]:
-        raise UserError(f"{index} lists files outside of its folder, {listing(foreign)}: download the model again")
+    names = sorted(set(read_json(index, WeightIndex)["weight_map"].values()))
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(f"{index.parent} lacks {listing(missing)}, listed in {index.name}; download the model again")
     return [index.parent / name for name in names]

@@ -9,7 +9,7 @@ import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypedDict, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,13 @@ INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 EMBEDDING_DEVIATION = 0.02
 _ADVICE = "give a model folder in diffusers' layout"
 _LORA = re.compile(r"[._]lora([._]|_[AB])")
+
+
+class NetworkFile(TypedDict, total=False):
+    """What tells of which class the ``config.json`` of a network is."""
+
+    _class_name: str
+    architectures: list[str]
 
 
 class ModelClass(Protocol[ConfigT]):
@@ -107,7 +114,7 @@ def class_name_in(folder: str | Path) -> str:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return str(read_json(Path(folder) / "config.json", advice=_ADVICE).get("_class_name") or "")
+    return read_json(Path(folder) / "config.json", NetworkFile, advice=_ADVICE).get("_class_name", "")
 
 
 def read_model(

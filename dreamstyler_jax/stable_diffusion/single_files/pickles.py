@@ -25,11 +25,19 @@ def is_pickle(path: Path) -> bool:
     return start.startswith(_STARTS) and start[8:] != b"{"
 
 
-def refuse_expanded(tensors: Mapping[str, Any]) -> None:
-    """Raises a UserError if a tensor has more numbers than are stored: a small file could fill the memory."""
-    for name, tensor in tensors.items():
+def as_array(tensor: Any, name: str) -> np.ndarray:
+    """A tensor of PyTorch in float32.
+
+    Raises:
+        UserError: it is sparse, quantized or without numbers, or has more of them than are stored: a small file
+            could fill the memory.
+    """
+    try:
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise UserError(f"{name} has {tensor.numel()} numbers, which the file does not hold: it is damaged")
+            raise UserError(f"{name} is a tensor with more numbers than are stored: {_ADVICE}")
+        return tensor.detach().float().numpy()
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{name} is no plain tensor of numbers: {_ADVICE}") from error
 
 
 class PickledSource:
@@ -55,11 +63,8 @@ class PickledSource:
             content = content["state_dict"]
         if not isinstance(content, Mapping):
             raise UserError(f"{path} holds no named tensors: give a checkpoint of Stable Diffusion")
-        self._tensors: dict[str, Any] = {name: value for name, value in content.items() if hasattr(value, "detach")}
-        try:
-            refuse_expanded(self._tensors)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+        named = {name: value for name, value in content.items() if isinstance(name, str)}
+        self._tensors: dict[str, Any] = {name: value for name, value in named.items() if hasattr(value, "detach")}
 
     def names(self) -> Iterable[str]:
         """The names of all tensors."""
@@ -71,4 +76,4 @@ class PickledSource:
 
     def tensor(self, name: str) -> np.ndarray:
         """Reads a tensor, in float32."""
-        return self._tensors[name].detach().float().numpy()
+        return as_array(self._tensors[name], name)

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]  # made when it is imported
 
 from dreamstyler_jax.commands.cli import INTERRUPTED, parse, run_and_exit
 from dreamstyler_jax.runtime.errors import UserError
@@ -191,6 +193,26 @@ def interrupt_training(config: InterruptionsConfig, complete: Callable[[list[str
         raise UserError("the tables differ")
     print(f"the tables are the same, bit for bit: {found.shape}", flush=True)
     compare(*(by_products(of_run) for of_run in (undisturbed, folder)))
+    curves = [losses_on_board(of_run) for of_run in (undisturbed, folder)]
+    print(f"TensorBoard has {len(curves[1])} losses, the same: {curves[0] == curves[1]}", flush=True)
+    if curves[0] != curves[1]:
+        raise UserError("TensorBoard's losses differ")
+
+
+def losses_on_board(folder: Path) -> dict[int, float]:
+    """The losses by step as TensorBoard shows them, which drops what a resumed run will log again."""
+    losses: dict[int, float] = {}
+    for path in sorted((folder / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        # A record: its length as uint64, a checksum of 4 bytes, the event, a checksum. The last one may be cut short.
+        while len(data) >= 16 and len(data) >= 16 + (length := struct.unpack("<Q", data[:8])[0]):
+            event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
+            if event.session_log.status == SessionLog.START:
+                losses = {step: loss for step, loss in losses.items() if step < event.step}
+            for value in event.summary.value:
+                if value.tag == "loss":
+                    losses[event.step] = value.simple_value
+    return losses
 
 
 def saved_step(folder: Path) -> int:

@@ -1,6 +1,7 @@
 """The command line: options and mistakes, exit statuses, and the command ``dreamstyler``."""
 
 import dataclasses
+import errno
 import importlib
 import io
 import os
@@ -215,6 +216,9 @@ def raising(error):
         (lambda: None, 0, ""),
         (raising(UserError("two\n lines")), 2, "error: two lines\n"),
         (raising(FileExistsError(17, "File exists", "runs")), 2, "error: [Errno 17] File exists: 'runs'\n"),
+        (raising(OSError(errno.EFBIG, "File too large", "a")), 2, "error: [Errno 27] File too large: 'a'\n"),
+        (raising(OSError(errno.ELOOP, "Loop", "a")), 2, f"error: [Errno {errno.ELOOP}] Loop: 'a'\n"),
+        (raising(OSError(errno.ENAMETOOLONG, "Long", "a")), 2, f"error: [Errno {errno.ENAMETOOLONG}] Long: 'a'\n"),
         (raising(KeyboardInterrupt()), 75, "interrupted; to continue: "),
     ],
 )

@@ -74,7 +74,8 @@ def test_styles_with_other_numbers_of_stages_change_no_picture(tiny, plan, paint
     both = {**STYLES, "wave": Style("wave", np.random.default_rng(1).standard_normal((2, 1, 16)))}
     steps = with_stages_of(plan, both)
     timesteps = plan.solver.timesteps
-    np.testing.assert_array_equal(steps.stages, [(t >= 1000 / 3) + (t >= 500) + (t >= 2000 / 3) for t in timesteps])
+    rows = [sum(bool(t >= begin) for begin in (1000 / 3, 500, 2000 / 3)) for t in timesteps]
+    np.testing.assert_array_equal(steps.stages, rows)
     assert with_stages_of(plan, STYLES) is plan, "and no other program where all have as many"
     requests = [Request(HOUSE, guidance.cfg(3.0), 0), Request(DOG, guidance.cfg(3.0), 1)]
     together = list(paint_requests(tiny, requests, both, plan, size=SIZE, batch_size=BATCH))

@@ -184,7 +184,7 @@ def test_all_else_that_pictures_depend_on_has_a_hash_of_its_own(tiny, folder):
     found.add(settings())
     edit_json(folder / "vae" / "config.json", scaling_factor=0.3)
     found.add(settings())
-    edit_json(folder / "tokenizer" / "tokenizer_config.json", pad_token="a</w>")
+    edit_json(folder / "tokenizer" / "special_tokens_map.json", pad_token="a</w>")
     found.add(settings())
     assert len(found) == 5
     assert tiny.with_settings() is tiny and tiny.with_settings("a depth model").settings != tiny.settings

@@ -189,7 +189,7 @@ def warn_of_equal_cells(cells: Sequence[Cell]) -> None:
             names = [name for name in now if before[name] != now[name] and name not in ("styles", "weak_styles")]
             values = ", ".join(f"{name} {before[name]} and {now[name]}" for name in names)
             warnings.warn(
-                f"some pictures will be the same as others, such as those with {shortened(values)}", stacklevel=2
+                f"some pictures will be the same as others, such as those with {shortened(values, 300)}", stacklevel=2
             )
             return
 

@@ -23,7 +23,7 @@ from dreamstyler_jax.runtime.files import append_line, check_own, inside, read_f
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
 _SHARDS = "manifest.*-of-*.jsonl"
-_WRITTEN = (DEFINITION, "images", "atlas", "index.html", "grid.png", "grid_*.png")  # besides the manifest
+_WRITTEN = (DEFINITION, "index.html", "grid.png", "grid_*.png")  # besides the manifest and files named after ids
 _ADVICE = "remove it, or choose another output"
 MAX_PENDING = 64  # pictures that may wait for the writer
 _RECORDED = {name: value for name, value in ABSENT.items() if name not in UNRECORDED}

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
@@ -193,8 +193,8 @@ def _lacking(font: Font, text: str) -> str:
 
 
 def _drawn(font: Font, letter: str) -> tuple[tuple[int, int], bytes]:
-    mask = font.getmask(letter)
-    return mask.size, bytes(cast(Any, mask))
+    mask: Any = font.getmask(letter)
+    return mask.size, bytes(mask)
 
 
 def _wrap(text: str, font: Font, max_width: int) -> list[str]:

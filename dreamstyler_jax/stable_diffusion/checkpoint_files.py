@@ -14,13 +14,14 @@ import numpy as np
 import safetensors
 
 from dreamstyler_jax.runtime.documents import FileName
-from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.runtime.files import read_json
 from dreamstyler_jax.stable_diffusion.weight_names import WeightNames, require_weights
 
 _POINTER = b"version https://git-lfs"
 _SAMPLE_BYTES = 4096  # per sample of a weights file's hash
 _SAMPLES = 256
+_MAX_NAME = 1000  # characters of a tensor's name
 _BYTES_OF_AN_OPEN_FILE = 2**29
 
 
@@ -69,6 +70,7 @@ class SafetensorsSource:
             refuse_pointer(path)
             with safetensors.safe_open(path, framework="numpy") as file:
                 self.header |= file.metadata() or {}
+                check_names(path, file.keys())
                 for name in file.keys():  # noqa: SIM118 (it is not a dict)
                     stored = file.get_slice(name)
                     if (kind := stored.get_dtype()).startswith(("F4", "F6", "F8")):
@@ -130,6 +132,13 @@ def refuse_pointer(file: Path) -> None:
     with file.open("rb") as opened:
         if opened.read(len(_POINTER)) == _POINTER:
             raise UserError(f"{file} is only a pointer to the weights: fetch them with git lfs pull")
+
+
+def check_names(file: Path, names: Iterable[Any]) -> None:
+    """Raises a UserError if the tensors of a file have names that no network has: too long, or no texts."""
+    for name in names:
+        if not isinstance(name, str) or len(name) > _MAX_NAME:
+            raise UserError(f"{file} is damaged, it has a tensor called {shortened(repr(name))}; download it again")
 
 
 def names_in(folder: Path) -> list[str]:

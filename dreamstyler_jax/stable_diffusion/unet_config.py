@@ -89,6 +89,11 @@ class UNetEncoderConfig(ModelConfig):
                     f"config.json: {features} channels are not divisible by norm_num_groups = {self.norm_num_groups} "
                     f"and {heads} attention heads"
                 )
+        if self.addition_embed_type == "text" and self.cross_attention_dim % self.addition_embed_type_num_heads:
+            raise UserError(
+                f"config.json: cross_attention_dim = {self.cross_attention_dim} cannot be divided into "
+                f"addition_embed_type_num_heads = {self.addition_embed_type_num_heads}"
+            )
         depths = self._per_level(self.transformer_layers_per_block)
         _check_depths("transformer_layers_per_block", depths, self.down_block_types, self.layers)
         widths = (self.addition_time_embed_dim, self.projection_class_embeddings_input_dim)

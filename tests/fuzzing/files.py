@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import types
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -48,7 +49,8 @@ def picture_files() -> dict[str, bytes]:
         for mode in ("RGB", "RGBA", "P", "L", "1", "CMYK", "I;16", "F"):
             buffer = io.BytesIO()
             try:
-                picture.convert(mode).save(buffer, name)
+                with warnings.catch_warnings(action="ignore"):  # of formats that Pillow will drop
+                    picture.convert(mode).save(buffer, name)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
             if buffer.getvalue():
@@ -153,7 +155,8 @@ class Styles(Door):
             mixing.mix(name, {name: style})
             line = dict(id="x", file="x.png", prompt="a {}", style=name, styles={name: style.hash}, model="mini")
             painted = painted_pictures(self.folder, [line])
-            find_training_data(painted, [str(self.folder / "run" / "style.safetensors")], [])
+            pictures = [] if style.metadata.get("images") else [str(EXAMPLE_PICTURE)]
+            find_training_data(painted, [str(self.folder / "run" / "style.safetensors")], pictures)
         runs.is_finished(TrainConfig(resume=True, steps=9), self.folder / "run")
 
 

@@ -1,13 +1,17 @@
 """The doors for models: configs, tokenizers, weights, the networks of scores."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import safetensors.numpy
 from cells import plain_picture
 from original_layout_tools import folder_tensors, original_unet, original_vae, with_prefix, write_tensors
@@ -17,6 +21,7 @@ from tiny_score_networks import write_score_networks
 from dreamstyler_jax.evaluation.checkpoints import load_checkpoint
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.stable_diffusion.model_files import find_model
+from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.parts import part_classes
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.single_files.families import SD1
@@ -29,6 +34,15 @@ from fuzzing.mutations import (
     safetensors_file,
     spoil_file,
 )
+
+
+def run_networks(networks: Networks, params: Any) -> Any:
+    """Calls every network of a model once."""
+    ids = {"clip_l": np.zeros((1, networks.text_config.max_position_embeddings), np.int32)}
+    conditioning = networks.encode_text(params, networks.embed_tokens(params, ids), ids)
+    latents = jnp.zeros((1, 8, 8, networks.vae_config.latent_channels))
+    denoised = networks.denoise(params, latents, jnp.zeros(1), conditioning)
+    return networks.encode_images(params, networks.decode_latents(params, denoised))
 
 
 class Models(FolderDoor):
@@ -51,8 +65,9 @@ class Models(FolderDoor):
 
     def read(self, rng: Random) -> None:
         """Loads the model; if that is done, runs its networks without computing anything."""
-        networks = StableDiffusion.load(str(self.folder))
-        repr(networks)
+        model = StableDiffusion.load(str(self.folder))
+        repr(model)
+        jax.eval_shape(functools.partial(run_networks, model.networks), model.params)
 
 
 class Tokenizers(FolderDoor):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.stable_diffusion.checkpoint_files import refuse_pointer
+from dreamstyler_jax.stable_diffusion.checkpoint_files import check_names, refuse_pointer
 
 _STARTS = (b"PK\x03\x04", b"\x80")  # of a zip archive, in which newer pickles are, and of an older pickle
 _ADVICE = "convert it to safetensors with a tool that you trust"
@@ -63,8 +63,8 @@ class PickledSource:
             content = content["state_dict"]
         if not isinstance(content, Mapping):
             raise UserError(f"{path} holds no named tensors: give a checkpoint of Stable Diffusion")
-        named = {name: value for name, value in content.items() if isinstance(name, str)}
-        self._tensors: dict[str, Any] = {name: value for name, value in named.items() if hasattr(value, "detach")}
+        self._tensors: dict[str, Any] = {name: value for name, value in content.items() if hasattr(value, "detach")}
+        check_names(path, self._tensors)
 
     def names(self) -> Iterable[str]:
         """The names of all tensors."""

@@ -4,6 +4,7 @@ Two processes train and paint together in test_train_command.py and in sample/te
 """
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from script_tools import ROOT, refusal, write_picture
 
 from dreamstyler_jax.commands import train
+from dreamstyler_jax.commands.processes import check_sharing
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.hosts import local_devices, place_by
 
@@ -85,6 +87,18 @@ def test_processes_that_cannot_join_say_why(more, complaint, tmp_path, capfd):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_that_the_devices_cannot_share_is_refused_on_several_hosts_and_slow_on_one(recwarn):
+    for devices, styles, batch_size in [(1, 1, 7), (8, 1, 16), (4, 8, 3), (4, 0, 3)]:
+        check_sharing(devices, styles, batch_size, joined=True)
+        check_sharing(devices, styles, batch_size)
+    assert not recwarn
+    advice = "batch_size: 16 devices cannot share 24 samples; give a multiple of 16, such as 32"
+    with pytest.raises(UserError, match=f"{advice}$"):
+        check_sharing(16, 1, 24, joined=True)
+    with pytest.warns(UserWarning, match=f"{advice}. Each computes all of them now"):
+        check_sharing(16, 1, 24)
+
+
 ALONE = """
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.hosts import Meeting, joined
@@ -107,3 +121,37 @@ def test_a_process_that_waits_in_vain_says_so_and_ends():
     assert waiting == "Waiting for the other processes at 127.0.0.1:9, at most 1 s"
     assert error.startswith("error: distributed: waited 1 s in vain for the other processes at 127.0.0.1:9: start all")
     assert process.returncode == 2
+
+
+TOGETHER = """
+import sys
+import numpy as np
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.hosts import Meeting, follow, follows, from_the_first, joined, lead
+number = int(sys.argv[2])
+try:
+    with joined(Meeting(sys.argv[1], 2, number), patience=60):
+        if follows():
+            print("told", follow(), follow(), from_the_first(np.float32(number + 5)))
+            raise UserError("mine")
+        lead(3)
+        lead(4)
+        from_the_first(np.float32(number + 5))
+        lead(1)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_processes_do_what_the_first_says_until_one_of_them_stops():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    words = [sys.executable, "-c", TOGETHER, address]
+    both = [subprocess.Popen([*words, n], cwd=ROOT, env=os.environ, text=True, stdout=subprocess.PIPE) for n in "01"]
+    first, other = (
+        [line for line in process.communicate(timeout=100)[0].splitlines() if not line.startswith("[Gloo]")]
+        for process in both
+    )
+    assert first == ["another process of this job has stopped, its own message says why; start all of them again"]
+    assert other == ["told 3 4 5.0", "mine"]

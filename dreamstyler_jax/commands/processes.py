@@ -9,7 +9,7 @@ from dreamstyler_jax.commands.config import TrainConfig
 from dreamstyler_jax.commands.runs import runs_of
 from dreamstyler_jax.runtime import hosts
 from dreamstyler_jax.runtime.compilation import share_cores
-from dreamstyler_jax.runtime.devices import mesh, shared
+from dreamstyler_jax.runtime.devices import mesh
 from dreamstyler_jax.runtime.errors import UserError
 
 
@@ -29,7 +29,7 @@ def processes_of(config: TrainConfig) -> Iterator[list[TrainConfig]]:
             count, runs = len(runs), runs[place.index :: place.count]
             print(f"Process {place.index} of {place.count} learns {len(runs)} of {count} styles")
         share_cores(config.model, len(runs))
-        check_sharing(config, len(runs))
+        check_sharing(mesh().size, len(runs), config.batch_size)
         yield runs
         return
     count = config.num_processes
@@ -39,21 +39,20 @@ def processes_of(config: TrainConfig) -> Iterator[list[TrainConfig]]:
     meeting = hosts.Meeting(config.coordinator_address, config.num_processes, config.process_id)
     with hosts.joined(meeting) if config.distributed else contextlib.nullcontext():
         with hosts.on_all_devices_joined():
-            check_sharing(config, 1)
+            check_sharing(mesh().size, 1, config.batch_size, joined=mesh().is_multi_process)
         yield runs
 
 
-def check_sharing(config: TrainConfig, styles: int) -> None:
-    """Makes sure that all devices of `devices.mesh` can share the work.
+def check_sharing(devices: int, styles: int, batch_size: int, *, joined: bool = False) -> None:
+    """Makes sure that devices can share the styles or every batch.
 
     Raises:
-        UserError: those of several hosts cannot. Of a single host, each then computes all of it, which is slow.
+        UserError: those of several hosts that have ``joined`` cannot. On a single host each then computes all of it.
     """
-    devices, batch = mesh().size, config.batch_size
-    if devices == 1 or styles == 0 or shared(styles) or shared(batch):
+    if styles % devices == 0 or batch_size % devices == 0:
         return
-    near = batch + -batch % devices
-    advice = f"{devices} devices cannot share {batch} samples; give a multiple of {devices}, such as {near}"
-    if mesh().is_multi_process:
+    near = batch_size + -batch_size % devices
+    advice = f"{devices} devices cannot share {batch_size} samples; give a multiple of {devices}, such as {near}"
+    if joined:
         raise UserError(f"batch_size: {advice}")
     warnings.warn(f"batch_size: {advice}. Each computes all of them now", stacklevel=2)

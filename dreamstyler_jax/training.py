@@ -1,6 +1,5 @@
 """Learning styles from pictures: prepares what `inversion` needs and runs its loop, for one style or for several."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,10 @@ from dreamstyler_jax.train_settings import (
 
 _RECORDED = ("batch_size", "norm", "prior", "average", "seed", "framing")
 _CHOICES = ("layers", "timesteps")  # recorded where they are not the default
+# Styles learned one after another share compiled programs, which belong to the objects that these make.
+_kept = functools.lru_cache(maxsize=16)
+_learning_rates, _adamw = _kept(inversion.learning_rates), _kept(inversion.adamw)
+_descend_on_sphere, _make_trainer = _kept(descend_on_sphere), _kept(inversion.make_trainer)
 
 
 class Lesson(NamedTuple):
@@ -170,16 +173,16 @@ def _wordings(settings: TrainSettings, prompt: str) -> Sequence[str]:
 
 
 def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """The optimizer that the settings describe."""
-    rate = inversion.learning_rates(
+    """The optimizer that the settings describe; the same object for settings that describe the same."""
+    rate = _learning_rates(
         peak_learning_rate(settings),
         warmup_steps=settings.warmup_steps,
         schedule=settings.schedule,
-        steps=most_steps(settings),
+        steps=0 if settings.schedule == "constant" else most_steps(settings),
     )
     if settings.norm == "fixed":
-        return descend_on_sphere(rate, settings.prior)
-    return inversion.adamw(rate, settings.weight_decay)
+        return _descend_on_sphere(rate, settings.prior)
+    return _adamw(rate, settings.weight_decay)
 
 
 def train(
@@ -255,20 +258,11 @@ class _Learner:
 
 
 def _trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
-    """The training loop, the same for the same settings: styles learned one after another share compiled programs."""
-    names = [field.name for field in dataclasses.fields(TrainSettings)]  # without those of a command
-    values = {name: getattr(settings, name) for name in names}
-    hashable = {name: value for name, value in values.items() if not isinstance(value, list)}  # networks have the rest
-    return _make_trainer(networks, tuple(hashable.items()))
-
-
-@functools.lru_cache(maxsize=16)
-def _make_trainer(networks: Networks, values: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    settings = TrainSettings(**dict(values))
+    """The training loop: the same, with its compiled programs, for all settings that do not differ in what it does."""
     step_settings = inversion.Settings(
         settings.batch_size, settings.gradient_accumulation, settings.seed, settings.average, settings.timesteps
     )
-    return inversion.make_trainer(networks, make_optimizer(settings), step_settings)
+    return _make_trainer(networks, make_optimizer(settings), step_settings)
 
 
 def begin(lesson: Lesson, settings: TrainSettings) -> TrainState:

@@ -1,24 +1,31 @@
 """What turns a gradient into a step: AdamW, or descent on the sphere, with a learning rate that may change."""
 
+import functools
+
 import optax
 
 from dreamstyler_jax.directions import descend_on_sphere
 from dreamstyler_jax.train_settings import TrainSettings, most_steps, peak_learning_rate
 
+# Optimizers are the same objects for the same settings, since compiled programs belong to them.
+_kept = functools.lru_cache(maxsize=16)
+_descend_on_sphere = _kept(descend_on_sphere)
+
 
 def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """The optimizer that the settings describe."""
+    """The optimizer that the settings describe; the same object for settings that describe the same."""
     rate = learning_rates(
         peak_learning_rate(settings),
         warmup_steps=settings.warmup_steps,
         schedule=settings.schedule,
-        steps=most_steps(settings),
+        steps=0 if settings.schedule == "constant" else most_steps(settings),
     )
     if settings.norm == "fixed":
-        return descend_on_sphere(rate, settings.prior)
+        return _descend_on_sphere(rate, settings.prior)
     return adamw(rate, settings.weight_decay)
 
 
+@_kept
 def learning_rates(peak: float, *, warmup_steps: int, schedule: str, steps: int) -> optax.Schedule:
     """The learning rate after so many steps: a linear warm-up and then a constant, linear or cosine schedule."""
     rest = steps - warmup_steps
@@ -31,6 +38,7 @@ def learning_rates(peak: float, *, warmup_steps: int, schedule: str, steps: int)
     return optax.join_schedules([warmup, after], [warmup_steps]) if warmup_steps else after
 
 
+@_kept
 def adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
     """The reference's optimizer (DreamStyler's ``train.py``): AdamW, betas 0.9 and 0.999, eps 1e-8.
 

@@ -1,6 +1,5 @@
 """Learning styles from pictures: prepares what `inversion` needs and runs its loop, for one style or for several."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +35,8 @@ from dreamstyler_jax.train_settings import (
 
 _RECORDED = ("batch_size", "norm", "prior", "average", "seed", "framing")
 _CHOICES = ("layers", "timesteps")  # recorded where they are not the default
+# Styles learned one after another share compiled programs, which belong to the object that this makes.
+_make_trainer = functools.lru_cache(maxsize=16)(inversion.make_trainer)
 
 
 class Lesson(NamedTuple):
@@ -321,20 +322,11 @@ class _Learner:
 
 
 def _trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
-    """The training loop, the same for the same settings: styles learned one after another share compiled programs."""
-    names = [field.name for field in dataclasses.fields(TrainSettings)]  # without those of a command
-    values = {name: getattr(settings, name) for name in names}
-    hashable = {name: value for name, value in values.items() if not isinstance(value, list)}  # networks have the rest
-    return _make_trainer(networks, tuple(hashable.items()))
-
-
-@functools.lru_cache(maxsize=16)
-def _make_trainer(networks: Networks, values: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    settings = TrainSettings(**dict(values))
+    """The training loop: the same, with its compiled programs, for all settings that do not differ in what it does."""
     step_settings = inversion.Settings(
         settings.batch_size, settings.gradient_accumulation, settings.seed, settings.average, settings.timesteps
     )
-    return inversion.make_trainer(networks, make_optimizer(settings), step_settings)
+    return _make_trainer(networks, make_optimizer(settings), step_settings)
 
 
 def begin(lesson: Lesson, settings: TrainSettings) -> TrainState:

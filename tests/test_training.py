@@ -1,5 +1,6 @@
 """Learning styles: what a lesson holds, in which chunks it is trained, and several lessons at once."""
 
+import dataclasses
 import math
 import time
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from compilations import compilations
 from PIL import Image
 
 from dreamstyler_jax import encoding, inversion, optimizers, provenance, training
@@ -35,14 +37,14 @@ def lessons(tiny):
 
 
 def start(lesson):
-    return inversion.start(lesson.style.tables, training.make_optimizer(SETTINGS))
+    return inversion.start(lesson.style.tables, optimizers.make_optimizer(SETTINGS))
 
 
 @pytest.fixture(scope="module")
 def alone(tiny, lessons):
     """The states of each lesson after every chunk, trained by itself."""
     settings = inversion.Settings(SETTINGS.batch_size, SETTINGS.gradient_accumulation, SETTINGS.seed)
-    advance = inversion.make_trainer(tiny.networks, training.make_optimizer(SETTINGS), settings)
+    advance = inversion.make_trainer(tiny.networks, optimizers.make_optimizer(SETTINGS), settings)
 
     def train(lesson):
         states, dataset = inversion.stack_trees([start(lesson)]), inversion.stack_trees([lesson.dataset])
@@ -308,7 +310,7 @@ class TooMuch:
 
     def __init__(self, tiny, samples, message="RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes."):
         settings = inversion.Settings(SETTINGS.batch_size, SETTINGS.gradient_accumulation, SETTINGS.seed)
-        self._advance = inversion.make_trainer(tiny.networks, training.make_optimizer(SETTINGS), settings)
+        self._advance = inversion.make_trainer(tiny.networks, optimizers.make_optimizer(SETTINGS), settings)
         self._samples, self._message, self.loads = samples, message, []
 
     def __call__(self, states, params, datasets, steps, load):
@@ -362,17 +364,13 @@ def test_a_style_of_a_state_has_its_tables_and_says_its_step(lessons, alone):
     assert style.metadata == {**lessons[0].style.metadata, "steps": 4}
 
 
-def test_the_optimizer_follows_the_settings():
-    """Warm-up for a step, full rate with weight decay, then a line down to 0."""
-    settings = TrainSettings(steps=2, learning_rate=0.1, schedule="linear", warmup_steps=1, weight_decay=0.5)
-    optimizer = training.make_optimizer(settings)
-    value, moves = np.float32(2), []
-    state = optimizer.init(value)
-    for _ in range(3):
-        move, state = optimizer.update(np.float32(1), state, value)
-        moves.append(float(move))
-    assert moves[0] == pytest.approx(-0.1 * (1 + 0.5 * 2), rel=1e-4)
-    assert math.isclose(moves[2], 0, abs_tol=1e-7)
+@pytest.mark.parametrize("changes", [{"steps": 9}, {"init_word": "dog"}, {"learning_rate": 0.02}])
+def test_settings_that_change_no_step_share_their_program(tiny, lessons, changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    next(train(tiny, lessons[:1], [start(lessons[0])]))
+    with compilations("advance") as compiled:
+        next(training.train(tiny, lessons[:1], settings, [start(lessons[0])], lambda done: done + CHUNK))
+    assert not compiled
 
 
 def test_remat_takes_less_memory_and_learns_the_same(tiny, lessons):

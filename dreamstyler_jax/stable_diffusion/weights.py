@@ -4,6 +4,7 @@ A model is a pair ``(graphdef, params)``: ``flax.nnx.merge(graphdef, params)`` i
 plain nested dict of arrays, so every JAX transformation and optimiser takes it; list positions are int keys.
 """
 
+import functools
 import math
 import re
 import types
@@ -207,8 +208,12 @@ def save_model(folder: str | Path, config: ModelConfig, params: Params) -> None:
     write_json(folder / "config.json", dict(sorted(config.to_dict().items())))
 
 
+@functools.lru_cache(maxsize=64)
 def _abstract_model(cls: ModelClass[ConfigT], config: ConfigT) -> tuple[nnx.GraphDef, dict[ParamPath, tuple[int, ...]]]:
-    """The module's structure and the shapes of its parameters by path, without making any array."""
+    """The module's structure and the shapes of its parameters by path, without making any array.
+
+    Kept, as building a module takes longer than reading a small model's file.
+    """
 
     def build() -> nnx.Module:
         # An nnx.Rngs counts its keys inside the trace, in time quadratic in their number: 13 s for a full UNet, not 2.

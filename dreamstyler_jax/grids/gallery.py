@@ -43,6 +43,7 @@ class Line(TypedDict):
     sha256: NotRequired[str]
     error: NotRequired[str]
     learned_from: NotRequired[dict[str, FileText]]
+    learned_from_hashes: NotRequired[dict[str, str]]
 
 
 class Gallery:

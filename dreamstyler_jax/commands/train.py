@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from dreamstyler_jax import inversion, prompts
+from dreamstyler_jax.captioning.sidecars import find_pictures
 from dreamstyler_jax.commands import run_log
+from dreamstyler_jax.commands.caption import caption_pictures, captioner_for
 from dreamstyler_jax.commands.cli import command_line
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
@@ -54,6 +56,9 @@ class Run(NamedTuple):
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the folder of each run."""
     share_cores(config.model, len(config.images) if config.separate else config.batch_size)
+    if config.caption:
+        caption_pictures(find_pictures(config.images), config.captioner or captioner_for(config.model))
+    config = dataclasses.replace(config, caption=False, captioner="")  # from here on they have prompts
     pending = []
     for run_config in runs_of(config):
         folder, paths = Path(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]

@@ -51,6 +51,9 @@ COMMANDS = {
         resumable=True,
         config_module=SETTINGS_WITHOUT_JAX,
     ),
+    "caption": Command(
+        "dreamstyler_jax.commands.caption", "CaptionConfig", "Describe pictures, except their style, in text files."
+    ),
     "sample": Command(
         "dreamstyler_jax.commands.sample",
         "SampleConfig",
@@ -78,6 +81,11 @@ COMMANDS = {
     ),
     "words": Command(
         "dreamstyler_jax.mini.studies.words", "WordsConfig", "Measure how much each word of a prompt counts."
+    ),
+    "captions": Command(
+        "dreamstyler_jax.mini.studies.captioning",
+        "CaptionsConfig",
+        "Measure how right the embedded model's captions are.",
     ),
     "experiments": Command(
         "dreamstyler_jax.mini.studies.experiments", "ExperimentsConfig", "Measure the paper's claims."

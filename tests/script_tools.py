@@ -18,11 +18,17 @@ import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache as compiled
 from PIL import Image
 
-from dreamstyler_jax.commands import cli, convert, evaluate, sample, train
+from dreamstyler_jax.commands import caption, cli, convert, evaluate, sample, train
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = {convert: convert.ConvertConfig, train: TrainConfig, sample: SampleConfig, evaluate: evaluate.EvaluateConfig}
+CONFIGS = {
+    caption: caption.CaptionConfig,
+    convert: convert.ConvertConfig,
+    train: TrainConfig,
+    sample: SampleConfig,
+    evaluate: evaluate.EvaluateConfig,
+}
 
 
 @contextlib.contextmanager

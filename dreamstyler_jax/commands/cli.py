@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import inspect
 import io
+import itertools
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
 from dreamstyler_jax.runtime.errors import UserError, one_line
 from dreamstyler_jax.runtime.interruption import listening
-from dreamstyler_jax.runtime.settings import as_given, convert, default_of, hint, kind_of, options_of
+from dreamstyler_jax.runtime.settings import BOOLEANS, as_given, convert, default_of, hint, kind_of, options_of
 
 USER_ERROR, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again later
 
@@ -45,8 +46,14 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
         SystemExit: after ``--help`` or ``--print_config``, with status 0.
     """
     words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    positional = _positional(config_class)
+    if positional:
+        words = _switches_alone(config_class, words)
     namespace, unknown = _parser(config_class, prog).parse_known_args(words)
     given = vars(namespace)
+    if positional and (loose := [word for word in unknown if not word.startswith("-")]):
+        given[positional] = [*given.get(positional, []), *loose]
+        unknown = [word for word in unknown if word.startswith("-")]
     path, print_config = given.pop("config", None), given.pop("print_config")
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if unknown:
@@ -137,9 +144,11 @@ class _Once(argparse.Action):
 
 def _parser(config_class: type, prog: str | None) -> _Parser:
     """Reads the words of every option as texts; an option that is not given is not in the result."""
+    name = _positional(config_class)
+    positional = f"{name.upper()} ... " if name else ""
     parser = _Parser(
         prog,
-        usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
+        usage=f"%(prog)s {positional}[--config FILE] [--OPTION VALUE ...]",
         description=(inspect.getdoc(config_class) or "").partition("\n")[0],
         allow_abbrev=False,
     )
@@ -181,6 +190,18 @@ def _with_underscores(word: str) -> str:
     """``--batch-size=8`` as ``--batch_size=8``; the value stays as it is."""
     name, equals, value = word.partition("=")
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+
+
+def _positional(config_class: type) -> str:
+    """The option that takes words which belong to no other one; empty if there is none."""
+    return next((field.name for field in options_of(config_class) if field.metadata.get("positional")), "")
+
+
+def _switches_alone(config_class: type, words: Sequence[str]) -> list[str]:
+    """Writes ``--edit boat.png`` as ``--edit=true boat.png``: the word after a switch is a value only if it says so."""
+    switches = {f"--{field.name}" for field in options_of(config_class) if kind_of(field).item is bool}
+    followed = itertools.zip_longest(words, words[1:], fillvalue="")
+    return [f"{w}=true" if w in switches and after.lower() not in BOOLEANS else w for w, after in followed]
 
 
 def _complaint(word: str, words: Sequence[str], known: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+from dreamstyler_jax.captioning.caption import BLIP2, CAPTIONER_HELP, JUDGE
 from dreamstyler_jax.guidance import CONSTANT, FORMS, SCALES, SCHEDULES, WEAK_SCALE, forms_with
 from dreamstyler_jax.guidance_variants import Scale
 from dreamstyler_jax.runtime.errors import UserError
@@ -80,6 +81,13 @@ class TrainConfig(TrainSettings):
         "order, or one for all. Default: the text file next to each picture (picture.txt for picture.png), or else "
         '"A painting in the style of {}".',
     )
+    caption: bool = option(
+        False,
+        "Describe each picture that has no text file yet in one, as dreamstyler caption does, and use that prompt.",
+    )
+    captioner: str = option(
+        "", f"{CAPTIONER_HELP} Default: {JUDGE} with the embedded model, and {BLIP2} with any other."
+    )
     separate: bool = option(
         False,
         "Learn a style from each picture, all at once. Each is the same as if learned alone, but together they take "
@@ -139,6 +147,12 @@ class TrainConfig(TrainSettings):
                 f"prompts: {len(self.prompts)} given for {pictures} picture{'s' * (pictures > 1)}; "
                 "give one prompt for each picture, or one for all"
             )
+        if self.prompts and self.caption:
+            raise UserError("prompts, caption: give one of them, not both")
+        if self.captioner and not self.caption:
+            raise UserError("captioner: describes no picture without --caption")
+        if self.property == "object" and self.caption:
+            raise UserError("caption: describes all but the style; pictures of an object need no prompts")
         if self.property == "object" and self.preview_prompts == list(EXAMPLE_PROMPTS[:1]):
             object.__setattr__(self, "preview_prompts", [BARE_PROMPTS["object"]])
 

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from dreamstyler_jax import inversion, prompts
+from dreamstyler_jax.captioning.sidecars import find_pictures
+from dreamstyler_jax.commands.caption import caption_pictures, captioner_for
 from dreamstyler_jax.commands.cli import command_line
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
@@ -51,6 +53,10 @@ def run(config: TrainConfig) -> None:
 
 def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
     """Trains the runs of this process; of a run that several processes share, the first one leaves the folder."""
+    if config.caption:
+        caption_pictures(find_pictures(config.images), config.captioner or captioner_for(config.model))
+    # From here on the pictures have prompts.
+    config, *run_configs = (dataclasses.replace(one, caption=False, captioner="") for one in (config, *run_configs))
     clock, asked = Goodput(), []
     for run_config in run_configs:
         folder, paths = Path(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]

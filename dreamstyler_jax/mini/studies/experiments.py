@@ -225,7 +225,7 @@ def measure(runner: Runner, experiments: Mapping[str, Experiment]) -> None:
         results[name] = found
         print(f"\n{name}\n\n{table(found)}\n\n{table(differences(found, experiment.pairs))}\n", flush=True)
         write_atomic(output / "results.json", json.dumps(results, indent=1).encode())
-        if name != "leakage":
+        if not any(method.names_nothing for method in experiment.methods):
             across = "structure" if name == "transfer" else "text"
             chart = draw_chart(name, found, across, grouped=name in ("guidance", "transfer"))
             images.save_png(output / f"{name}.png", chart)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg_guidance, paper_guidance
 from dreamstyler_jax.mini.studies.exam import SCALE, Learning
 from dreamstyler_jax.mini.studies.mixes import MIXES
+from dreamstyler_jax.mini.studies.training_captions import TRAINING_CAPTIONS
 from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
 from dreamstyler_jax.train_settings import AUTO_STEPS, LEARNING_RATES
 
@@ -197,6 +198,14 @@ def _leakage() -> Experiment:
     return Experiment(methods, [(methods[2].name, methods[1].name)])
 
 
+def _captions(prompt: str, suffix: str) -> Experiment:
+    """What a true caption of the training picture is worth, and what a poor one costs."""
+    methods = [Method(f"{name} caption{suffix}", Learning(caption=name), prompt=prompt) for name in TRAINING_CAPTIONS]
+    methods.append(Method(f"no caption{suffix}", Learning(context=False), prompt=prompt))
+    true, *others = (method.name for method in methods)
+    return Experiment(methods, [(name, true) for name in others])
+
+
 def _transfer() -> Experiment:
     methods = [
         Method(f"control {scale}, strength {strength}", Learning(), strength=strength, control_scale=scale)
@@ -257,6 +266,8 @@ EXPERIMENTS = {
     "variants": _variants(),
     "caching": _caching(),
     "leakage": _leakage(),
+    "captions": _captions(BARE_PROMPT, ", nothing named"),
+    "captions_named": _captions(NO_INVERSION.prompt + " in the style of {style}", ""),
     "transfer": _transfer(),
     "masks": _masks(),
     "crops": _crops(),

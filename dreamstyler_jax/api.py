@@ -11,24 +11,20 @@ Pictures may be paths, PIL images or arrays; errors that the user can fix are `U
 """
 
 import dataclasses
-import functools
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.grids.axes import Axes, make_cells
-from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
+from dreamstyler_jax.grids.pictures import Picture
 from dreamstyler_jax.grids.sheets import draw_sheet, layout
 from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg_guidance
-from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.contact_sheets import contact_sheet as draw_contact_sheet
-from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.images import PictureLike, as_picture
 from dreamstyler_jax.runtime.masks import as_masked_picture
 from dreamstyler_jax.runtime.parsing import MAX_SEED
@@ -45,56 +41,6 @@ from dreamstyler_jax.training import begin, prepare, style_in, train
 StyleLike = Style | str | Path
 _STEPS_PER_UPDATE = 10  # of the progress bar
 _MAX_SHEET_SIDE = 1 << 15
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Picture:
-    """A painted picture that knows its parameters; a notebook displays it.
-
-    Attributes:
-        cell: everything that determines it.
-        pixels: float32[H, W, 3], about in [-1, 1].
-    """
-
-    cell: Cell
-    pixels: np.ndarray
-
-    @functools.cached_property
-    def image(self) -> Image.Image:
-        """The picture as an RGB image of PIL."""
-        return images.to_image(self.pixels)
-
-    @property
-    def prompt(self) -> str:
-        """The prompt, with its placeholder."""
-        return self.cell.prompt
-
-    @property
-    def seed(self) -> int:
-        """The seed."""
-        return self.cell.seed
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters by name, as in a grid's manifest."""
-        return self.cell.parameters()
-
-    def save(self, path: str | Path) -> None:
-        """Writes a PNG with the parameters in its text chunks."""
-        images.save_png(path, self.image, self.cell.text())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The picture as uint8[H, W, 3]."""
-        return np.array(self.image, dtype)
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.image.save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def __repr__(self) -> str:
-        styles = f" in {shortened(', '.join(self.cell.styles), 60)}" if self.cell.styles else ""
-        return f"Picture({shortened(self.prompt)!r}{styles}, seed {self.seed}, {self.cell.width} x {self.cell.height})"
 
 
 def train_style(

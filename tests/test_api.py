@@ -15,7 +15,7 @@ from tiny_model import WIDTH, write_controlnet
 
 import dreamstyler_jax as ds
 from dreamstyler_jax.commands.previews import write_preview
-from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime import images, picture_files
 from dreamstyler_jax.style import FILE_NAME, step_file
 
 HOUSE = "a painting of a red house in the style of {}"
@@ -323,6 +323,16 @@ def test_a_saved_picture_holds_its_parameters(painted, tmp_path):
     assert text == picture.cell.text()
     np.testing.assert_array_equal(Image.open(tmp_path / "picture.png"), np.asarray(picture))
     assert picture.parameters["styles"] == {"gogh": GOGH.hash}
+
+
+def test_a_saved_picture_has_the_format_of_its_name(painted, tmp_path):
+    painted[1].save(tmp_path / "picture.JPG", quality=90)
+    with Image.open(tmp_path / "picture.JPG") as image:
+        assert image.format == "JPEG"
+    text = picture_files.read_text(tmp_path / "picture.JPG")
+    assert (text["prompt"], text["format"], text["quality"]) == (HOUSE, "jpeg", "90")
+    with pytest.raises(ds.UserError, match="should end in"):
+        painted[1].save(tmp_path / "picture.bmp")
 
 
 # Contact sheets

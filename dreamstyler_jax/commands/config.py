@@ -10,10 +10,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dreamstyler_jax.grids.file_names import BY_ID, FIELDS, check_pattern
 from dreamstyler_jax.guidance import CONSTANT, FORMS, SCALES, SCHEDULES, WEAK_SCALE, forms_with
 from dreamstyler_jax.guidance_variants import Scale
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
+from dreamstyler_jax.runtime.picture_files import PNG, SUFFIXES
 from dreamstyler_jax.runtime.settings import check_pair, check_values, option
 from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, SIGMAS, SOLVERS
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS, parse_loras
@@ -270,6 +272,14 @@ class SampleConfig(GuidanceOptions):
     crop_top_left: list[int] = option(
         [], "SDXL: paint as if the pictures had been cut out of larger ones at this top and left. Default: 0 0."
     )
+    format: str = option(
+        PNG, "Format of the pictures' files. jpeg and webp are smaller, and not exact in every pixel.", choices=SUFFIXES
+    )
+    quality: int = option(95, "Quality of jpeg and webp files.", low=1, high=100)
+    name_format: str = option(
+        BY_ID,
+        "Names of the pictures' files, such as {index:04}-{prompt}-{seed}. Of " + ", ".join(FIELDS) + ".",
+    )
     batch_size: int = option(8, "Pictures painted at once; they do not depend on it.", low=1, high=1024)
     dtype: str = option("float32", "Precision of the model's computations.", choices=DTYPES)
     shard: str = option(
@@ -287,6 +297,7 @@ class SampleConfig(GuidanceOptions):
         check_pair(self, "original_size", "height and width", 1)
         check_pair(self, "crop_top_left", "top and left", 0)
         parse_seeds(self.seeds)
+        check_pattern(self.name_format)
         if self.shard != HOSTS:
             parse_shard(self.shard)
         if self.prompts and self.prompts_file:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def run(config: SampleConfig) -> None:
     check_prompts(model, cells, styles, shape.rows)
     gallery = open_gallery(config, cells, styles, (index, count))
     shard_cells = cells[index::count]
+    if others := gallery.name_files(cells, config.name_format):
+        warnings.warn(f"name_format: {others} pictures are there already and keep their names", stacklevel=2)
     todo = gallery.missing(shard_cells)
     if listed := gallery.listed(shard_cells):
         whole = len(shard_cells) - len(todo)

@@ -19,6 +19,7 @@ from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.runtime.parsing import parse_seeds
+from dreamstyler_jax.runtime.picture_files import PNG
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.scheduler_config import solver_of
@@ -163,6 +164,8 @@ def axes_of(
         controlnets=config.controlnets,
         control_span=(config.control_start, config.control_end),
         guess_mode=config.guess_mode,
+        format=config.format,
+        quality=config.quality,
     )
 
 
@@ -246,6 +249,8 @@ def warn_of_settings_without_effect(config: SampleConfig) -> None:
     if not any(map(has_effect, map(in_effect, all_guidance(config)))):
         of_guidance = (*NUMBERS, "guidance_schedule")
         conditions |= dict.fromkeys(of_guidance, "guidance, and with these scales there is none")
+    if config.format == PNG:
+        conditions["quality"] = "--format jpeg or webp"
     if not any(config.weak_scale):
         conditions["weak_checkpoint"] = "--weak_scale"
     if not config.content:

@@ -10,6 +10,7 @@ from dreamstyler_jax import prompts
 from dreamstyler_jax.grids.cells import Cell, Repaint
 from dreamstyler_jax.guidance import CONSTANT, WEAK_SCALE, Guidance, cfg_guidance, has_effect, in_effect
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.picture_files import PNG
 from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, sigmas_in_effect, solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.networks import Networks
@@ -34,6 +35,7 @@ class Axes:
         weak_checkpoint: the training step of the weak prompt's styles, for the cells with a weak scale.
         negative_prompt, guidance_span, guidance_schedule, cache_interval, spacing, sigmas, dtype: shared by all cells.
         controlnets, control_span, guess_mode: shared by all cells with content.
+        format, quality: of all pictures' files, see `picture_files`.
     """
 
     prompts: Mapping[str, Sequence[str]]
@@ -58,6 +60,8 @@ class Axes:
     controlnets: Sequence[str] = ()
     control_span: tuple[float, float] = (0.0, 1.0)
     guess_mode: bool = False
+    format: str = PNG
+    quality: int | None = None
 
 
 def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], size: tuple[int, int]) -> list[Cell]:
@@ -127,6 +131,8 @@ def _same_in_all(axes: Axes, model: StableDiffusion) -> dict[str, Any]:
         spacing=axes.spacing,
         original_size=networks.original_size,
         crop_top_left=networks.crop_top_left if any(networks.crop_top_left) else None,
+        format=axes.format,
+        quality=None if axes.format == PNG else axes.quality,
     )
 
 

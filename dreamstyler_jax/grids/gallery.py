@@ -17,9 +17,11 @@ import numpy as np
 import yaml
 
 from dreamstyler_jax.grids.cells import ABSENT, Cell, id_of_line
+from dreamstyler_jax.grids.file_names import BY_ID, name_files
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import remove_temporaries, write_atomic
+from dreamstyler_jax.runtime.picture_files import SUFFIXES, to_bytes
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
 MAX_PENDING = 64  # pictures that may wait for the writer
@@ -46,6 +48,7 @@ class Gallery:
     ):
         index, count = shard
         self._note = note
+        self._names: dict[str, str] = {}
         self.folder = folder
         self.manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
         self.lines = self._read()
@@ -103,6 +106,16 @@ class Gallery:
             return False
         return hashlib.sha256(content).hexdigest() == line.get("sha256")
 
+    def name_files(self, cells: Sequence[Cell], pattern: str = BY_ID) -> int:
+        """Chooses the names of the pictures of a grid, see `file_names`; without this they are their cells' ids.
+
+        Returns:
+            How many of the cells have a picture already, whose name is another one and stays.
+        """
+        kept = {id: Path(line["file"]).stem for id, line in self.lines.items() if "file" in line}
+        self._names = name_files(cells, pattern, kept)
+        return sum(kept.get(id, name) != name for id, name in self._names.items())
+
     def begin(self) -> None:
         """Prepares the manifest for more lines: appending to a line cut short would spoil both."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -118,8 +131,8 @@ class Gallery:
         """
         if not np.isfinite(picture).all():
             raise ValueError("the picture holds NaN or Inf")
-        file = f"images/{cell.id}.png"
-        content = images.to_png(images.to_image(picture), cell.text())
+        file = f"images/{self._names.get(cell.id, cell.id)}{SUFFIXES[cell.format]}"
+        content = to_bytes(images.to_image(picture), cell.text(), cell.format, cell.quality)
         write_atomic(self.folder / file, content)
         self._append({"file": file, "sha256": hashlib.sha256(content).hexdigest()}, cell)
 

@@ -74,6 +74,7 @@ def test_pictures_have_the_models_size_and_differ(painted):
 def test_a_picture_says_how_it_was_painted(painted, tiny_folder, styles):
     for line in manifest(painted):
         said = images.read_text(painted / line["file"])
+        assert said.pop("parameters").startswith(line["prompt"].replace("{}", "gogh"))
         assert said.pop("software").startswith("dreamstyler_jax ")
         unsaid = ("id", "file", "sha256", "command", "learned_from")
         known = {key: value for key, value in line.items() if key not in unsaid}

@@ -114,6 +114,8 @@ def paint(
     seeds: int | Iterable[int] = range(4),
     guidance: Guidance | Sequence[Guidance] = (),
     negative_prompt: str = "",
+    prompt_weights: bool = True,
+    long_prompts: bool = False,
     solver: str = "dpmpp_2m",
     steps: int = 25,
     height: int | None = None,
@@ -142,6 +144,9 @@ def paint(
             as in ``cfg_guidance(7.5, guidance_rescale=0.7)``; several paint the same again with each. By default
             ``cfg_guidance(3.5)``.
         negative_prompt: what the pictures should not show.
+        prompt_weights: whether (word:1.2), (word) and [word] in prompts weigh words; otherwise brackets are text.
+        long_prompts: whether to read prompts longer than the text encoders' window in several windows, instead of
+            cutting them off.
         solver: one of `solvers.SOLVERS`.
         steps: solver steps, 1 to 1000.
         height, width: in pixels; by default the model's resolution.
@@ -180,6 +185,8 @@ def paint(
         strengths=[strength],
         control_scales=[control_scale],
         negative_prompt=negative_prompt,
+        prompt_weights=prompt_weights,
+        long_prompts=long_prompts,
         weak_checkpoint=weak_checkpoint,
         guidance_span=_span(guidance_span),
         guidance_schedule=guidance_schedule,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.emphasis import WeightedText, parse_weights
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
 from dreamstyler_jax.style import Style, StyleRef
 
@@ -94,51 +95,89 @@ def name_placeholder(prompt: str, name: str, step: int = 0) -> str:
     return "".join(part.replace("{", "{{").replace("}", "}}") if isinstance(part, str) else str(part) for part in parts)
 
 
-def context_only(prompt: str) -> str:
+def context_only(prompt: str, *, weighted: bool = False) -> str:
     """The prompt without its style: "A painting of a house in the style of {}" -> "A painting of a house".
 
     Removes each placeholder that the prompt calls a style ("in the style of {}", "painted by {}", "in {} style"),
     together with these words. If it calls none a style, removes every placeholder. So the dog stays in
     "a {dog} in the style of {gogh}". A prompt without a placeholder stays as it is.
 
+    Args:
+        prompt: text with placeholders.
+        weighted: whether it has weights, see `emphasis`; what stays keeps its own.
+
     Raises:
         UserError: a lone brace.
     """
-    text, clause = _with_clause(prompt)
-    if not clause.search(text):
-        return prompt
-    text = LEFTOVERS.sub("", re.sub(r"\s+", " ", clause.sub("", text)))
-    return text.strip(" ,;:").translate(_SHOW_BRACES)
+    context = _context(_read(prompt, weighted))
+    return prompt if context is None else _written(context, weighted)
 
 
-def style_only(prompt: str) -> str:
+def style_only(prompt: str, *, weighted: bool = False) -> str:
     """The prompt without its context: "A painting of a house in the style of {}" -> "A painting in the style of {}".
 
     The opening C_o is the prompt's own if it begins with a kind of picture, as "An oil painting of" does, and
     "A painting" otherwise. A prompt without a placeholder leaves the opening alone.
 
+    Args:
+        prompt: text with placeholders.
+        weighted: whether it has weights, see `emphasis`; the opening, the names and the words before them keep theirs.
+
     Raises:
         UserError: a lone brace.
     """
-    text, clause = _with_clause(prompt)
-    names = [name for match in clause.finditer(text) for name in re.findall(_NAME, match[0])]
-    opening = OPENING.match(context_only(prompt))
-    return f"{opening[0] if opening else 'A painting'}{' in the style of ' if names else ''}{', '.join(names)}"
+    text = _read(prompt, weighted)
+    names = [
+        text[clause.start() :][name.start() : name.end()]
+        for clause in _clause(text).finditer(text.text)
+        for name in re.finditer(_NAME, clause[0])
+    ]
+    context = _context(text) or text
+    opening = OPENING.match(context.text)
+    style = context[: opening.end()] if opening else WeightedText.of("A painting")
+    for number, name in enumerate(names):
+        style += WeightedText.of(", " if number else " in the style of ", name.weights[0]) + name
+    return _written(style, weighted)
 
 
-def guidance_prompts(prompt: str, negative_prompt: str = "", weak_prompt: str = "") -> tuple[str, str, str, str, str]:
+def guidance_prompts(
+    prompt: str, negative_prompt: str = "", weak_prompt: str = "", *, weighted: bool = False
+) -> tuple[str, str, str, str, str]:
     """The prompts of `guidance.ROWS`: negative, full, context only, style only, weak.
 
     Raises:
         UserError: a lone brace.
     """
-    return negative_prompt, prompt, context_only(prompt), style_only(prompt), weak_prompt
+    context, style = context_only(prompt, weighted=weighted), style_only(prompt, weighted=weighted)
+    return negative_prompt, prompt, context, style, weak_prompt
 
 
-def _with_clause(prompt: str) -> tuple[str, re.Pattern[str]]:
-    """The prompt in this module's notation, and the pattern that finds its style."""
-    text = "".join(str(p) if isinstance(p, Placeholder) else p.translate(_HIDE_BRACES) for p in parse_prompt(prompt))
-    return text, STYLE_CLAUSE if STYLE_CLAUSE.search(text) else BARE_NAMES
+def _read(prompt: str, weighted: bool) -> WeightedText:
+    """The prompt in this module's notation."""
+    text = WeightedText.of("")
+    for piece, weight in parse_weights(prompt) if weighted else [(prompt, 1.0)]:
+        for part in parse_prompt(piece):
+            text += WeightedText.of(
+                str(part) if isinstance(part, Placeholder) else part.translate(_HIDE_BRACES), weight
+            )
+    return text
+
+
+def _written(text: WeightedText, weighted: bool) -> str:
+    return (str(text) if weighted else text.text).translate(_SHOW_BRACES)
+
+
+def _clause(text: WeightedText) -> re.Pattern[str]:
+    """The pattern that finds the style."""
+    return STYLE_CLAUSE if STYLE_CLAUSE.search(text.text) else BARE_NAMES
+
+
+def _context(text: WeightedText) -> WeightedText | None:
+    """The text without its style; None if it has none."""
+    clause = _clause(text)
+    if not clause.search(text.text):
+        return None
+    return text.sub(clause, "").sub(r"\s+", " ").sub(LEFTOVERS, "").strip(" ,;:")
 
 
 def sidecar_prompt(picture: str | Path) -> str | None:

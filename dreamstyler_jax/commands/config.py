@@ -195,6 +195,14 @@ class SampleConfig(GuidanceOptions):
         "Text file with one prompt per line, in place of prompts. Empty lines and # comments are skipped.",
     )
     negative_prompt: str = option("", "What the pictures should not show.")
+    prompt_weights: bool = option(
+        True,
+        "Read (word:1.2), (word) and [word] in prompts as more and less weight; \\( is a bracket that is meant as one. "
+        "false: all brackets are text.",
+    )
+    long_prompts: bool = option(
+        False, "Read prompts longer than the text encoders' window in several windows, instead of cutting them off."
+    )
     content: list[str] = option([], "Pictures to repaint in each style with each prompt. Default: paint from noise.")
     strength: list[float] = option(
         [0.8], "How much of the content is repainted; 1 keeps nothing of it.", low=0.01, high=1

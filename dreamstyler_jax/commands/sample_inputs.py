@@ -22,6 +22,7 @@ from dreamstyler_jax.runtime.parsing import parse_seeds
 from dreamstyler_jax.runtime.picture_files import PNG
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.placeholders import Reading
 from dreamstyler_jax.stable_diffusion.scheduler_config import solver_of
 from dreamstyler_jax.style import FILE_NAME, Style, StyleRef, load_styles
 from dreamstyler_jax.train_settings import BARE_PROMPTS
@@ -166,6 +167,8 @@ def axes_of(
         guess_mode=config.guess_mode,
         format=config.format,
         quality=config.quality,
+        prompt_weights=config.prompt_weights,
+        long_prompts=config.long_prompts,
     )
 
 
@@ -191,9 +194,13 @@ def check_prompts(
         UserError: as said.
     """
     check_styles(model, styles)
-    distinct = {(cell.prompt, cell.style): cell for cell in cells}.values()
-    texts = list(dict.fromkeys(cell.texts[row] for cell in distinct for row in rows))
-    tokenize(model.tokenizers, texts, {name: style.vectors for name, style in styles.items()})
+    vectors = {name: style.vectors for name, style in styles.items()}
+    texts: dict[Reading, dict[str, None]] = {}
+    for cell in {(cell.prompt, cell.style, cell.negative_prompt): cell for cell in cells}.values():
+        reading = Reading(cell.prompt_weights, cell.prompt_windows)
+        texts.setdefault(reading, {}).update(dict.fromkeys(cell.texts[row] for row in rows))
+    for reading, of_reading in texts.items():
+        tokenize(model.tokenizers, list(of_reading), vectors, reading=reading)
 
 
 def warn_of_distillation(config: SampleConfig, model: StableDiffusion, loras: Sequence[LoraStack]) -> None:

@@ -22,11 +22,12 @@ ABSENT = {
     "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
     "loras": NO_LORAS, "clip_skip": 0, "sigmas": NORMAL_SIGMAS, "original_size": None, "crop_top_left": None,
     "guidance_schedule": CONSTANT, "weak_checkpoint": 0, "weak_styles": None, "format": PNG, "quality": None,
+    "prompt_weights": False, "prompt_windows": 1,
 }  # fmt: skip
 # Those of them that count in an id only where they have another value, so that older pictures keep their ids.
 _NOT_IN_OLDER_IDS = (
     "clip_skip", "sigmas", "original_size", "crop_top_left", "guidance_schedule", "weak_checkpoint", "weak_styles",
-    "format", "quality",
+    "format", "quality", "prompt_weights", "prompt_windows",
 )  # fmt: skip
 
 
@@ -79,6 +80,8 @@ class Cell:
         weak_styles: name and hash of each of these; None without a weak scale.
         format: of the picture's file, one of `picture_files.SUFFIXES`.
         quality: of a JPEG or WebP file, 1 to 100; None for PNG, which keeps every pixel.
+        prompt_weights: whether the prompts have weights, see `emphasis`; without, brackets are text.
+        prompt_windows: how many windows of tokens the longest of its prompts takes, if more than the first count.
         repaint: None for a picture painted from the prompt alone.
     """
 
@@ -111,6 +114,8 @@ class Cell:
     weak_styles: Mapping[str, str] | None = None
     format: str = PNG
     quality: int | None = None
+    prompt_weights: bool = False
+    prompt_windows: int = 1
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -129,7 +134,7 @@ class Cell:
         full = prompts.name_placeholder(self.prompt, self.style, self.checkpoint)
         negative = prompts.name_placeholder(self.negative_prompt, self.style, self.checkpoint)
         weak = prompts.name_placeholder(self.prompt, self.style, self.weak_checkpoint) if self.weak_checkpoint else full
-        return prompts.guidance_prompts(full, negative, weak)
+        return prompts.guidance_prompts(full, negative, weak, weighted=self.prompt_weights)
 
     @property
     def guidance_span(self) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamstyler_jax import __version__, prompts
+from dreamstyler_jax.stable_diffusion.emphasis import escaped
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def infotext(cell: "Cell") -> str:
 
 def _plain(cell: "Cell", prompt: str) -> str:
     """A prompt with the names of its styles in place of their placeholders."""
+    if not cell.prompt_weights:
+        prompt = escaped(prompt)  # as in the web UI brackets would be weights
     parts = parse_prompt(prompts.name_placeholder(prompt, cell.style, cell.checkpoint))
     return "".join(part.name if isinstance(part, Placeholder) else part for part in parts)
 

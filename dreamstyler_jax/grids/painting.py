@@ -14,6 +14,7 @@ from dreamstyler_jax.sampling import StepPlan, plan_steps, sample_batch
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.placeholders import Reading
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import Content, ContentEncoder
 
@@ -78,6 +79,7 @@ def paint_cells(
                 batch_size=shape.batch_size,
                 rows=shape.rows,
                 varied=shape.varied,
+                reading=Reading(any(cell.prompt_weights for cell in group), group[0].prompt_windows),
                 encoder=encoder,
                 sample=sample,
             )
@@ -102,7 +104,7 @@ def _program(cell: Cell) -> Hashable:
     strength = cell.repaint.strength if cell.repaint else None
     of_solver = cell.solver, cell.steps, cell.spacing, cell.sigmas, strength
     of_plan = *of_solver, cell.guidance_span, cell.guidance_schedule, cell.cache_interval
-    return *of_plan, cell.height, cell.width
+    return *of_plan, cell.height, cell.width, cell.prompt_windows
 
 
 def _plan(model: StableDiffusion, cell: Cell) -> StepPlan:

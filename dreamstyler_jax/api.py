@@ -18,7 +18,10 @@ from typing import Any
 from PIL import Image
 
 from dreamstyler_jax import prompts, transfer
-from dreamstyler_jax.grids.axes import Axes, make_cells
+from dreamstyler_jax.choices import ALL
+from dreamstyler_jax.foreign_syntax import warn_of_foreign_syntax
+from dreamstyler_jax.grids.axes import Axes, make_cells, without_choices
+from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.pictures import Picture
 from dreamstyler_jax.grids.sheets import draw_sheet, layout
@@ -116,6 +119,8 @@ def paint(
     negative_prompt: str = "",
     prompt_weights: bool = True,
     long_prompts: bool = False,
+    choices: str = ALL,
+    wildcards: str | Path = "",
     solver: str = "dpmpp_2m",
     steps: int = 25,
     height: int | None = None,
@@ -147,6 +152,8 @@ def paint(
         prompt_weights: whether (word:1.2), (word) and [word] in prompts weigh words; otherwise brackets are text.
         long_prompts: whether to read prompts longer than the text encoders' window in several windows, instead of
             cutting them off.
+        choices: what becomes of {dog|cat}: "all" paints every version, "random" the one that a picture's seed draws.
+        wildcards: a folder of text files; __animal__ in a prompt stands for a line of its ``animal.txt``.
         solver: one of `solvers.SOLVERS`.
         steps: solver steps, 1 to 1000.
         height, width: in pixels; by default the model's resolution.
@@ -165,17 +172,16 @@ def paint(
         progress: whether to show a progress bar.
 
     Returns:
-        The pictures; guidance varies faster than styles and prompts, seeds fastest.
+        The pictures; guidance varies faster than styles and prompts, seeds fastest, or slowest where they draw prompts.
 
     Raises:
         UserError: a prompt, a style or a number cannot be used.
     """
     named = _named_styles(styles, weak_checkpoint)
-    texts = _versions([prompts] if isinstance(prompts, str) else prompts, named)
     size = model.size(height, width)
     contents = [] if content is None else [_content(model, content, (height, width))]
     axes = Axes(
-        prompts={contents[0].name if contents else "": texts},
+        prompts={contents[0].name if contents else "": [prompts] if isinstance(prompts, str) else prompts},
         styles=[name for name in named if not weak_checkpoint or StyleRef.parse(name).step != weak_checkpoint],
         guidance=[guidance] if isinstance(guidance, Guidance) else list(guidance) or [cfg_guidance(3.5)],
         solvers=[solver],
@@ -197,7 +203,7 @@ def paint(
         controlnets=_kinds(model, nets, contents),
         guess_mode=model.networks.guess_mode,
     )
-    cells = make_cells(axes, model, named, size)
+    cells = _cells(without_choices(axes, choices, wildcards), model, named, size)
     if not cells:
         raise UserError("there is nothing to paint: give a prompt, a seed, and a style if the prompt has a {}")
     encoder, shape = transfer.ContentEncoder(model, nets), shape_of(cells, _within("batch_size", batch_size, 1, 1024))
@@ -208,10 +214,15 @@ def paint(
     return [in_order[cell.id] for cell in cells]
 
 
-def _versions(texts: Sequence[str], styles: Mapping[str, Style]) -> list[str]:
-    versions = list(dict.fromkeys(version for text in texts for version in prompts.expand(text)))
-    prompts.require_placeholders(versions, styles)
-    return versions
+def _cells(
+    parts: Iterable[Axes], model: StableDiffusion, styles: Mapping[str, Style], size: tuple[int, int]
+) -> list[Cell]:
+    cells = []
+    for axes in parts:
+        prompts.require_placeholders([text for texts in axes.prompts.values() for text in texts], styles)
+        cells += make_cells(axes, model, styles, size)
+    warn_of_foreign_syntax(text for cell in cells for text in (cell.prompt, cell.negative_prompt))
+    return cells
 
 
 def _within(name: str, value: int, low: int, high: int) -> int:

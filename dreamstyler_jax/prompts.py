@@ -1,7 +1,5 @@
-"""What prompts say: alternatives, placeholders, and their parts C_o, C_c and S* (Ahn et al. 2024, section 3.2)."""
+"""What prompts say: placeholders, and their parts C_o, C_c and S* (Ahn et al. 2024, section 3.2)."""
 
-import itertools
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +19,6 @@ OBJECT_PROMPTS = (  # several wordings, so that the style learns only what they 
     "A view of {}",
     "This is {}",
 )
-_MAX_VERSIONS = 10_000
 # The patterns below see a placeholder as {name} and a literal brace as a character of Unicode's private use area.
 _HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans({"\ue000": "{{", "\ue001": "}}"})
 _NAME = r"\{[^{}]*\}"
@@ -54,28 +51,6 @@ OPENING = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-
-
-def expand(prompt: str) -> list[str]:
-    """All versions of a prompt with alternatives: "a {dog|cat} in {}" -> ["a dog in {}", "a cat in {}"].
-
-    Alternatives are texts without braces and may be empty. Several groups give their product; the last one varies
-    fastest.
-
-    Raises:
-        UserError: a lone brace, or more than 10 000 versions.
-    """
-    versions = []
-    for part in parse_prompt(prompt):
-        if isinstance(part, Placeholder) and "|" in part.name:
-            versions.append([word.strip() for word in part.name.split("|")])
-        else:
-            versions.append(
-                [str(part) if isinstance(part, Placeholder) else part.replace("{", "{{").replace("}", "}}")]
-            )
-    if math.prod(map(len, versions)) > _MAX_VERSIONS:
-        raise UserError(f"the prompt {prompt[:80]!r} has more than {_MAX_VERSIONS} versions: give fewer alternatives")
-    return list(dict.fromkeys(re.sub(r"\s+", " ", "".join(words)).strip() for words in itertools.product(*versions)))
 
 
 def names_in(prompt: str) -> list[str]:

@@ -1,6 +1,5 @@
-"""Prompts: alternatives, placeholders, and the prompts without their style or their context."""
+"""Prompts: placeholders, and the prompts without their style or their context."""
 
-import math
 import warnings
 
 import numpy as np
@@ -91,43 +90,6 @@ def test_both_parts_of_any_prompt_are_prompts(prompt):
     shown = [part for part in parse_prompt(style) if not isinstance(part, str)]
     assert sorted(map(str, left + shown)) == sorted(map(str, names)), "each placeholder is in exactly one of them"
     assert bool(shown) == bool(names)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "versions"),
-    [
-        ("a {dog|cat} in the style of {}", ["a dog in the style of {}", "a cat in the style of {}"]),
-        ("a { red | small  } dog, {gogh}", ["a red dog, {gogh}", "a small dog, {gogh}"]),
-        ("a {|red} dog{|, at night} by {}", ["a dog by {}", "a dog, at night by {}", "a red dog by {}",
-                                             "a red dog, at night by {}"]),
-        ("{big|} {a|b}", ["big a", "big b", "a", "b"]),
-        ("{dog|dog} by {}", ["dog by {}"]),
-        ("a {{dog|cat}} by {}", ["a {{dog|cat}} by {}"]),
-        ("no  alternatives \n by {}", ["no alternatives by {}"]),
-        ("{}", ["{}"]),
-    ],
-)  # fmt: skip
-def test_alternatives(prompt, versions):
-    assert prompts.expand(prompt) == versions
-
-
-def test_unusable_alternatives_are_refused():
-    with pytest.raises(UserError, match=r"lone '\{'"):
-        prompts.expand("a {dog|cat")
-    with pytest.raises(UserError, match="more than 10000 versions: give fewer"):
-        prompts.expand("{a|b}" * 40)
-    assert len(prompts.expand(" ".join(["{a|b|c|d|e|f|g|h|i|j}"] * 4))) == 10_000
-
-
-@given(st.lists(st.sampled_from([*PIECES, "{a|b}", "{|c|d}"]), max_size=5).map("".join))
-def test_versions_are_prompts_without_alternatives_and_with_all_placeholders(prompt):
-    groups = [name.split("|") for name in prompts.names_in(prompt) if "|" in name]
-    names = [name for name in prompts.names_in(prompt) if "|" not in name]
-    versions = prompts.expand(prompt)
-    assert len(set(versions)) == len(versions) <= math.prod(map(len, groups))
-    for version in versions:
-        assert prompts.names_in(version) == names
-        assert prompts.expand(version) == [version]
 
 
 def test_names_in_a_prompt_and_a_name_for_placeholders_without_one():

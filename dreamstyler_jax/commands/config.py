@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dreamstyler_jax.choices import ALL, MODES
 from dreamstyler_jax.grids.file_names import BY_ID, FIELDS, check_pattern
 from dreamstyler_jax.guidance import CONSTANT, FORMS, SCALES, SCHEDULES, WEAK_SCALE, forms_with
 from dreamstyler_jax.guidance_variants import Scale
@@ -187,13 +188,20 @@ class SampleConfig(GuidanceOptions):
     )
     prompts: list[str] = option(
         [],
-        "What to paint. {} stands for each style in turn, {name} for one style, {a|b} for both words in turn. Default: "
-        "four examples, or the text file next to each picture in content.",
+        "What to paint. {} stands for each style in turn, {name} for one style, {a|b} for both words in turn, "
+        "{2$$a|b|c} for two of them. Default: four examples, or the text file next to each picture in content.",
     )
     prompts_file: str = option(
         "",
-        "Text file with one prompt per line, in place of prompts. Empty lines and # comments are skipped.",
+        "Text file with one prompt per line, in place of prompts. Empty lines and # comments are skipped. In a .csv or "
+        ".jsonl file each line can also have a negative_prompt, a style, a seed, scales and more (docs/prompts.md).",
     )
+    choices: str = option(
+        ALL,
+        "What becomes of {a|b} and wildcards: all paints every version, random the one that a picture's seed draws.",
+        choices=MODES,
+    )
+    wildcards: str = option("", "Folder of text files: __animal__ in a prompt stands for a line of its animal.txt.")
     negative_prompt: str = option("", "What the pictures should not show.")
     prompt_weights: bool = option(
         True,

@@ -5,9 +5,11 @@ import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dreamstyler_jax import prompts
+from dreamstyler_jax.choices import ALL, resolve
 from dreamstyler_jax.grids.cells import Cell, Repaint
 from dreamstyler_jax.guidance import CONSTANT, WEAK_SCALE, Guidance, cfg_guidance, has_effect, in_effect
 from dreamstyler_jax.runtime.errors import UserError
@@ -71,6 +73,14 @@ class Axes:
     quality: int | None = None
     prompt_weights: bool = True
     long_prompts: bool = False
+
+
+def without_choices(axes: Axes, mode: str = ALL, wildcards: str | Path = "") -> list[Axes]:
+    """The axes with prompts without choices; those of each seed, where seeds draw them. Arguments as of `resolve`."""
+    return [
+        dataclasses.replace(axes, prompts=texts, seeds=seeds)
+        for texts, seeds in resolve(axes.prompts, axes.seeds, mode, wildcards)
+    ]
 
 
 def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], size: tuple[int, int]) -> list[Cell]:

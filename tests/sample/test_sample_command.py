@@ -29,9 +29,9 @@ from script_tools import contents, refusal, run, start, without_a_tensor
 
 from dreamstyler_jax.commands import sample
 from dreamstyler_jax.commands.config import SampleConfig
+from dreamstyler_jax.commands.prompt_lists import read_prompts
 from dreamstyler_jax.commands.sample_inputs import (
     newest_style,
-    read_prompts,
     scheduler_line,
     warn_of_distillation,
     warn_of_earlier_weights,

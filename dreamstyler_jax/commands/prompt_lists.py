@@ -101,8 +101,9 @@ def read_prompts(path: str) -> list[str]:
 
 
 def _text(path: str) -> str:
+    suffix = Path(path).suffix.lower()
     try:
-        return find_config(path, ".txt").read_text(encoding="utf-8-sig")
+        return find_config(path, suffix if suffix in _READERS else ".txt").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"prompts_file: cannot read {path}: {reason}") from error
@@ -123,6 +124,9 @@ def _rows(path: str) -> list[tuple[str, dict[str, str]]]:
 def _csv_rows(path: str) -> Iterator[tuple[str, dict[str, str]]]:
     reader = csv.DictReader(_text(path).splitlines(keepends=True), strict=True, restval="", skipinitialspace=True)
     try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        if len(set(names)) < len(names):
+            raise UserError(f"prompts_file: {path}, line 1: two columns have the same name")
         for row in reader:
             place = f"line {reader.line_num}"
             if None in row:

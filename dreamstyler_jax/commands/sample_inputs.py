@@ -104,12 +104,15 @@ def axes_of(
     """The axes of a part of the grid that the settings ask for.
 
     Raises:
-        UserError: the part's style is not there.
+        UserError: the part's style is not there, or no prompt asks for it.
     """
     config = part.config
     names = config.mixes or list(dict.fromkeys(StyleRef.parse(name).name for name in styles))
     if part.style and part.style not in names:
         raise UserError(f"prompts_file: unknown style {part.style!r}; it must be {one_of(names, part.style)}")
+    for text in itertools.chain(*part.texts.values()) if part.style else ():
+        if "" not in prompts.names_in(text) + prompts.names_in(config.negative_prompt):
+            raise UserError(f"prompts_file: the prompt {shortened(text)!r} has no {{}} for its style, {part.style}")
     return Axes(
         prompts=part.texts,
         styles=[part.style] if part.style else names,

@@ -146,6 +146,7 @@ def test_a_list_as_json_lines(tmp_path):
         ("a.csv", "prompt,seed\na,1,2\n", "line 2: it has more values than there are columns"),
         ("a.csv", 'prompt\n"a\n', "line 2: unexpected end of data"),
         ("a.csv", "prompt\n", "holds no line with a prompt"),
+        ("a.csv", "prompt,seed, seed\na,1,2\n", "line 1: two columns have the same name"),
         ("a.jsonl", '{"prompt": "a"}\n{"prompt"\n', "line 2: it is not JSON"),
         ("a.jsonl", "[1]\n", "line 1: it should read like"),
         ("a.jsonl", '{"prompt": ["a"]}\n', "line 1: prompt should be a text or a number"),
@@ -156,10 +157,15 @@ def test_lists_that_cannot_be_used(tmp_path, name, text, complaint):
         parts_of(tmp_path, name, text)
 
 
-def test_a_style_of_a_list_that_is_not_there(words, styles, tmp_path, capfd):
+def test_styles_of_a_list_that_cannot_be_used(words, styles, tmp_path, capfd):
     (tmp_path / "list.csv").write_text("prompt,style\na {},goph\n")
-    line = refusal(capfd, sample, *words, "--styles", styles / "gogh", "--prompts_file", tmp_path / "list.csv")
+    command = [sample, *words, "--styles", styles / "gogh", "--prompts_file", tmp_path / "list.csv"]
+    line = refusal(capfd, *command)
     assert re.search(r"prompts_file: unknown style 'goph'; it must be one of gogh \(did you mean gogh\?\)", line)
+    (tmp_path / "list.csv").write_text("prompt,style\na {gogh},gogh\n")
+    assert "the prompt 'a {gogh}' has no {} for its style, gogh" in refusal(capfd, *command)
+    (tmp_path / "list.csv").unlink()
+    assert re.search(r"cannot read .*list\.csv: No such file", refusal(capfd, *command))
 
 
 def test_the_page_about_prompts_names_everything_and_its_commands_can_be_copied():

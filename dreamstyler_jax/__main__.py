@@ -61,6 +61,9 @@ COMMANDS = {
     "convert": Command(
         "dreamstyler_jax.commands.convert", "ConvertConfig", "Write a style for other tools, or read theirs."
     ),
+    "doctor": Command(
+        "dreamstyler_jax.commands.doctor", "DoctorConfig", "Say what this installation sees, and what is missing."
+    ),
     "benchmark": Command(
         "dreamstyler_jax.commands.benchmark", "BenchmarkConfig", "Measure how fast this machine trains and paints."
     ),

@@ -20,7 +20,7 @@ ALL, RANDOM = "all", "random"
 MODES = (ALL, RANDOM)
 MAX_VERSIONS = 10_000
 _WILDCARD = re.compile(r"__(\w[\w/-]*?)__")
-_COUNT = re.compile(r"\s*(\d{1,4})?\s*(-)?\s*(\d{1,4})?\s*")
+_COUNT = re.compile(r"(\d{1,4})? ?(-)? ?(\d{1,4})?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _choice(group: Placeholder, wildcards: "Wildcards | None") -> Choice:
 
 def _count(text: str, most: int) -> tuple[int, int]:
     """``2`` is (2, 2), ``1-2`` is (1, 2), ``-2`` is (1, 2) and ``1-`` is (1, most); (-1, -1) if it is none of these."""
-    match = _COUNT.fullmatch(text)
+    match = _COUNT.fullmatch(" ".join(text.split()))
     if not match or not (match[1] or match[3]) or (match[3] and not match[2]):
         return -1, -1
     if not match[2]:
@@ -200,7 +200,7 @@ class Wildcards:
     def _read(self, name: str) -> list[str]:
         file = self._folder / f"{name}.txt"
         try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
         except FileNotFoundError:
             paths = sorted(self._folder.rglob("*.txt"))
             known = [path.relative_to(self._folder).with_suffix("").as_posix() for path in paths]

@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -47,19 +48,26 @@ def initial_tables(
     return {encoder: table(encoder) for encoder in model.tokenizers}
 
 
-def join_tables(styles: Mapping[str, Style]) -> dict[str, np.ndarray]:
-    """The vectors of several styles side by side, float32[T, sum of V, D] for each text encoder.
+def stage_starts(styles: Mapping[str, Style]) -> list[Fraction]:
+    """Where in the noise, from 0 to 1, a stage of one of these styles begins: R of them, in order.
 
-    T is the least common multiple of their numbers of stages: repeating the stages of a table does not change which
-    vectors a timestep sees. If one of them has vectors for each of K layers, those of the others are repeated for each:
-    float32[T, K, sum of V, D].
+    They divide the timesteps evenly if one style's number of stages is a multiple of all others'.
     """
-    stages = math.lcm(*(style.stages for style in styles.values()))
-    layers = layers_of(styles)
+    return sorted({Fraction(stage, style.stages) for style in styles.values() for stage in range(style.stages)})
+
+
+def join_tables(styles: Mapping[str, Style]) -> dict[str, np.ndarray]:
+    """The vectors of several styles side by side, float32[R, sum of V, D] for each text encoder.
+
+    A row holds the vectors of all styles from one of `stage_starts` to the next. If one of them has vectors for each of
+    K layers, those of the others are repeated for each: float32[R, K, sum of V, D].
+    """
+    starts, layers = stage_starts(styles), layers_of(styles)
 
     def stretched(table: np.ndarray) -> np.ndarray:
-        table = np.repeat(table, stages // len(table), axis=0)
-        return np.broadcast_to(with_layers(table), (stages, layers, *table.shape[-2:])) if layers > 1 else table
+        table = table[[math.floor(start * len(table)) for start in starts]]
+        shape = len(starts), layers, *table.shape[-2:]
+        return np.broadcast_to(with_layers(table), shape) if layers > 1 else table
 
     def join(*tables: np.ndarray) -> np.ndarray:
         return np.concatenate([stretched(table) for table in tables], axis=-2)
@@ -185,7 +193,7 @@ def weigh(conditioning: Conditioning, weights: Array | np.ndarray, widths: tuple
     without weights stay as they are, bit for bit.
 
     Args:
-        conditioning: [P, T, L, D], or K of them.
+        conditioning: [P, R, L, D], or K of them.
         weights: float32[P, L].
         widths: of the text encoders, whose states lie side by side in D.
     """
@@ -207,7 +215,7 @@ def weigh(conditioning: Conditioning, weights: Array | np.ndarray, widths: tuple
 
 @functools.partial(jax.jit, static_argnames="windows")
 def join_windows(conditioning: Conditioning, windows: int) -> Conditioning:
-    """The conditioning [P, T, windows * L, D] of prompts whose windows were encoded one by one, [P * windows, T, L, D].
+    """The conditioning [P, R, windows * L, D] of prompts whose windows were encoded one by one, [P * windows, R, L, D].
 
     The pooled text is that of the first window.
     """
@@ -223,7 +231,9 @@ def join_windows(conditioning: Conditioning, windows: int) -> Conditioning:
 def encode(
     model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style], reading: Reading = PLAIN
 ) -> Conditioning:
-    """The conditioning [P, T, L, D] of prompts, or K of them; T and K are 1 where there are no styles.
+    """The conditioning [P, R, L, D] of prompts, or K of them; R and K are 1 where there are no styles.
+
+    Its R rows are for the timesteps between `stage_starts`, which is to say for T stages if all styles have as many.
 
     Args:
         model: its text encoders encode.

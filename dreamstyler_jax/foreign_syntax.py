@@ -12,7 +12,7 @@ _FOREIGN = re.compile(
     | \bAND\b
     | <(?:lora|lyco|hypernet|embedding):[^<>]*>
     | \bembedding:[\w.-]+
-    | \[[^\[\]]*[|:][^\[\]]*\]     # [cat|dog], [cat:dog:0.5]
+    | \[[^\[\]|:]*[|:][^\[\]]*\]     # [cat|dog], [cat:dog:0.5]
     | \b\d+(?:\.\d+)?::             # {3::cat|dog}
     | __\w[\w/-]*?__
     """,

@@ -22,24 +22,34 @@ OBJECT_PROMPTS = (  # several wordings, so that the style learns only what they 
 # The patterns below see a placeholder as {name} and a literal brace as a character of Unicode's private use area.
 _HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans({"\ue000": "{{", "\ue001": "}}"})
 _NAME = r"\{[^{}]*\}"
-_NAMES = rf"{_NAME}(?:(?:\s*[,&+]?\s*|,?\s+and\s+){_NAME})*"
-_MADE = r"(?:\b(?:as\s+)?(?:painted|drawn|made|done|rendered|inspired)\s+)?"
+# Atomic, and with one way to read each space between names: the time would double with every name otherwise.
+_NAMES = rf"(?>{_NAME}(?:(?:\s*(?:[,&+]\s*)?|,?\s+and\s+){_NAME})*)"
+_AS_IF = r"(?:as\s+(?:(?:if|though)\s+)?(?:it\s+(?:was|were|had\s+been)\s+)?)?"
+_MADE = rf"(?:\b{_AS_IF}(?:painted|drawn|made|done|rendered|inspired)\s+)?"
+# Not in "a {cat} standing by {the_house}", but in "a painting by {}".
+_BY = (
+    r"(?:(?<!ing\s)(?<!stands\s)(?<!sits\s)(?<!lies\s)|(?<=painting\s)|(?<=drawing\s)|(?<=etching\s)|(?<=graving\s))by"
+)
+_KIND = r"(?:(?!style|manner)[\w-]+\s+){0,2}"  # "art", "late painting"
 
-# The words that make a placeholder a style: "in the style of {}", "painted by {}", "in {} style".
+# The words that make a placeholder a style: "in the (art) style of {}", "painted by {}", "in {} style", "{}'s style".
 STYLE_CLAUSE = re.compile(
     rf"""
     ,?\s*{_MADE}
-    (?: \b(?:in\s+(?:the\s+|a\s+)?)?(?:style|manner)\s+of\s+{_NAMES}
-      | \bby\s+{_NAMES}
+    (?: \b(?:in\s+(?:(?:the|an?)\s+)?{_KIND})?(?:style|manner)\s+of\s+{_NAMES}
+      | \b{_BY}\s+{_NAMES}
       | \b(?:in|with)\s+(?:the\s+|an?\s+)?{_NAMES}[\s-]+style\b
+      | (?:\b(?:in|with)\s+)?{_NAMES}['\u2019]s\s+{_KIND}(?:style|manner)\b
     )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 # A placeholder without such words: "a house, {}", "a {} painting".
 BARE_NAMES = re.compile(rf",?\s*(?:\b(?:in|with|like)\s+(?:the\s+|an?\s+)?)?{_NAMES}(?:[\s-]*style\b)?", re.IGNORECASE)
-# What removing a style may leave behind: empty brackets, a space before a comma, "of a" at the end.
-LEFTOVERS = re.compile(r"\(\s*\)|\[\s*\]|\s+(?=[,.;:!?])|(?:\s+of)?\s+(?:an?|the)\s*$|\s+of\s*$")
+# What removing a style may leave behind: empty brackets, a space before a comma, "of a" or "as if by" at the end.
+LEFTOVERS = re.compile(
+    r"\(\s*\)|\[\s*\]|\s+(?=[,.;:!?])|(?:\s+(?:an?|the|of|by|in|with|like|as|if|though|after|from))+\s*$"
+)
 # C_o: "A painting", "An old oil painting", where it ends the prompt or "of" follows.
 OPENING = re.compile(
     r"""
@@ -103,16 +113,25 @@ def style_only(prompt: str, *, weighted: bool = False) -> str:
     """
     text = _read(prompt, weighted)
     names = [
-        text[clause.start() :][name.start() : name.end()]
+        text[clause.start() + name.start() : clause.start() + name.end()]
         for clause in _clause(text).finditer(text.text)
         for name in re.finditer(_NAME, clause[0])
     ]
     context = _context(text) or text
     opening = OPENING.match(context.text)
-    style = context[: opening.end()] if opening else WeightedText.of("A painting")
+    style = [context[: opening.end()] if opening else WeightedText.of("A painting")]
     for number, name in enumerate(names):
-        style += WeightedText.of(", " if number else " in the style of ", name.weights[0]) + name
-    return _written(style, weighted)
+        style += WeightedText.of(", " if number else " in the style of ", name.weights[0]), name
+    return _written(WeightedText.joined(style), weighted)
+
+
+def calls_a_style(prompt: str, *, weighted: bool = False) -> bool:
+    """Whether a prompt says in words which placeholder is a style; otherwise `context_only` has to guess.
+
+    Raises:
+        UserError: a lone brace.
+    """
+    return _clause(_read(prompt, weighted)) is STYLE_CLAUSE
 
 
 def guidance_prompts(
@@ -128,14 +147,20 @@ def guidance_prompts(
 
 
 def _read(prompt: str, weighted: bool) -> WeightedText:
-    """The prompt in this module's notation."""
-    text = WeightedText.of("")
+    """The prompt in this module's notation, and with one space for many.
+
+    (Otherwise the patterns take a time that grows with the square of their number.)
+    """
+    parts = [WeightedText.of("")]
     for piece, weight in parse_weights(prompt) if weighted else [(prompt, 1.0)]:
         for part in parse_prompt(piece):
-            text += WeightedText.of(
-                str(part) if isinstance(part, Placeholder) else part.translate(_HIDE_BRACES), weight
-            )
-    return text
+            text = str(part)
+            if not isinstance(part, Placeholder):
+                text = re.sub(r"\s+", " ", part).translate(_HIDE_BRACES)
+                text = text.lstrip(" ") if parts[-1].text.endswith(" ") else text
+            if text:
+                parts.append(WeightedText.of(text, weight))
+    return WeightedText.joined(parts)
 
 
 def _written(text: WeightedText, weighted: bool) -> str:
@@ -161,6 +186,8 @@ def sidecar_prompt(picture: str | Path) -> str | None:
     Raises:
         UserError: the file is empty, or cannot be read.
     """
+    if not Path(picture).name or "\0" in str(picture):
+        raise UserError(f"there is no picture {str(picture)!r}")
     file = Path(picture).with_suffix(".txt")
     try:
         text = " ".join(file.read_text(encoding="utf-8-sig").split())

@@ -2,16 +2,17 @@
 
 import csv
 import dataclasses
-import json
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dreamstyler_jax import prompts
 from dreamstyler_jax.choices import resolve
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.commands.config_files import find_config
 from dreamstyler_jax.guidance import SCALES
+from dreamstyler_jax.runtime.documents import parse_json
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import parse_seeds
 from dreamstyler_jax.runtime.settings import convert, one_of
@@ -24,6 +25,7 @@ COLUMNS = {
     "guidance": "guidance", **{name: name for name in SCALES}, "solver": "solver", "steps": "steps",
     "strength": "strength", "control_scale": "control_scale", "height": "height", "width": "width",
 }  # fmt: skip
+_ADVICE = 'each line should read like {"prompt": "a house", "seed": 3}'
 Texts = Mapping[str, Sequence[str]]  # prompts by the name of their content; under "" those without content
 
 
@@ -93,7 +95,7 @@ def read_prompts(path: str) -> list[str]:
     Raises:
         UserError: the file cannot be read, or holds no prompt.
     """
-    lines = [line.strip() for line in _text(path).splitlines()]
+    lines = [line.strip() for line in _text(path).split("\n")]
     texts = [line for line in lines if line and not line.startswith("#")]
     if not texts:
         raise UserError(f"prompts_file: {path} holds no prompt; write one per line")
@@ -122,7 +124,7 @@ def _rows(path: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def _csv_rows(path: str) -> Iterator[tuple[str, dict[str, str]]]:
-    reader = csv.DictReader(_text(path).splitlines(keepends=True), strict=True, restval="", skipinitialspace=True)
+    reader = csv.DictReader(io.StringIO(_text(path)), strict=True, restval="", skipinitialspace=True)
     try:
         names = [name.strip() for name in reader.fieldnames or ()]
         if len(set(names)) < len(names):
@@ -140,19 +142,8 @@ def _jsonl_rows(path: str) -> Iterator[tuple[str, dict[str, str]]]:
     for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"prompts_file: {path}, line {number}: it is not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f'prompts_file: {path}, line {number}: it should read like {{"prompt": "a house"}}')
-        yield f"line {number}", {name: _as_text(path, number, name, value) for name, value in row.items()}
-
-
-def _as_text(path: str, number: int, name: str, value: Any) -> str:
-    if isinstance(value, dict | list | bool):
-        raise UserError(f"prompts_file: {path}, line {number}: {name} should be a text or a number")
-    return "" if value is None else str(value)
+        row = parse_json(line, dict[str, str | int | float | None], f"prompts_file: line {number} of {path}", _ADVICE)
+        yield f"line {number}", {name: "" if value is None else str(value) for name, value in row.items()}
 
 
 _READERS = {".csv": _csv_rows, ".jsonl": _jsonl_rows}

@@ -13,13 +13,23 @@ from dreamstyler_jax.commands.prompt_lists import Part
 from dreamstyler_jax.encoding import check_styles, tokenize
 from dreamstyler_jax.grids.axes import Axes
 from dreamstyler_jax.grids.cells import Cell
-from dreamstyler_jax.guidance import FORMS, OPTIONAL_SCALES, SCALES, Guidance, forms_with, has_effect, in_effect
+from dreamstyler_jax.guidance import (
+    CONTEXT,
+    FORMS,
+    OPTIONAL_SCALES,
+    SCALES,
+    Guidance,
+    forms_with,
+    has_effect,
+    in_effect,
+)
 from dreamstyler_jax.guidance_variants import NUMBERS
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.runtime.picture_files import PNG
 from dreamstyler_jax.runtime.settings import one_of
+from dreamstyler_jax.solvers import steps_within
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.placeholders import Reading
@@ -174,6 +184,35 @@ def check_prompts(
         tokenize(model.tokenizers, list(of_reading), vectors, reading=reading)
 
 
+def context_lines(cells: Sequence[Cell], rows: Iterable[int]) -> list[str]:
+    """A line that shows the prompts without their style, where guidance computes them; warns where it has to guess.
+
+    Args:
+        cells: the pictures to paint.
+        rows: the rows of guidance that are computed.
+    """
+    if CONTEXT not in rows:
+        return []
+    contexts = {
+        (cell.prompt, cell.prompt_weights): prompts.context_only(cell.prompt, weighted=cell.prompt_weights)
+        for cell in cells
+    }
+    unsure = [
+        (text, context)
+        for (text, weighted), context in contexts.items()
+        if not prompts.calls_a_style(text, weighted=weighted)
+    ]
+    if unsure:
+        text, context = unsure[0]
+        warnings.warn(
+            f"the prompt {shortened(text)!r} does not call its style one; without it, it is taken for "
+            f"{shortened(context)!r}: write in the style of {{}}, if that is wrong",
+            stacklevel=2,
+        )
+    shown = dict.fromkeys(repr(shortened(context)) for context in contexts.values())
+    return [f"Without the style, for guidance: {listing(list(shown), 3)}"]
+
+
 def warn_of_distillation(config: SampleConfig, model: StableDiffusion, loras: Sequence[LoraStack]) -> None:
     """Warns where a solver for few steps meets a model that was not distilled for it, or the reverse.
 
@@ -225,7 +264,7 @@ def warn_of_settings_without_effect(config: SampleConfig) -> None:
         if scale not in (*FORMS[config.guidance].scales, *OPTIONAL_SCALES)
     }
     if not any(map(has_effect, map(in_effect, all_guidance(config)))):
-        of_guidance = (*NUMBERS, "guidance_schedule")
+        of_guidance = (*NUMBERS, "guidance_schedule", "negative_prompt")
         conditions |= dict.fromkeys(of_guidance, "guidance, and with these scales there is none")
     if config.format == PNG:
         conditions["quality"] = "--format jpeg or webp"
@@ -234,10 +273,27 @@ def warn_of_settings_without_effect(config: SampleConfig) -> None:
     if not config.content:
         of_content = ("strength", "control_images", "control_scale", "control_start", "control_end", "guess_mode")
         conditions |= dict.fromkeys(of_content, "--content")
+    elif not any(transfer.parse_net(net).kind == "image" for net in config.controlnets):
+        conditions["control_images"] = "--controlnets image=FOLDER"
     defaults = SampleConfig()
     for name, condition in conditions.items():
         if getattr(config, name) != getattr(defaults, name):
             warnings.warn(f"{name} only has an effect with {condition}", stacklevel=2)
+    warn_of_empty_spans(config)
+
+
+def warn_of_empty_spans(config: SampleConfig) -> None:
+    """Warns of parts of the sampling that are too short to hold a whole step."""
+    strengths = config.strength if config.content else [1.0]
+    steps = min(int(steps * strength) for steps in config.steps for strength in strengths)
+    for name in ("guidance", *(["control"] if config.controlnets else [])):
+        start, end = getattr(config, f"{name}_start"), getattr(config, f"{name}_end")
+        if steps and not steps_within(start, end, steps).any():
+            warnings.warn(
+                f"{name}_start, {name}_end: no whole step of {steps} lies between {start:g} and {end:g}, so there is "
+                f"no {name} at all; a step is {1 / steps:.3g} long",
+                stacklevel=2,
+            )
 
 
 def warn_of_earlier_weights(model: StableDiffusion, styles: Mapping[str, Style]) -> None:

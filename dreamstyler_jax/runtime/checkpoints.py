@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, shortened
 
-MAX_KEPT = 2  # checkpoints in a folder: the newest, and another in case it is damaged
+KEPT = 2  # checkpoints in a folder, by default: the newest, and another in case it is damaged
 
 
 class Checkpoints:
@@ -29,6 +29,9 @@ class Checkpoints:
         """Stores ``state`` as the state after ``step`` steps, and waits until it is on disk.
 
         Checkpoints of this and of later steps are deleted first: they are damaged, or belong to an abandoned run.
+
+        Raises:
+            UserError: it cannot be written.
         """
         import orbax.checkpoint as ocp
 
@@ -40,8 +43,12 @@ class Checkpoints:
             "state": ocp.args.StandardSave(leaves),  # type: ignore[arg-type]  # its stubs want an array
             "digests": ocp.args.JsonSave([_digest(leaf) for leaf in leaves]),  # type: ignore[arg-type]
         }
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        self._manager.wait_until_finished()
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:  # Orbax makes a ValueError of a full disk
+            place = self._manager.directory / str(step)
+            raise UserError(f"cannot write the checkpoint {place}: {shortened(str(error), 300)}") from error
 
     def restore(self, like: Any, max_step: float = math.inf) -> Any | None:
         """The newest undamaged state, or None if there is none. A warning names each damaged checkpoint.
@@ -80,15 +87,32 @@ class Checkpoints:
         return leaves if [_digest(leaf) for leaf in leaves] == list(parts.digests) else None
 
 
+def check_path(folder: Path) -> None:
+    """Refuses a folder in which Orbax could not restore what it saves: it takes the path for a pattern.
+
+    Raises:
+        UserError: the path holds one of ``[*?``.
+    """
+    path = str(folder.absolute())
+    if special := sorted(set("[*?") & set(path)):
+        raise UserError(
+            f"output: checkpoints need a path without {' '.join(special)}, not {path}; choose another folder"
+        )
+
+
 @contextmanager
-def open_checkpoints(folder: str | Path) -> Iterator[Checkpoints]:
-    """Opens the checkpoints in ``folder``, which keeps the newest `MAX_KEPT`."""
+def open_checkpoints(folder: str | Path, keep: int = KEPT) -> Iterator[Checkpoints]:
+    """Opens the checkpoints in ``folder`` of one process, which keeps the newest ``keep``."""
     import orbax.checkpoint as ocp
 
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    this = jax.process_index()
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=MAX_KEPT,
+        max_to_keep=keep,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
         atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
     )
     with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:

@@ -169,6 +169,8 @@ def _check_list(field: dataclasses.Field, values: list) -> None:
 def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
     if item is None:
         return
+    if isinstance(item, str) and "\0" in item:
+        raise UserError(f"{name}: holds a NUL character, which no path and no prompt can have")
     choices, low, high = rules.get("choices", ()), rules.get("low"), rules.get("high")
     if choices and item not in choices:
         raise UserError(f"{name}: must be {one_of(choices, str(item))}, not {item!r}")
@@ -188,7 +190,10 @@ def _convert_item(field: dataclasses.Field, kind: Kind, text: str) -> Any:
         return None
     read = _READERS[kind.item]
     try:
-        return read(text)
+        value = read(text)
+        if value in words.values():  # what a word stands for is nothing to write
+            raise ValueError(text)
+        return value
     except (ValueError, KeyError):
         wanted = " or ".join([_in_words(kind), *words])
         raise UserError(f"{field.name}: must be {wanted}, not {text!r}") from None

@@ -6,12 +6,15 @@ meant as one. A bracket without its partner is text as well.
 """
 
 import dataclasses
+import itertools
+import operator
 import re
-from typing import Self
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, shortened
 
 STEP = 1.1  # the weight of (word)
 MAX_WEIGHT = 100.0
@@ -21,7 +24,7 @@ _MARKS = re.compile(
     (?P<braces>{_BRACES})
     | \\(?P<escaped>[()\[\]\\])
     | (?P<opening>[(\[])
-    | (?: : \s* (?P<weight>[+-]?(?:\d+\.?\d*|\.\d+)) \s* )? (?P<closing>\))
+    | (?: : \s* (?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+)) \s* )? (?P<closing>\))
     | (?P<closing_square>\])
     """,
     re.VERBOSE,
@@ -37,43 +40,48 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
     Raises:
         UserError: a weight beyond `MAX_WEIGHT`.
     """
-    pieces: list[list] = []  # text and weight
-    open_at: dict[str, list[int]] = {"(": [], "[": []}
+    pieces: list[str | _Bracket] = []
+    waiting: dict[str, list[int]] = {"(": [], "[": []}  # for their partners, by their places among the pieces
     end = 0
-
-    def close(bracket: str, weight: float) -> None:
-        start = open_at[bracket].pop()
-        pieces[start][0] = ""
-        for piece in pieces[start:]:
-            piece[1] *= weight
-
     for match in _MARKS.finditer(prompt):
-        pieces.append([prompt[end : match.start()], 1.0])
+        pieces.append(prompt[end : match.start()])
         end = match.end()
-        if match["opening"]:
-            open_at[match[0]].append(len(pieces))
-        if match["closing"] and open_at["("]:
-            close("(", float(match["weight"] or STEP))
-        elif match["closing_square"] and open_at["["]:
-            close("[", 1 / STEP)
+        kind = "(" if match["closing"] else "[" if match["closing_square"] else ""
+        if kind and waiting[kind]:
+            weight = float(match["weight"] or STEP) if kind == "(" else 1 / STEP
+            pieces[waiting[kind].pop()] = _Bracket(kind, weight)
+            pieces.append(_Bracket(kind))
         else:
-            pieces.append([match["escaped"] or match[0], 1.0])
-    pieces.append([prompt[end:], 1.0])
-    return _joined(pieces)
+            if match["opening"]:
+                waiting[match[0]].append(len(pieces))
+            pieces.append(match["escaped"] or match[0])
+    pieces.append(prompt[end:])
+    by_weight = itertools.groupby(_weighted(pieces), operator.itemgetter(1))
+    return [("".join(text for text, _ in run), weight) for weight, run in by_weight]
 
 
-def _joined(pieces: list[list]) -> list[tuple[str, float]]:
-    joined: list[tuple[str, float]] = []
-    for text, weight in pieces:
-        if not text:
-            continue
-        if abs(weight) > MAX_WEIGHT:
-            raise UserError(f"the weight {weight:g} of {text[:40]!r} is out of range: give from -100 to 100")
-        if joined and joined[-1][1] == weight:
-            joined[-1] = joined[-1][0] + text, weight
-        else:
-            joined.append((text, weight))
-    return joined
+class _Bracket(NamedTuple):
+    """A bracket that has a partner: an opening one has a weight, a closing one none."""
+
+    kind: str
+    weight: float | None = None
+
+
+def _weighted(pieces: Iterable[str | _Bracket]) -> Iterator[tuple[str, float]]:
+    """The texts among the pieces that are not empty, with their weights."""
+    weights = {"(": [1.0], "[": [1.0]}
+    for piece in pieces:
+        if isinstance(piece, _Bracket):
+            of_kind = weights[piece.kind]
+            if piece.weight is None:
+                of_kind.pop()
+            else:
+                of_kind.append(of_kind[-1] * piece.weight)
+        elif piece:
+            weight = weights["("][-1] * weights["["][-1]
+            if not abs(weight) <= MAX_WEIGHT:  # nor is it NaN
+                raise UserError(f"the weight {weight:g} of {shortened(piece, 40)!r} is out of range: give -100 to 100")
+            yield piece, weight
 
 
 def has_weights(prompt: str) -> bool:
@@ -108,21 +116,25 @@ class WeightedText:
         """A text of one weight."""
         return cls(text, (weight,) * len(text))
 
-    def __add__(self, other: Self) -> Self:
-        return type(self)(self.text + other.text, self.weights + other.weights)
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """The texts one after the other."""
+        parts = list(parts)
+        weights = itertools.chain.from_iterable(part.weights for part in parts)
+        return cls("".join(part.text for part in parts), tuple(weights))
 
     def __getitem__(self, part: slice) -> Self:
         return type(self)(self.text[part], self.weights[part])
 
     def sub(self, pattern: re.Pattern[str] | str, replacement: str) -> Self:
         """As ``re.sub``; a replacement has the weight of the first character that it replaces."""
-        result, end = self[:0], 0
+        parts, end = [], 0
         for match in re.finditer(pattern, self.text):
-            result += self[end : match.start()]
+            parts.append(self[end : match.start()])
             if replacement:
-                result += self.of(replacement, self.weights[match.start()])
+                parts.append(self.of(replacement, self.weights[match.start()]))
             end = match.end()
-        return result + self[end:]
+        return self.joined([*parts, self[end:]])
 
     def strip(self, characters: str) -> Self:
         """As ``str.strip``."""

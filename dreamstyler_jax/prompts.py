@@ -24,6 +24,10 @@ _HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans(
 _NAME = r"\{[^{}]*\}"
 # Atomic, and with one way to read each space between names: the time would double with every name otherwise.
 _NAMES = rf"(?>{_NAME}(?:(?:\s*(?:[,&+]\s*)?|,?\s+and\s+){_NAME})*)"
+# Where another name does not stand before it: from there the same end was found already.
+_FIRST = "".join(
+    rf"(?<!\}}{between})" for between in ("", r"[\s,&+]", r"[,&+]\s", r"\s[,&+]", r"\s[,&+]\s", r"\sand\s", r",\sand\s")
+)
 _AS_IF = r"(?:as\s+(?:(?:if|though)\s+)?(?:it\s+(?:was|were|had\s+been)\s+)?)?"
 _MADE = rf"(?:\b{_AS_IF}(?:painted|drawn|made|done|rendered|inspired)\s+)?"
 # Not in "a {cat} standing by {the_house}", but in "a painting by {}".
@@ -39,7 +43,7 @@ STYLE_CLAUSE = re.compile(
     (?: \b(?:in\s+(?:(?:the|an?)\s+)?{_KIND})?(?:style|manner)\s+of\s+{_NAMES}
       | \b{_BY}\s+{_NAMES}
       | \b(?:in|with)\s+(?:the\s+|an?\s+)?{_NAMES}[\s-]+style\b
-      | (?:\b(?:in|with)\s+)?{_NAMES}['\u2019]s\s+{_KIND}(?:style|manner)\b
+      | (?:\b(?:in|with)\s+)?{_FIRST}{_NAMES}['\u2019]s\s+{_KIND}(?:style|manner)\b
     )
     """,
     re.VERBOSE | re.IGNORECASE,

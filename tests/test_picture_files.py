@@ -9,7 +9,7 @@ import pytest
 from cells import CELL, ODD_PROMPTS, cells_of, plain_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dreamstyler_jax.grids.cells import Repaint
 from dreamstyler_jax.grids.file_names import check_pattern, name_files
@@ -168,19 +168,43 @@ def test_patterns_that_cannot_be_used(pattern, complaint):
 def test_names_stay_when_a_grid_is_resumed_and_never_hide_another_picture(tmp_path):
     cells = cells_of(["a dog", "a cat"], (0, 1))
     gallery = Gallery(tmp_path)
-    assert gallery.name_files(cells, "{prompt}") == 0
+    gallery.name_files(cells, "{prompt}")
     gallery.begin()
     for cell in cells[:3]:
         gallery.save(cell, plain_picture(cell.seed))
     resumed = Gallery(tmp_path)
-    assert resumed.name_files(cells, "{prompt}") == 0
+    resumed.name_files(cells, "{prompt}")
+    assert resumed.other_names() == 0
     assert resumed.missing(cells) == [cells[3]]
     resumed.save(cells[3], plain_picture(1))
     files = {line["file"] for line in Gallery(tmp_path).lines.values()}
     assert files == {f"images/{cell.prompt.replace(' ', '_')}-{cell.id}.png" for cell in cells}
     others = cells_of(["a bird"], (0,))
     renamed = Gallery(tmp_path)
-    assert renamed.name_files([*cells, *others], "{seed}") == 4
+    renamed.name_files([*cells, *others], "{seed}")
+    assert renamed.other_names() == 4
     assert renamed.missing(cells) == []
     renamed.save(others[0], plain_picture(5))
     assert len(list((tmp_path / "images").iterdir())) == 5
+
+
+def test_pictures_of_somebody_elses_are_not_replaced(tmp_path):
+    cells = cells_of(["[a] dog"], (0,))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/[a]_dog.png").write_bytes(b"mine")
+    gallery = Gallery(tmp_path)
+    gallery.name_files(cells)
+    gallery.check_own()
+    gallery.name_files(cells, "{prompt}")
+    with pytest.raises(UserError, match=r"output: .* holds \[a\]_dog\.png, which this program has not written there"):
+        gallery.check_own()
+    gallery.define({**cells[0].parameters()})
+    gallery.check_own()  # from now on the folder is the grid's
+
+
+def test_the_text_of_other_programs_in_a_jpeg_is_no_text_of_ours(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "a holiday"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(UserError, match=r"cannot read the parameters in .*a\.jpg: its ImageDescription is damaged"):
+        picture_files.read_text(tmp_path / "a.jpg")

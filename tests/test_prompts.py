@@ -150,10 +150,14 @@ def test_prompts_that_ignore_the_styles_given_are_refused():
 
 
 @pytest.mark.parametrize(
-    "many", [" " * 20_000, "\t" * 20_000, "{} " * 200, "{a} and " * 200, "in the style of " * 2000]
-)
-def test_the_time_to_take_a_prompt_apart_grows_with_its_length_alone(many):
+    "many",
+    [" " * 20_000, "\t" * 20_000, "{a}, and " * 5000, "{a} & " * 5000, "{}" * 10_000, "in the style of " * 2000,
+     "( )" * 7000, "(" * 20_000 + ")" * 20_000, "(a:1)[b]" * 3000, f":{'1' * 20_000}"],
+)  # fmt: skip
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_time_to_take_a_prompt_apart_grows_with_its_length_alone(many, weighted):
     started = time.perf_counter()
-    prompts.guidance_prompts(f"A painting of a house in {many}{{x}}")
-    prompts.context_only(f"in {{x}} {many}of a, a")
+    prompts.guidance_prompts(f"A painting of a house in {many}{{x}}", weighted=weighted)
+    prompts.context_only(f"in {{x}} {many}of a, a", weighted=weighted)
+    prompts.calls_a_style(f"a house, {many}", weighted=weighted)
     assert time.perf_counter() - started < 5  # hours where the time doubles with every word; here some milliseconds

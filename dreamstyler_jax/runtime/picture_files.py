@@ -9,6 +9,7 @@ from types import MappingProxyType
 from PIL import ExifTags, Image
 
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.documents import parse_json
 from dreamstyler_jax.runtime.errors import UserError
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # the formats, and how their files' names end
@@ -79,10 +80,10 @@ def read_text(path: str | Path) -> dict[str, str]:
     try:
         with Image.open(path, formats=["JPEG", "WEBP"]) as image:
             exif = image.getexif()
-        text = json.loads(exif[ExifTags.Base.ImageDescription])
+        text = parse_json(exif[ExifTags.Base.ImageDescription], dict[str, str], "its ImageDescription")
         comment = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
         parameters = comment.removeprefix(_UNICODE).decode("utf-16-be")
-        return {key: str(value) for key, value in text.items()} | ({PARAMETERS: parameters} if parameters else {})
+        return text | ({PARAMETERS: parameters} if parameters else {})
     except FileNotFoundError as error:
         raise UserError(f"there is no picture {path}") from error
     except Exception as error:  # a damaged file can make Pillow raise anything

@@ -147,14 +147,30 @@ def test_a_list_as_json_lines(tmp_path):
         ("a.csv", 'prompt\n"a\n', "line 2: unexpected end of data"),
         ("a.csv", "prompt\n", "holds no line with a prompt"),
         ("a.csv", "prompt,seed, seed\na,1,2\n", "line 1: two columns have the same name"),
-        ("a.jsonl", '{"prompt": "a"}\n{"prompt"\n', "line 2: it is not JSON"),
-        ("a.jsonl", "[1]\n", "line 1: it should read like"),
-        ("a.jsonl", '{"prompt": ["a"]}\n', "line 1: prompt should be a text or a number"),
+        (
+            "a.jsonl",
+            '{"prompt": "a"}\n{"prompt"\n',
+            r"line 2 of \S+ is damaged, it is not valid JSON.*; each line should",
+        ),
+        ("a.jsonl", "[1]\n", "line 1 of .* is damaged, it should be an object, not .1.;"),
+        (
+            "a.jsonl",
+            '{"prompt": ["a"]}\n',
+            "prompt should be a text or a whole number or .* or null, not ..a..;",
+        ),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path, name, text, complaint):
-    with pytest.raises(ValueError, match=rf"prompts_file: .*{name}.*{complaint}"):
+    with pytest.raises(ValueError, match=complaint) as refused:
         parts_of(tmp_path, name, text)
+    assert str(refused.value).startswith("prompts_file: ") and name in str(refused.value)
+
+
+def test_only_line_breaks_end_a_line_of_a_list(tmp_path):
+    (part,) = parts_of(tmp_path, "a.csv", "prompt,seed\na\fb\u2028c {},7\n")
+    assert part.texts == {"": ["a b c {}"]} and part.seeds == [7]
+    (part,) = parts_of(tmp_path, "a.jsonl", '{"prompt": "a\u2028b {}"}\n')
+    assert part.texts == {"": ["a b {}"]}
 
 
 def test_styles_of_a_list_that_cannot_be_used(words, styles, tmp_path, capfd):

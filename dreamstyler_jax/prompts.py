@@ -51,8 +51,11 @@ STYLE_CLAUSE = re.compile(
 # A placeholder without such words: "a house, {}", "a {} painting".
 BARE_NAMES = re.compile(rf",?\s*(?:\b(?:in|with|like)\s+(?:the\s+|an?\s+)?)?{_NAMES}(?:[\s-]*style\b)?", re.IGNORECASE)
 # What removing a style may leave behind: empty brackets, a space before a comma, "of a" or "as if by" at the end.
+_NOT_AFTER_SUCH_A_WORD = (
+    r"(?<!\s(?:an|of|by|in|as|if))(?<!\sa)(?<!\sthe)(?<!\s(?:with|like|from))(?<!\safter)(?<!\sthough)"
+)
 LEFTOVERS = re.compile(
-    r"\(\s*\)|\[\s*\]|\s+(?=[,.;:!?])|(?:\s+(?:an?|the|of|by|in|with|like|as|if|though|after|from))+\s*$"
+    rf"\(\s*\)|\[\s*\]|\s+(?=[,.;:!?])|{_NOT_AFTER_SUCH_A_WORD}(?:\s+(?:an?|the|of|by|in|with|like|as|if|though|after|from))+\s*$"
 )
 # C_o: "A painting", "An old oil painting", where it ends the prompt or "of" follows.
 OPENING = re.compile(

@@ -2,10 +2,12 @@
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
 from dreamstyler_jax.style import Style, StyleRef
@@ -141,19 +143,19 @@ def _with_clause(prompt: str) -> tuple[str, re.Pattern[str]]:
     return text, STYLE_CLAUSE if STYLE_CLAUSE.search(text) else BARE_NAMES
 
 
-def sidecar_prompt(picture: str | Path) -> str | None:
+def sidecar_prompt(picture: str | os.PathLike) -> str | None:
     """The prompt in the text file with a picture's name (``boat.txt`` for ``boat.png``), as one line, or None.
 
     Raises:
         UserError: the file is empty, or cannot be read.
     """
-    file = Path(picture).with_suffix(".txt")
+    file = path_of(picture).with_suffix(".txt")
     try:
-        text = " ".join(file.read_text(encoding="utf-8-sig").split())
+        text = " ".join(file.read_bytes().decode("utf-8-sig").split())
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or error
         raise UserError(f"cannot read {file}, the prompt of {Path(picture).name}: {reason}") from error
     if not text:
         raise UserError(f"{file} is empty: write into it what {Path(picture).name} shows, or remove it")

@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.local_copies import local_copy
 
 SUFFIXES = (".safetensors", ".bin", ".pt")
 FORMATS = ("dreamstyler", "diffusers", "a1111")
@@ -52,11 +53,12 @@ def read_style(path: Path) -> StyleContent:
         UserError: no such file, a damaged one, or one of another kind.
     """
     try:
-        with path.open("rb") as file:
+        local = local_copy(path)
+        with local.open("rb") as file:
             start = file.read(9)
         if start[8:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
-            return _foreign(path, *_read_torch(path))
-        with safetensors.safe_open(path, "numpy") as file:
+            return _foreign(path, *_read_torch(local))
+        with safetensors.safe_open(local, "numpy") as file:
             header = file.metadata() or {}
             kind, keys = header.get("kind"), list(file.keys())
             if kind == _KIND:

@@ -19,8 +19,10 @@ from PIL import Image, ImageOps
 
 from dreamstyler_jax.edges import canny
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import cache_folder, write_atomic
+from dreamstyler_jax.runtime.local_copies import BucketFolder
 from dreamstyler_jax.solvers import steps_within
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
@@ -254,7 +256,7 @@ def load_depth_model(model: str) -> DepthEstimator:
     """Loads a depth model of transformers, such as a DPT or Depth Anything, once per process.
 
     Args:
-        model: its folder or hub id.
+        model: its folder, here or in a bucket, or its hub id.
 
     Raises:
         UserError: PyTorch and transformers are not installed, or the model cannot be loaded.
@@ -263,6 +265,9 @@ def load_depth_model(model: str) -> DepthEstimator:
         from transformers import pipeline
     except ImportError as error:
         raise UserError("depth maps need PyTorch and transformers: pip install torch transformers") from error
+    if in_bucket(model):
+        folder = BucketFolder.look_up(path_of(model))
+        model = str(folder.fetch(list(folder.files)))
     try:
         estimator = pipeline("depth-estimation", model=model)
     except (OSError, ValueError, ImportError) as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
+from dreamstyler_jax.runtime.buckets import is_of_store
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.settings import as_given, convert, default_of, hint, kind_of, options_of
 
@@ -75,8 +76,8 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
     """Calls ``run`` and ends the process.
 
     Exit status: 0 after ``run`` returns; 2, with one line on stderr, after a ``UserError`` or if the disk cannot be
-    written; 75 after Ctrl-C or SIGTERM, with the command that continues. Any other exception is a defect of ours and
-    keeps its traceback, with status 1.
+    written, or a bucket gives an error; 75 after Ctrl-C or SIGTERM, with the command that continues. Any other
+    exception is a defect of ours and keeps its traceback, with status 1.
 
     Args:
         run: the command.
@@ -89,16 +90,24 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
     signal.signal(signal.SIGTERM, interrupt)
     try:
         run()
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _DISK_ERRORS:
+    except Exception as error:
+        reason = _reason(error)
+        if not reason:
             raise
-        print("error:", *str(error).split(), file=sys.stderr)
+        print("error:", *reason.split(), file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         more = ["--resume"] if resumable and "--resume" not in sys.orig_argv else []
         print("interrupted; to continue:", shlex.join([*sys.orig_argv, *more]), file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def _reason(error: Exception) -> str:
+    """What to say of an error; empty for one that is a defect of ours."""
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
+        return str(error)
+    return f"a bucket gives the error {type(error).__name__}: {error}" if is_of_store(error) else ""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,5 +1,6 @@
 """The log of a training run: ``metrics.jsonl``, TensorBoard events, and the chart of the loss."""
 
+import contextlib
 import io
 import json
 import math
@@ -9,10 +10,13 @@ from typing import Any, Self
 
 import numpy as np
 from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
 
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.charts import INK, Line, line_chart, ramp
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.growing_files import GrowingFile, growing_file
 
 METRICS = "metrics.jsonl"
 
@@ -34,18 +38,26 @@ class RunLog:
     """
 
     def __init__(self, folder: str | Path, start: int = 0):
-        folder = Path(folder)
+        folder = path_of(folder)
         path = folder / METRICS
         self._earlier = [line for line in read_metrics(path) if line["step"] <= start] if path.exists() else []
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in self._earlier).encode())
-        self._file = path.open("a", encoding="utf-8")
+        self._file = growing_file(path)
+        if in_bucket(folder):
+            register_writer_factory(str(folder).partition("://")[0], _EventsInBucket)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, flush_secs=10)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
-        self._events.close()
+        try:
+            self._events.close()
+        finally:
+            self.save()
+
+    def save(self) -> None:
+        """Waits until all lines are in the file, so that no checkpoint is ahead of its log."""
         self._file.close()
 
     def earlier(self, name: str) -> list[Any]:
@@ -71,11 +83,36 @@ class RunLog:
                     "start again with a tenth of the --learning_rate, and with --dtype float32 if it was bfloat16"
                 )
         line = {"step": step, **{name: _plain(value) for name, value in values.items()}}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._file.write((json.dumps(line) + "\n").encode())
         for name, value in values.items():
             for tag, number in _scalars(name, value):
                 self._events.add_scalar(tag, number, step)
+
+
+class _EventsInBucket:
+    """How tensorboardX writes a file in a bucket; its own way needs a further package and a login.
+
+    An upload that failed shows only in `close`: tensorboardX writes in a thread, and would wait forever for one that
+    has ended.
+    """
+
+    def __init__(self, path: str):
+        self._file: GrowingFile = growing_file(path_of(path))
+        self.flush, self.close = self._file.flush, self._file.close
+
+    @staticmethod
+    def directory_check(path: str) -> None:
+        """Does nothing: buckets have no folders."""
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """Opens a file of events."""
+        return cls(path)
+
+    def write(self, data: bytes) -> None:
+        """Adds to the file."""
+        with contextlib.suppress(OSError):
+            self._file.write(data)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -87,7 +124,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         UserError: another line is damaged.
         OSError: the file cannot be read.
     """
-    lines = Path(path).read_bytes().split(b"\n")[:-1]
+    lines = path_of(path).read_bytes().split(b"\n")[:-1]
     metrics = []
     for number, line in enumerate(lines, 1):
         try:

@@ -1,5 +1,6 @@
 """``dreamstyler sample``: paints prompts in learned styles, one picture or a grid of thousands."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -36,6 +37,7 @@ from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import write_sheets
 from dreamstyler_jax.guidance import SCALES
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
 from dreamstyler_jax.runtime.devices import shard_of
@@ -53,7 +55,7 @@ def run(config: SampleConfig) -> None:
     config = with_default_style(config)
     texts = all_prompts(config)
     styles = load_all_styles(config, texts)
-    check_output(Path(config.output) if config.output else default_folder(styles))
+    check_output(path_of(config.output) if config.output else default_folder(styles))
     warn_of_settings_without_effect(config)
     model = load_model(config.model, config, dtype=config.dtype, clip_skip=config.clip_skip)
     model = model.with_size_conditions(config.original_size, config.crop_top_left)
@@ -115,7 +117,7 @@ def open_gallery(
     wanted = definition(cells)
     note = functools.partial(note_of, config, styles)
     if config.output:
-        gallery = Gallery(Path(config.output), shard, note)
+        gallery = Gallery(path_of(config.output), shard, note)
         changed = gallery.holds_another(wanted)
         if changed and not config.merge:
             verb = "differs" if len(changed) == 1 else "differ"
@@ -156,17 +158,18 @@ def paint_into(
         How many failed twice.
     """
     gallery.begin()
-    for attempt in ("painting", "trying again"):
-        if not cells:
-            return 0
-        with Writer(gallery) as writer:
-            for cell, picture in progress(painter(cells), attempt, len(cells), unit="picture"):
-                writer.save(cell, picture)
-        failures = writer.failed
-        cells = [cell for cell, _ in failures]
-    for cell, reason in failures:
-        gallery.fail(cell, reason)
-    return len(failures)
+    with contextlib.closing(gallery):
+        for attempt in ("painting", "trying again"):
+            if not cells:
+                return 0
+            with Writer(gallery) as writer:
+                for cell, picture in progress(painter(cells), attempt, len(cells), unit="picture"):
+                    writer.save(cell, picture)
+            failures = writer.failed
+            cells = [cell for cell, _ in failures]
+        for cell, reason in failures:
+            gallery.fail(cell, reason)
+        return len(failures)
 
 
 def summary(cells: Sequence[Cell]) -> str:
@@ -208,8 +211,15 @@ def note_of(config: SampleConfig, styles: Mapping[str, Style], cell: Cell) -> di
     images = {
         name: styles[str(StyleRef.parse(name).at(cell.checkpoint))].metadata.get("images") for name in cell.styles
     }
-    learned_from = {name: paths[0] for name, paths in images.items() if paths and Path(paths[0]).is_file()}
+    learned_from = {name: paths[0] for name, paths in images.items() if paths and _is_there(paths[0])}
     return {"command": command_of(config, cell), "learned_from": learned_from}
+
+
+def _is_there(picture: str) -> bool:
+    try:
+        return path_of(picture).is_file()
+    except UserError:  # it is in a bucket that this machine cannot read
+        return False
 
 
 def command_of(config: SampleConfig, cell: Cell) -> str:

@@ -66,9 +66,9 @@ def read_prompts(path: str) -> list[str]:
         UserError: the file cannot be read, or holds no prompt.
     """
     try:
-        lines = [line.strip() for line in find_config(path, ".txt").read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in find_config(path, ".txt").read_bytes().decode("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or error
         raise UserError(f"prompts_file: cannot read {path}: {reason}") from error
     texts = [line for line in lines if line and not line.startswith("#")]
     if not texts:

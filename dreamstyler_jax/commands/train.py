@@ -23,6 +23,7 @@ from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, is_finished
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.checkpoints import Checkpoints, open_checkpoints
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
@@ -56,7 +57,7 @@ def run(config: TrainConfig) -> None:
     share_cores(config.model, len(config.images) if config.separate else config.batch_size)
     pending = []
     for run_config in runs_of(config):
-        folder, paths = Path(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
+        folder, paths = path_of(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
         pictures = {path: as_masked_picture(path) for path in paths}
         run_config = dataclasses.replace(run_config, prompts=training_prompts(run_config, paths))
@@ -89,7 +90,7 @@ def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str,
     if config.preview_prompts:
         prompts.require_placeholders(config.preview_prompts, {config.name: lesson.style})
         tokenize(model.tokenizers, config.preview_prompts, {config.name: config.vectors})
-    return Run(config, Path(config.output), lesson)
+    return Run(config, path_of(config.output), lesson)
 
 
 def _of_one_shape(runs: Sequence[Run]) -> list[list[Run]]:
@@ -150,6 +151,7 @@ def record(
         return
     log.write(chunk.step, metrics)
     if finished or chunk.step % run.config.save_every == 0:
+        log.save()
         keep(model, run, store, state)
     if finished and not all(chunk.finished):  # the others may go on for long
         style_in(run.lesson.style, state).save(run.folder / FILE_NAME)

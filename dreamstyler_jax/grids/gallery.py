@@ -1,14 +1,14 @@
 """A grid's folder: pictures, a manifest with a line for each, and the grid's definition, safe against interruption.
 
 A picture is written to a temporary name, flushed, renamed, and only then listed. So whatever interrupts a run, the
-manifest lists whole pictures only. Several processes may fill one folder, each with a manifest of its own.
+manifest lists whole pictures only. Several processes may fill one folder, each with a manifest of its own. In a bucket
+each picture is one object, and the manifest is one that is written again and again, behind the pictures that it lists.
 """
 
 import concurrent.futures
-import errno
 import hashlib
 import json
-import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +18,13 @@ import yaml
 
 from dreamstyler_jax.grids.cells import ABSENT, Cell, id_of_line
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.buckets import in_bucket
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import remove_temporaries, write_atomic
+from dreamstyler_jax.runtime.growing_files import growing_file
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
+_MANIFESTS = re.compile(r"manifest(\..*-of-.*)?\.jsonl")
 MAX_PENDING = 64  # pictures that may wait for the writer
 
 
@@ -49,6 +52,7 @@ class Gallery:
         self.folder = folder
         self.manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
         self.lines = self._read()
+        self._growing = growing_file(self.manifest)
 
     def _read(self) -> dict[str, dict[str, Any]]:
         lines: dict[str, dict[str, Any]] = {}
@@ -59,7 +63,8 @@ class Gallery:
         return lines
 
     def _manifests(self) -> list[Path]:
-        return [*self.folder.glob(MANIFEST), *sorted(self.folder.glob("manifest.*-of-*.jsonl"))]
+        found = [path for path in self.folder.glob("manifest*.jsonl") if _MANIFESTS.fullmatch(path.name)]
+        return sorted(found, key=lambda path: (path.name != MANIFEST, path.name))
 
     def holds_another(self, definition: Mapping[str, Any]) -> list[str]:
         """The parameters in which the grid of this folder differs; empty if it is this one or there is none.
@@ -88,7 +93,10 @@ class Gallery:
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """The cells without a whole picture: never painted, failed, or with a file that is not what was written."""
-        return [cell for cell in cells if not self._is_whole(self.lines.get(cell.id, {}))]
+        cells = list(cells)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            whole = pool.map(lambda cell: self._is_whole(self.lines.get(cell.id, {})), cells)
+            return [cell for cell, is_whole in zip(cells, whole, strict=True) if not is_whole]
 
     def listed(self, cells: Iterable[Cell]) -> int:
         """How many of the cells have been painted at some time."""
@@ -105,9 +113,15 @@ class Gallery:
 
     def begin(self) -> None:
         """Prepares the manifest for more lines: appending to a line cut short would spoil both."""
+        if in_bucket(self.folder):
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.manifest.exists():
             _write_manifest(self.manifest, _read_manifest(self.manifest).values())
+
+    def close(self) -> None:
+        """Waits until the manifest holds all lines."""
+        self._growing.close()
 
     def save(self, cell: Cell, picture: np.ndarray) -> None:
         """Writes a picture [H, W, 3] in [-1, 1] and, once it is on the disk, its line.
@@ -129,7 +143,7 @@ class Gallery:
 
     def _append(self, result: Mapping[str, str], cell: Cell) -> None:
         line = {"id": cell.id, **result, **cell.parameters(), **self._note(cell)}
-        _append_line(self.manifest, json.dumps(line))
+        self._growing.write(json.dumps(line).encode() + b"\n")
         self.lines[cell.id] = line
 
     def finish(self, cells: Sequence[Cell]) -> None:
@@ -137,6 +151,7 @@ class Gallery:
 
         Also removes what killed processes left behind.
         """
+        self.close()
         self.lines = self._read()  # other processes may have added to it
         wanted = dict.fromkeys(cell.id for cell in cells)
         others = [line for id, line in self.lines.items() if id not in wanted]
@@ -192,20 +207,6 @@ class Writer:
 
 def _write_manifest(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
-def _append_line(path: Path, line: str) -> None:
-    """Adds a line and flushes it to the disk; a file that it cannot be added to in full stays as it was."""
-    content = line.encode() + b"\n"
-    with path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            if file.write(content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            os.fsync(file.fileno())
-        except BaseException:
-            file.truncate(size)
-            raise
 
 
 def _yaml(*documents: Mapping[str, Any]) -> str:

@@ -1,9 +1,13 @@
-"""Checkpoints of a training state: Orbax on disk, with a digest of every leaf, since Orbax restores damaged bytes."""
+"""Checkpoints of a training state: Orbax on disk, with a digest of every leaf, since Orbax restores damaged bytes.
+
+Those of a run in a bucket are written on this machine and copied into the bucket.
+"""
 
 import hashlib
 import math
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.mirrors import Mirror
 
+LAST_FILE = "commit_success.txt"  # Orbax writes it into the folder of a checkpoint when that is whole
 MAX_KEPT = 2  # checkpoints in a folder: the newest, and another in case it is damaged
 
 
@@ -22,8 +29,8 @@ class Checkpoints:
     A pytree is stored as the list of its leaves, so that renaming its fields does not invalidate old checkpoints.
     """
 
-    def __init__(self, manager: Any):
-        self._manager = manager
+    def __init__(self, manager: Any, folder: Path, publish: Callable[[], None] = lambda: None):
+        self._manager, self._folder, self._publish = manager, folder, publish
 
     def save(self, step: int, state: Any) -> None:
         """Stores ``state`` as the state after ``step`` steps, and waits until it is on disk.
@@ -42,6 +49,7 @@ class Checkpoints:
         }
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._manager.wait_until_finished()
+        self._publish()
 
     def restore(self, like: Any, max_step: float = math.inf) -> Any | None:
         """The newest undamaged state, or None if there is none. A warning names each damaged checkpoint.
@@ -60,9 +68,7 @@ class Checkpoints:
                 warnings.warn(f"the checkpoint of step {step} is damaged; using an older one", stacklevel=2)
                 continue
             if [(a.shape, a.dtype) for a in restored] != [(np.shape(a), np.asarray(a).dtype) for a in leaves]:
-                raise UserError(
-                    f"the checkpoints in {self._manager.directory} belong to other settings: choose another output"
-                )
+                raise UserError(f"the checkpoints in {self._folder} belong to other settings: choose another output")
             return jax.tree.unflatten(structure, [jax.numpy.asarray(leaf) for leaf in restored])
         return None
 
@@ -83,6 +89,19 @@ class Checkpoints:
 @contextmanager
 def open_checkpoints(folder: str | Path) -> Iterator[Checkpoints]:
     """Opens the checkpoints in ``folder``, which keeps the newest `MAX_KEPT`."""
+    folder = path_of(folder)
+    if not in_bucket(folder):
+        with _open_manager(folder.absolute()) as manager:
+            yield Checkpoints(manager, folder)
+        return
+    with tempfile.TemporaryDirectory() as here:
+        mirror = Mirror(Path(here), folder, LAST_FILE)
+        mirror.fetch()
+        with _open_manager(Path(here)) as manager:
+            yield Checkpoints(manager, folder, mirror.publish)
+
+
+def _open_manager(folder: Path) -> Any:
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(
@@ -91,8 +110,7 @@ def open_checkpoints(folder: str | Path) -> Iterator[Checkpoints]:
         enable_async_checkpointing=False,
         atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
     )
-    with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
-        yield Checkpoints(manager)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def _digest(leaf: np.ndarray) -> str:

@@ -1,28 +1,36 @@
-"""Files that appear whole or not at all, JSON files, and the folder for what can be made again."""
+"""Files that appear whole or not at all, here or in buckets, JSON files, and the folder for what can be made again."""
 
 import contextlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamstyler_jax.runtime.buckets import check_reachable, in_bucket, path_of, upload, write_object
 from dreamstyler_jax.runtime.errors import UserError
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path to write a file to, which then takes the place of `path`.
 
     A reader, or a crash, sees the old content or the new, never a part. The temporary file is hidden, lies in the
     folder of `path` and does not have its suffix; it is flushed to the disk and renamed in one step. Missing folders
-    are made. If the block raises, the temporary file is removed and `path` stays as it was.
+    are made. If the block raises, the temporary file is removed and `path` stays as it was. For a path in a bucket the
+    temporary file lies on this machine, and becomes one object.
 
     Raises:
         OSError: the disk is full, the folder cannot be written, or the block wrote no file.
     """
-    path = Path(path)
+    path = path_of(path)
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            upload(Path(folder) / path.name, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -36,12 +44,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
+def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     """Writes a file whole or not at all, as :func:`replacing` does.
 
     Raises:
         OSError: the disk is full, the folder cannot be written, ...
     """
+    path = path_of(path)
+    if in_bucket(path):
+        write_object(path, data)
+        return
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -52,7 +64,7 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: str | Path, *, advice: str = "make or download it again") -> dict[str, Any]:
+def read_json(path: str | os.PathLike, *, advice: str = "make or download it again") -> dict[str, Any]:
     """Reads the object in a JSON file.
 
     Args:
@@ -62,13 +74,13 @@ def read_json(path: str | Path, *, advice: str = "make or download it again") ->
     Raises:
         UserError: the file is missing, unreadable, not valid JSON, or holds something other than an object.
     """
-    path = Path(path)
+    path = path_of(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; {advice}") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply
         raise UserError(f"{path} is damaged, it is not valid JSON ({error}); {advice}") from error
     if not isinstance(content, dict):
@@ -76,7 +88,7 @@ def read_json(path: str | Path, *, advice: str = "make or download it again") ->
     return content
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Writes an object as indented JSON in UTF-8, whole or not at all."""
     write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
@@ -85,8 +97,12 @@ def check_output(folder: Path) -> None:
     """Refuses an output folder that cannot be written, before any work is done for it. Makes nothing.
 
     Raises:
-        UserError: the folder, or the existing one that it would be made in, is a file or not writable.
+        UserError: the folder, or the existing one that it would be made in, is a file or not writable; or its bucket
+            cannot be reached.
     """
+    if in_bucket(folder):
+        check_reachable(folder)
+        return
     try:
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     except OSError as error:

@@ -1,4 +1,4 @@
-# make demo | test | test-tpu | lint | format | paper_eval | pictures | clean. Each installs what it needs into .venv
+# make demo | test | test-tpu | lint | format | site | paper_eval | pictures | clean. Each installs what it needs into .venv
 # (test-tpu into .venv-tpu), and installs it again if setup.cfg or pyproject.toml has changed.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PROJECT := setup.cfg pyproject.toml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-tpu browser lint format paper_eval pictures clean
+.PHONY: demo test test-tpu browser lint format site paper_eval pictures clean
 .DELETE_ON_ERROR:
 
 PAINTINGS := boat flower bird house
@@ -55,6 +55,10 @@ lint: $(VENV)/.installed-lint
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation as a site, build/site; warnings are errors.
+site: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # The protocol of Table 1 in the paper, with your pictures; EVALUATE may name further checkpoints (docs/evaluation.md).
 MODEL ?= stable-diffusion-v1-5/stable-diffusion-v1-5
@@ -106,6 +110,11 @@ $(TPU_VENV)/.installed: $(PROJECT)
 	$(PYTHON) -m venv $(TPU_VENV)
 	$(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[tpu]' hypothesis pytest \
 		pytest-timeout
+	touch $@
+
+$(VENV)/.installed-docs: $(PROJECT)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 $(VENV)/.installed-lint: $(PROJECT)

@@ -3,11 +3,16 @@
 #
 #   OUT=results bash benchmarks/on_a_gpu.sh speed                            # Stable Diffusion 1.5 and XL, random weights
 #   OUT=results bash benchmarks/on_a_gpu.sh pretraining [SECONDS [OPTIONS OF PRETRAIN]]
+#   OUT=results bash benchmarks/on_a_gpu.sh experiments [SECONDS [OPTIONS OF EXPERIMENTS]]
 #
 # Pretraining takes 500 seconds if not told otherwise: parts take fewer steps if need be. The check takes up to a minute
 # more. It leaves the log, the table of `dreamstyler check`, and in pieces of 15 MiB the model, or as long as there is
 # none, the weights of the finished parts (put together: cat weights.tar.* | tar x). What lies in carried/ is taken over:
 # weights of parts, the tokenizer, captions.
+#
+# Experiments share the GPU among SHARDS processes (8), since one style's training does not fill it. They leave their
+# styles and scores in experiments.tar.gz.*; what lies in carried/ is not measured again. A last call on any machine,
+# `dreamstyler experiments --output FOLDER`, prints the tables.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-out/gpu}
@@ -35,6 +40,21 @@ pretraining() {
     if [ -d "$work/model" ]; then
         timeout 60 python3 -m dreamstyler_jax check --model "$work/model" --sheet "$OUT/check.png" 2>&1 | tee "$OUT/check.txt"
     fi
+}
+
+experiments() {
+    local seconds=${1:-500} work=${WORK:-experiments} shards=${SHARDS:-8}
+    shift || true
+    mkdir -p "$work/logs"
+    [ -d carried ] && cp -ru carried/. "$work"
+    for shard in $(seq 0 $((shards - 1))); do
+        XLA_PYTHON_CLIENT_MEM_FRACTION=$(awk "BEGIN { print 0.9 / $shards }") timeout "$seconds" \
+            python3 -m dreamstyler_jax experiments --output "$work" --shard "$shard/$shards" "$@" \
+            > "$work/logs/$shard.txt" 2>&1 &
+    done
+    wait
+    tail -n 1 "$work"/logs/*.txt
+    tar cz -C "$work" . | split -b 15M - "$OUT/experiments.tar.gz."
 }
 
 "$@"

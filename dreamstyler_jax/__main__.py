@@ -51,6 +51,9 @@ COMMANDS = {
         resumable=True,
         config_module=SETTINGS_WITHOUT_JAX,
     ),
+    "caption": Command(
+        "dreamstyler_jax.commands.caption", "CaptionConfig", "Describe pictures, except their style, in text files."
+    ),
     "sample": Command(
         "dreamstyler_jax.commands.sample",
         "SampleConfig",
@@ -60,6 +63,9 @@ COMMANDS = {
     "evaluate": Command("dreamstyler_jax.commands.evaluate", "EvaluateConfig", "Score painted pictures."),
     "convert": Command(
         "dreamstyler_jax.commands.convert", "ConvertConfig", "Write a style for other tools, or read theirs."
+    ),
+    "doctor": Command(
+        "dreamstyler_jax.commands.doctor", "DoctorConfig", "Say what this installation sees, and what is missing."
     ),
     "benchmark": Command(
         "dreamstyler_jax.commands.benchmark", "BenchmarkConfig", "Measure how fast this machine trains and paints."
@@ -75,6 +81,11 @@ COMMANDS = {
     ),
     "words": Command(
         "dreamstyler_jax.mini.studies.words", "WordsConfig", "Measure how much each word of a prompt counts."
+    ),
+    "captions": Command(
+        "dreamstyler_jax.mini.studies.captioning",
+        "CaptionsConfig",
+        "Measure how right the embedded model's captions are.",
     ),
     "experiments": Command(
         "dreamstyler_jax.mini.studies.experiments", "ExperimentsConfig", "Measure the paper's claims."

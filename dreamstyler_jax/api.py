@@ -199,7 +199,8 @@ def paint(
         negative_prompt: what the pictures should not show.
         solver: one of `solvers.SOLVERS`.
         steps: solver steps, 1 to 1000.
-        height, width: in pixels; by default the model's resolution.
+        height: in pixels; by default the model's resolution.
+        width: likewise.
         content: a picture to repaint.
         strength: how much of the content is painted again, in (0, 1].
         nets: what the model's ControlNets are given, see `StableDiffusion.with_controlnets`.

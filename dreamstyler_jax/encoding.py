@@ -7,6 +7,7 @@ and the text encoder, so the text around it is encoded as in any other prompt.
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -46,19 +47,26 @@ def initial_tables(
     return {encoder: table(encoder) for encoder in model.tokenizers}
 
 
-def join_tables(styles: Mapping[str, Style]) -> dict[str, np.ndarray]:
-    """The vectors of several styles side by side, float32[T, sum of V, D] for each text encoder.
+def stage_starts(styles: Mapping[str, Style]) -> list[Fraction]:
+    """Where in the noise, from 0 to 1, a stage of one of these styles begins: R of them, in order.
 
-    T is the least common multiple of their numbers of stages: repeating the stages of a table does not change which
-    vectors a timestep sees. If one of them has vectors for each of K layers, those of the others are repeated for each:
-    float32[T, K, sum of V, D].
+    They divide the timesteps evenly if one style's number of stages is a multiple of all others'.
     """
-    stages = math.lcm(*(style.stages for style in styles.values()))
-    layers = layers_of(styles)
+    return sorted({Fraction(stage, style.stages) for style in styles.values() for stage in range(style.stages)})
+
+
+def join_tables(styles: Mapping[str, Style]) -> dict[str, np.ndarray]:
+    """The vectors of several styles side by side, float32[R, sum of V, D] for each text encoder.
+
+    A row holds the vectors of all styles from one of `stage_starts` to the next. If one of them has vectors for each of
+    K layers, those of the others are repeated for each: float32[R, K, sum of V, D].
+    """
+    starts, layers = stage_starts(styles), layers_of(styles)
 
     def stretched(table: np.ndarray) -> np.ndarray:
-        table = np.repeat(table, stages // len(table), axis=0)
-        return np.broadcast_to(with_layers(table), (stages, layers, *table.shape[-2:])) if layers > 1 else table
+        table = table[[math.floor(start * len(table)) for start in starts]]
+        shape = len(starts), layers, *table.shape[-2:]
+        return np.broadcast_to(with_layers(table), shape) if layers > 1 else table
 
     def join(*tables: np.ndarray) -> np.ndarray:
         return np.concatenate([stretched(table) for table in tables], axis=-2)
@@ -164,7 +172,9 @@ def check_styles(model: StableDiffusion, styles: Mapping[str, Style]) -> None:
 
 
 def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Conditioning:
-    """The conditioning [P, T, L, D] of prompts, or K of them; T and K are 1 where there are no styles.
+    """The conditioning [P, R, L, D] of prompts, or K of them; R and K are 1 where there are no styles.
+
+    Its R rows are for the timesteps between `stage_starts`, which is to say for T stages if all styles have as many.
 
     Args:
         model: its text encoders encode.

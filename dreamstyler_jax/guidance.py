@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jax import Array
 
 ROWS = ("null", "full", "context", "style", "weak")
-NULL, FULL, WEAK = map(ROWS.index, ("null", "full", "weak"))
+NULL, FULL, CONTEXT, WEAK = map(ROWS.index, ("null", "full", "context", "weak"))
 WEAK_SCALE = "weak_scale"
 CONSTANT = "constant"
 # The factor of guidance at a place in the sampling, 0 to 1; its mean is 1 (Wang et al. 2024, "Analysis of ...").

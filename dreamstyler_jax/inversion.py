@@ -18,7 +18,7 @@ from jax import Array
 
 from dreamstyler_jax.encoding import Tokens, encode_spliced, tokenize
 from dreamstyler_jax.framing import latent_weights
-from dreamstyler_jax.runtime.devices import on_all_devices, part_of_batch, placed, shared, split_batch
+from dreamstyler_jax.runtime.devices import mesh, on_all_devices, part_of_batch, placed, replicate, shared, split_batch
 from dreamstyler_jax.stable_diffusion import schedule
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
@@ -26,6 +26,7 @@ from dreamstyler_jax.timestep_sampling import UNIFORM, TimestepPlan, draw_timest
 
 T = TypeVar("T")
 Tables = Mapping[str, Array]
+Advance = Callable[..., tuple["TrainState", "Metrics"]]  # what `make_trainer` returns
 
 
 class Dataset(NamedTuple):
@@ -92,6 +93,18 @@ class Metrics(NamedTuple):
     stage_loss: Array
     stage_count: Array
     gradient_norm: Array
+
+
+class Load(NamedTuple):
+    """What each device computes at once; the less, the less memory it takes.
+
+    Attributes:
+        styles: how many of its styles.
+        samples: how many of its samples of each style's batch.
+    """
+
+    styles: int
+    samples: int
 
 
 class Settings(NamedTuple):
@@ -200,32 +213,45 @@ def gradient(networks: Networks, params: Any, tables: Tables, batch: Batch) -> t
     return grads, Metrics(losses.mean(), losses @ of_stage, of_stage.sum(0), optax.tree.norm(grads))
 
 
-def gradient_in_parts(networks: Networks, params: Any, tables: Tables, batch: Batch) -> tuple[Tables, Metrics]:
-    """Like `gradient`, with each device computing a part of the batch (`devices.on_all_devices`)."""
-    grads, metrics = gradient(networks, params, tables, part_of_batch(batch))
-    grads, loss = jax.lax.pmean((grads, metrics.loss), "batch")
-    stage_loss, stage_count = jax.lax.psum((metrics.stage_loss, metrics.stage_count), "batch")
-    return grads, Metrics(loss, stage_loss, stage_count, optax.tree.norm(grads))
+def mean_gradient(
+    compute: Callable[[Any], tuple[Tables, Metrics]], tables: Tables, parts: Any
+) -> tuple[Tables, Metrics]:
+    """The mean of the gradients of N parts of one size, computed one after another, and the metrics of them all.
 
-
-def learning_rates(peak: float, *, warmup_steps: int, schedule: str, steps: int) -> optax.Schedule:
-    """The learning rate after so many steps: a linear warm-up and then a constant, linear or cosine schedule."""
-    rest = steps - warmup_steps
-    after = {
-        "constant": optax.constant_schedule(peak),
-        "linear": optax.linear_schedule(peak, 0.0, max(rest, 1)),
-        "cosine": optax.cosine_decay_schedule(peak, max(rest, 1)),
-    }[schedule]
-    warmup = optax.linear_schedule(peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1))
-    return optax.join_schedules([warmup, after], [warmup_steps]) if warmup_steps else after
-
-
-def adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """The reference's optimizer (DreamStyler's ``train.py``): AdamW, betas 0.9 and 0.999, eps 1e-8.
-
-    Its defaults: a constant rate, no warm-up, weight decay 1e-2.
+    Args:
+        compute: maps a part to its gradient and metrics, as `gradient` does with a batch.
+        tables: what the gradient is with respect to.
+        parts: a pytree of arrays [N, ...].
     """
-    return optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
+    count = len(jax.tree.leaves(parts)[0])
+
+    def add(total: Tables, part: Any) -> tuple[Tables, Metrics]:
+        grads, metrics = compute(part)
+        return jax.tree.map(lambda a, b: a + b / count, total, grads), metrics
+
+    grads, of_parts = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, tables), parts)
+    sums = of_parts.stage_loss.sum(0), of_parts.stage_count.sum(0)
+    return grads, Metrics(of_parts.loss.mean(), *sums, optax.tree.norm(grads))
+
+
+def gradient_in_passes(
+    networks: Networks, params: Any, tables: Tables, batch: Batch, samples: int
+) -> tuple[Tables, Metrics]:
+    """Like `gradient`, with a pass for every ``samples`` samples, a divisor of their number: less memory."""
+    compute = functools.partial(gradient, networks, params, tables)
+    if samples == len(batch.timesteps):
+        return compute(batch)
+    return mean_gradient(compute, tables, jax.tree.map(lambda leaf: leaf.reshape(-1, samples, *leaf.shape[1:]), batch))
+
+
+def mean_over_devices(grads: Tables, metrics: Metrics) -> tuple[Tables, Metrics]:
+    """The gradient of a batch from those of its parts, one on each device (`devices.on_all_devices`).
+
+    All sums are one all-reduce, the only one in a training step.
+    """
+    sums = jax.lax.psum((grads, metrics.loss, metrics.stage_loss, metrics.stage_count), "batch")
+    (grads, loss), stage_loss, stage_count = jax.tree.map(lambda total: total / mesh().size, sums[:2]), sums[2], sums[3]
+    return grads, Metrics(loss, stage_loss, stage_count, optax.tree.norm(grads))
 
 
 def start(
@@ -240,7 +266,7 @@ def start(
 def stack_trees(trees: Sequence[T]) -> T:
     """Pytrees of one shape as one with a leading axis, split over the devices if their number divides it."""
     tree = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    return jax.device_put(tree, placed("batch") if shared(len(trees)) else placed())
+    return jax.device_put(tree, placed("batch")) if shared(len(trees)) else replicate(tree)
 
 
 def unstack_trees(tree: T, count: int) -> list[T]:
@@ -248,54 +274,66 @@ def unstack_trees(tree: T, count: int) -> list[T]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(count)]
 
 
-def make_trainer(
-    networks: Networks, optimizer: optax.GradientTransformation, settings: Settings
-) -> Callable[[TrainState, Any, Dataset, int], tuple[TrainState, Metrics]]:
+def whole_load(styles: int, batch_size: int) -> Load:
+    """All that a device has to compute: its part of the styles, or else of every batch, if their number divides it."""
+    if shared(styles):
+        return Load(styles // mesh().size, batch_size)
+    return Load(styles, batch_size // mesh().size if shared(batch_size) else batch_size)
+
+
+def make_trainer(networks: Networks, optimizer: optax.GradientTransformation, settings: Settings) -> Advance:
     """The training loop between two log points, for one style or for several that do not influence each other.
 
     Returns:
-        ``advance(states, params, datasets, steps) -> (states, metrics)``, one compiled ``lax.scan`` over ``steps``
-        steps. States, datasets and metrics have a leading axis of styles, [S, ...], from `stack_trees`; the second axis
-        of the metrics is [steps]. The states given are donated. Several devices share the styles if their number
-        divides S, or else every batch if it divides the batch size; ``params`` are then on all devices.
+        ``advance(states, params, datasets, steps, load=None) -> (states, metrics)``, one compiled ``lax.scan`` over
+        ``steps`` steps. States, datasets and metrics have a leading axis of styles, [S, ...], from `stack_trees`; the
+        second axis of the metrics is [steps]. The states given are donated. Several devices share the styles if their
+        number divides S, or else every batch if it divides the batch size; ``params`` are then on all devices. With a
+        `Load`, whose numbers divide `whole_load`'s, they compute no more than that at once; the result is the same.
     """
 
     def one_step(
-        batch_gradient: Callable[..., tuple[Tables, Metrics]], params: Any, dataset: Dataset, state: TrainState
+        samples: int, split: bool, params: Any, dataset: Dataset, state: TrainState
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         stages = len(next(iter(state.tables.values())))
         plan = plan_timesteps(settings.timesteps, networks.schedule, stages)
 
-        def accumulate(total: Tables, key: Array) -> tuple[Tables, Metrics]:
+        def of_pass(key: Array) -> tuple[Tables, Metrics]:
             batch = draw_batch(dataset, key, settings.batch_size, plan)
-            grads, metrics = batch_gradient(networks, params, state.tables, batch)
-            return jax.tree.map(lambda a, b: a + b / settings.gradient_accumulation, total, grads), metrics
+            return gradient_in_passes(networks, params, state.tables, part_of_batch(batch) if split else batch, samples)
 
-        keys = jax.random.split(key, settings.gradient_accumulation)
-        zeros = jax.tree.map(jnp.zeros_like, state.tables)
-        grads, parts = jax.lax.scan(accumulate, zeros, keys)
+        grads, metrics = mean_gradient(of_pass, state.tables, jax.random.split(key, settings.gradient_accumulation))
+        if split:
+            grads, metrics = mean_over_devices(grads, metrics)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.tables)
         tables = cast(Tables, optax.apply_updates(state.tables, updates))
-        metrics = Metrics(parts.loss.mean(), parts.stage_loss.sum(0), parts.stage_count.sum(0), optax.tree.norm(grads))
         average = state.average and optax.tree.update_moment(tables, state.average, settings.average, 1)
         return TrainState(tables, optimizer_state, state.step + 1, average), metrics
 
-    @functools.partial(jax.jit, static_argnames="steps", donate_argnums=0)
-    def advance(states: TrainState, params: Any, datasets: Dataset, steps: int) -> tuple[TrainState, Metrics]:
-        split_styles = shared(len(states.step))
-        split_batches = not split_styles and shared(settings.batch_size)
-        batch_gradient = gradient_in_parts if split_batches else gradient
+    @functools.partial(jax.jit, static_argnames=("steps", "load"), donate_argnums=0)
+    def advance(
+        states: TrainState, params: Any, datasets: Dataset, steps: int, load: Load | None = None
+    ) -> tuple[TrainState, Metrics]:
+        count = len(states.step)
+        whole = whole_load(count, settings.batch_size)
+        at_once = load or whole
+        split_batches = whole.samples < settings.batch_size
 
         def train_one(state: TrainState, params: Any, dataset: Dataset) -> tuple[TrainState, Metrics]:
-            return jax.lax.scan(lambda state, _: one_step(batch_gradient, params, dataset, state), state, None, steps)
+            step = functools.partial(one_step, at_once.samples, split_batches, params, dataset)
+            return jax.lax.scan(lambda state, _: step(state), state, None, steps)
 
-        train_all = jax.vmap(train_one, in_axes=(0, None, 0))
-        if split_styles:
-            train_all = split_batch(train_all, in_axes=(0, None, 0))
-        elif split_batches:
-            train_all = on_all_devices(train_all)
-        return train_all(states, params, datasets)
+        def train_all(states: TrainState, params: Any, datasets: Dataset) -> tuple[TrainState, Metrics]:
+            if at_once.styles == whole.styles:
+                return jax.vmap(train_one, in_axes=(0, None, 0))(states, params, datasets)
+            return jax.lax.map(
+                lambda style: train_one(style[0], params, style[1]), (states, datasets), batch_size=at_once.styles
+            )
+
+        if whole.styles < count:
+            return split_batch(train_all, in_axes=(0, None, 0))(states, params, datasets)
+        return (on_all_devices(train_all) if split_batches else train_all)(states, params, datasets)
 
     return advance
 

@@ -32,7 +32,7 @@ from dreamstyler_jax.style import Style, StyleRef, with_layers
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _TERM = re.compile(rf"\s*(?P<name>[^*+:,]+?)\s*(?:\*\s*(?P<weight>{_NUMBER})\s*)?")
-_RANGE = r"\d+\s*(?:-\s*\d+)?"
+_RANGE = r"\d{1,3}\s*(?:-\s*\d{1,3})?"
 _PLACES = re.compile(rf"\s*(?=\S)(?P<stages>{_RANGE})?\s*(?:layers?\s*(?P<layers>{_RANGE}))?\s*")
 
 

@@ -12,13 +12,15 @@ import jax
 import numpy as np
 from jax import Array
 
-from dreamstyler_jax.encoding import encode, layers_of
+from dreamstyler_jax.encoding import encode, layers_of, stage_starts
 from dreamstyler_jax.guidance import FULL, NULL, ROWS, rows_needed
 from dreamstyler_jax.guidance_variants import NUMBERS
 from dreamstyler_jax.runtime.devices import padded_batch_size
+from dreamstyler_jax.runtime.interruption import told_to_stop, until_told
 from dreamstyler_jax.sampling import Batch, ContentBatch, StepPlan, sample_batch
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.schedule import stage_of
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import Content, ContentEncoder
 
@@ -95,6 +97,7 @@ def paint_requests(
 
     Raises:
         UserError: a prompt or a style cannot be encoded, see `encoding.encode`.
+        KeyboardInterrupt: the process was told to stop; all batches that were begun are yielded before.
     """
     if varied is None:
         varied = any(request.variants for request in requests)
@@ -103,14 +106,25 @@ def paint_requests(
         rows = needed_rows(weights, partly_guided=plan.partly_guided, varied=varied)
     if model.networks.embeds_guidance:
         rows = [FULL]
-    encoder = encoder or ContentEncoder(model)
+    encoder, plan = encoder or ContentEncoder(model), with_stages_of(plan, styles)
     batches = prepare_batches(model, requests, styles, batch_size=batch_size, rows=rows, varied=varied, encoder=encoder)
 
     def start(count: int, batch: Batch) -> tuple[int, Array]:
         return count, sample(model.networks, model.replicated_params, plan, batch, size=size, full_row=_full_row(rows))
 
-    for count, images in _one_ahead(itertools.starmap(start, batches)):
+    for count, images in _one_ahead(itertools.starmap(start, until_told(batches))):
         yield from np.asarray(images)[:count]
+    if told_to_stop():
+        raise KeyboardInterrupt
+
+
+def with_stages_of(plan: StepPlan, styles: Mapping[str, Style]) -> StepPlan:
+    """The plan for prompts encoded with these styles, whose numbers of stages may differ."""
+    starts = stage_starts(styles)
+    if len(starts) == max((style.stages for style in styles.values()), default=0):
+        return plan
+    begun = [stage_of(plan.solver.timesteps, start.denominator) >= start.numerator for start in starts]
+    return plan._replace(stages=np.sum(begun, axis=0, dtype=np.int32) - np.int32(1))
 
 
 def prepare_batches(

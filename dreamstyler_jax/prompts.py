@@ -26,24 +26,34 @@ _MAX_VERSIONS = 10_000
 # The patterns below see a placeholder as {name} and a literal brace as a character of Unicode's private use area.
 _HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans({"\ue000": "{{", "\ue001": "}}"})
 _NAME = r"\{[^{}]*\}"
-_NAMES = rf"{_NAME}(?:(?:\s*[,&+]?\s*|,?\s+and\s+){_NAME})*"
-_MADE = r"(?:\b(?:as\s+)?(?:painted|drawn|made|done|rendered|inspired)\s+)?"
+# Atomic, and with one way to read each space between names: the time would double with every name otherwise.
+_NAMES = rf"(?>{_NAME}(?:(?:\s*(?:[,&+]\s*)?|,?\s+and\s+){_NAME})*)"
+_AS_IF = r"(?:as\s+(?:(?:if|though)\s+)?(?:it\s+(?:was|were|had\s+been)\s+)?)?"
+_MADE = rf"(?:\b{_AS_IF}(?:painted|drawn|made|done|rendered|inspired)\s+)?"
+# Not in "a {cat} standing by {the_house}", but in "a painting by {}".
+_BY = (
+    r"(?:(?<!ing\s)(?<!stands\s)(?<!sits\s)(?<!lies\s)|(?<=painting\s)|(?<=drawing\s)|(?<=etching\s)|(?<=graving\s))by"
+)
+_KIND = r"(?:(?!style|manner)[\w-]+\s+){0,2}"  # "art", "late painting"
 
-# The words that make a placeholder a style: "in the style of {}", "painted by {}", "in {} style".
+# The words that make a placeholder a style: "in the (art) style of {}", "painted by {}", "in {} style", "{}'s style".
 STYLE_CLAUSE = re.compile(
     rf"""
     ,?\s*{_MADE}
-    (?: \b(?:in\s+(?:the\s+|a\s+)?)?(?:style|manner)\s+of\s+{_NAMES}
-      | \bby\s+{_NAMES}
+    (?: \b(?:in\s+(?:(?:the|an?)\s+)?{_KIND})?(?:style|manner)\s+of\s+{_NAMES}
+      | \b{_BY}\s+{_NAMES}
       | \b(?:in|with)\s+(?:the\s+|an?\s+)?{_NAMES}[\s-]+style\b
+      | (?:\b(?:in|with)\s+)?{_NAMES}['\u2019]s\s+{_KIND}(?:style|manner)\b
     )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 # A placeholder without such words: "a house, {}", "a {} painting".
 BARE_NAMES = re.compile(rf",?\s*(?:\b(?:in|with|like)\s+(?:the\s+|an?\s+)?)?{_NAMES}(?:[\s-]*style\b)?", re.IGNORECASE)
-# What removing a style may leave behind: empty brackets, a space before a comma, "of a" at the end.
-LEFTOVERS = re.compile(r"\(\s*\)|\[\s*\]|\s+(?=[,.;:!?])|(?:\s+of)?\s+(?:an?|the)\s*$|\s+of\s*$")
+# What removing a style may leave behind: empty brackets, a space before a comma, "of a" or "as if by" at the end.
+LEFTOVERS = re.compile(
+    r"\(\s*\)|\[\s*\]|\s+(?=[,.;:!?])|(?:\s+(?:an?|the|of|by|in|with|like|as|if|though|after|from))+\s*$"
+)
 # C_o: "A painting", "An old oil painting", where it ends the prompt or "of" follows.
 OPENING = re.compile(
     r"""
@@ -128,6 +138,11 @@ def style_only(prompt: str) -> str:
     return f"{opening[0] if opening else 'A painting'}{' in the style of ' if names else ''}{', '.join(names)}"
 
 
+def calls_a_style(prompt: str) -> bool:
+    """Whether a prompt says in words which placeholder is a style; otherwise `context_only` has to guess."""
+    return STYLE_CLAUSE.search(prompt) is not None
+
+
 def guidance_prompts(prompt: str, negative_prompt: str = "", weak_prompt: str = "") -> tuple[str, str, str, str, str]:
     """The prompts of `guidance.ROWS`: negative, full, context only, style only, weak.
 
@@ -139,7 +154,11 @@ def guidance_prompts(prompt: str, negative_prompt: str = "", weak_prompt: str = 
 
 def _with_clause(prompt: str) -> tuple[str, re.Pattern[str]]:
     """The prompt in this module's notation, and the pattern that finds its style."""
-    text = "".join(str(p) if isinstance(p, Placeholder) else p.translate(_HIDE_BRACES) for p in parse_prompt(prompt))
+    text = "".join(
+        # One space for many, or the patterns take a time that grows with the square of their number.
+        str(part) if isinstance(part, Placeholder) else re.sub(r"\s+", " ", part).translate(_HIDE_BRACES)
+        for part in parse_prompt(prompt)
+    )
     return text, STYLE_CLAUSE if STYLE_CLAUSE.search(text) else BARE_NAMES
 
 
@@ -149,6 +168,8 @@ def sidecar_prompt(picture: str | os.PathLike) -> str | None:
     Raises:
         UserError: the file is empty, or cannot be read.
     """
+    if not Path(picture).name or "\0" in str(picture):
+        raise UserError(f"there is no picture {str(picture)!r}")
     file = path_of(picture).with_suffix(".txt")
     try:
         text = " ".join(file.read_bytes().decode("utf-8-sig").split())

@@ -32,12 +32,14 @@ class StepPlan(NamedTuple):
         deep: bool[N], the first of them True: the steps that compute the UNet's deep features, which the following
             steps share (DeepCache, Ma et al. 2024). None: all steps, and a program without this choice.
         factors: float32[N], the factor of guidance in each step. None: always 1, and a program without it.
+        stages: int32[N], the row of the conditioning that each step takes. None: its rows are stages of equal length.
     """
 
     solver: SolverTable
     guided: np.ndarray | None = None
     deep: np.ndarray | None = None
     factors: np.ndarray | None = None
+    stages: np.ndarray | None = None
 
     @property
     def steps(self) -> int:
@@ -187,8 +189,9 @@ def _sample(
 
     def step(carry, row):
         state, features, average = carry
-        timestep, coefficients, fresh, control_scales, is_guided, factor, is_deep = row
-        inputs = _RowInputs(conditioning.at(stage_of(timestep, conditioning.stages)), control_scales, None)
+        timestep, coefficients, fresh, control_scales, is_guided, factor, is_deep, stage = row
+        stage = stage_of(timestep, conditioning.stages) if stage is None else stage
+        inputs = _RowInputs(conditioning.at(stage), control_scales, None)
         if is_deep is not None:
             features = lax.cond(is_deep, lambda: by_row(deep)(state.x, timestep, inputs), lambda: features)
         inputs = inputs._replace(deep=features)
@@ -210,6 +213,7 @@ def _sample(
         features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     fresh = None if plan.solver.noise is None else _Fresh(plan.solver.noise, np.arange(plan.steps))
     average = None if batch.variants is None else jnp.zeros_like(start)
-    rows = plan.solver.timesteps, plan.solver.coefficients, fresh, scales, plan.guided, plan.factors, plan.deep
+    of_plan = plan.guided, plan.factors, plan.deep, plan.stages
+    rows = plan.solver.timesteps, plan.solver.coefficients, fresh, scales, *of_plan
     (state, *_), _ = lax.scan(step, (solver_start(start), features, average), rows)
     return networks.decode_latents(params, state.x)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -36,7 +37,7 @@ class StyleRef(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads ``"gogh"`` or ``"gogh@100"``."""
-        match = re.fullmatch(r"(?P<name>.+)@(?P<step>\d+)", text, re.DOTALL)
+        match = re.fullmatch(r"(?P<name>.+)@(?P<step>\d{1,9})", text, re.DOTALL)
         return cls(match["name"], int(match["step"])) if match else cls(text)
 
     @property
@@ -160,7 +161,7 @@ class Style:
             style = cls(content.name, content.tables, content.metadata)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"{path} is not a style, or a damaged one: {error}") from error
         if content.hash and style.hash != content.hash:
             raise UserError(f"{path}: the file is damaged: its vectors are not the ones that were saved")
@@ -209,8 +210,10 @@ def load_styles(
     styles: dict[str, Style] = {}
     sources: dict[str, Path] = {}
     for final_file, alias in _style_files(paths):
+        if StyleRef.parse(alias).step:
+            raise UserError(f"{alias}={final_file}: a style cannot be called so, since @ and a number mean a step")
         final = Style.load(final_file)
-        name = alias or final.name
+        name = alias or _without_step(final)
         named_steps = [ref.step for ref in refs if ref.name == name and ref.step]
         for step in dict.fromkeys([*(steps or [0]), *named_steps]):
             file = _file_at(final_file, step) if step else final_file
@@ -284,6 +287,17 @@ def _style_files(paths: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, str
         yield from ((file, alias) for file in files)
 
 
+def _without_step(style: Style) -> str:
+    """The name of a style, which may not end as if it named one of its training steps, as in "gogh@768"."""
+    name, step = StyleRef.parse(style.name)
+    if not step:
+        return style.name
+    warnings.warn(
+        f"the style {style.name!r} is called {name}-{step} here, since @{step} means a training step", stacklevel=3
+    )
+    return f"{name}-{step}"
+
+
 def _split_alias(item: str | os.PathLike) -> tuple[str, Path]:
     """Splits ``name=path``; a path that exists is never split."""
     name, equals, path = str(item).partition("=")
@@ -298,7 +312,8 @@ def _files_in(path: Path) -> list[Path]:
     if (path / FILE_NAME).is_file():
         return [path / FILE_NAME]
     found = sorted(path.glob(f"*/{FILE_NAME}"))
-    found += sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not is_second_file(file))
+    found += sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not is_second_file(file))
+    found = [file for file in found if not file.relative_to(path).parts[0].startswith(".")]  # other programs' notes
     if not found:
         raise UserError(f"there is no style in {path}: it should hold {FILE_NAME}, or folders that do")
     return found

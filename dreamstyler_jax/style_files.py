@@ -7,17 +7,21 @@ the rest of the project uses.
 import io
 import json
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
+import ml_dtypes  # noqa: F401 (teaches NumPy bfloat16)
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from dreamstyler_jax.runtime.documents import FileText, check, parse_json
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.local_copies import local_copy
+from dreamstyler_jax.stable_diffusion.single_files.pickles import as_array
 
 SUFFIXES = (".safetensors", ".bin", ".pt")
 FORMATS = ("dreamstyler", "diffusers", "a1111")
@@ -28,6 +32,27 @@ _STAGE = re.compile(r"(?P<token>.+)-T(?P<stage>\d+)")
 ENCODERS = ("clip_l", "clip_g")  # the text encoders of a style's tables: the first, and SDXL's second
 
 Tables = dict[str, np.ndarray]
+
+
+class Metadata(TypedDict, total=False):
+    """What a style's file says of how it was made, of what is read again; see `training.prepare`."""
+
+    model: str
+    model_hash: str
+    clip_skip: int
+    images: list[FileText]
+    prompts: list[str]
+    steps: int
+    norm: str
+    mix: str
+
+
+class _Header(TypedDict):
+    """What the header of this project's files holds."""
+
+    name: str
+    metadata: str
+    hash: str
 
 
 class StyleContent(NamedTuple):
@@ -59,6 +84,7 @@ def read_style(path: Path) -> StyleContent:
         if start[8:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
             return _foreign(path, *_read_torch(local))
         with safetensors.safe_open(local, "numpy") as file:
+            _refuse_small_numbers(file)
             header = file.metadata() or {}
             kind, keys = header.get("kind"), list(file.keys())
             if kind == _KIND:
@@ -67,13 +93,22 @@ def read_style(path: Path) -> StyleContent:
                 tables = {"clip_l": file.get_tensor("table")}
             else:
                 return _foreign(path, keys, file.get_tensor)
-            return StyleContent(header["name"], tables, json.loads(header["metadata"]), header["hash"])
+            known = check(header, _Header, "the header")
+            metadata = parse_json(known["metadata"], Metadata, "the metadata")
+            return StyleContent(known["name"], tables, metadata, known["hash"])
     except FileNotFoundError as error:
         raise UserError(f"there is no style {path}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not a style, or a damaged one: {error}") from error
+
+
+def _refuse_small_numbers(file: Any) -> None:
+    """Raises a UserError if an opened safetensors file has numbers of 8 bits or fewer, which NumPy does not know."""
+    kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (it is not a dict)
+    if small := sorted(kind for kind in kinds if kind.startswith(("F8", "F6_", "F4"))):
+        raise UserError(f"its numbers are {', '.join(small)}, which cannot be read: save it with 16 or 32 bits")
 
 
 def write_style(path: Path, content: StyleContent) -> None:
@@ -91,7 +126,15 @@ def write_style(path: Path, content: StyleContent) -> None:
         "hash": content.hash,
         "metadata": json.dumps(content.metadata),
     }
-    write_atomic(path, safetensors.numpy.save(content.tables, header))
+    write_atomic(path, _with_sorted_header(safetensors.numpy.save(content.tables, header)))
+
+
+def _with_sorted_header(file: bytes) -> bytes:
+    """The same ``.safetensors`` file, always with the same bytes: the library writes metadata in random order."""
+    (length,) = struct.unpack("<Q", file[:8])
+    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + file[8 + length :]
 
 
 def export_style(path: Path, name: str, tables: Mapping[str, np.ndarray], format: str) -> list[Path]:
@@ -197,12 +240,16 @@ def _read_torch(path: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
     except UserError:
         raise
     except Exception as error:  # a damaged or dangerous file can make torch's unpickler raise anything
+        if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"cannot be read, since it holds a {foreign[1]} and not only tensors: save a dictionary of tensors"
+            ) from error
         raise UserError("cannot be read as a PyTorch file of plain tensors, it may be damaged") from error
     if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):
         content = content["string_to_param"]
     if not isinstance(content, Mapping) or not all(hasattr(value, "detach") for value in content.values()):
         raise UserError("no style: it should hold named tensors")
-    return [str(key) for key in content], lambda key: content[key].detach().float().numpy()
+    return [str(key) for key in content], lambda key: as_array(content[key], key)
 
 
 def _torch_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:

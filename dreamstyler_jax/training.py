@@ -1,6 +1,5 @@
 """Learning styles from pictures: prepares what `inversion` needs and runs its loop, for one style or for several."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +10,16 @@ import numpy as np
 import optax
 from PIL import Image
 
-from dreamstyler_jax import encoding, framing, inversion
-from dreamstyler_jax.directions import descend_on_sphere, with_norm, with_norms_of
-from dreamstyler_jax.inversion import Dataset, TrainState
+from dreamstyler_jax import encoding, framing, inversion, provenance
+from dreamstyler_jax.directions import with_norm, with_norms_of
+from dreamstyler_jax.inversion import Advance, Dataset, Load, Metrics, TrainState
 from dreamstyler_jax.mixing import with_stages
+from dreamstyler_jax.optimizers import make_optimizer
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
-from dreamstyler_jax.runtime import compilation
+from dreamstyler_jax.runtime import compilation, hosts
+from dreamstyler_jax.runtime.devices import on_this_host, replicate
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.memory import fewer, is_exhausted, nothing_fits, say_what_fits
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import Watch, settled_at
@@ -33,6 +35,8 @@ from dreamstyler_jax.train_settings import (
 
 _RECORDED = ("batch_size", "norm", "prior", "average", "seed", "framing")
 _CHOICES = ("layers", "timesteps")  # recorded where they are not the default
+# Styles learned one after another share compiled programs, which belong to the object that this makes.
+_make_trainer = functools.lru_cache(maxsize=16)(inversion.make_trainer)
 
 
 class Lesson(NamedTuple):
@@ -104,8 +108,9 @@ def prepare(
     metadata: dict[str, Any] = {"property": settings.property} | origin
     metadata |= {setting: getattr(settings, setting) for setting in _RECORDED}
     metadata |= {"learning_rate": peak_learning_rate(settings)}
-    metadata |= {"prompts": list(prompts), "images": list(pictures), "resolution": resolution}
+    metadata |= {"prompts": list(prompts), **provenance.describe(pictures), "resolution": resolution}
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}
+    metadata |= {"model_settings": model.settings}
     metadata |= {"clip_skip": model.networks.clip_skip}
     told = {name: list(value) for name in ("original_size", "crop_top_left") if (value := getattr(settings, name))}
     metadata |= told
@@ -169,19 +174,6 @@ def _wordings(settings: TrainSettings, prompt: str) -> Sequence[str]:
     return OBJECT_PROMPTS if undescribed else [prompt]
 
 
-def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """The optimizer that the settings describe."""
-    rate = inversion.learning_rates(
-        peak_learning_rate(settings),
-        warmup_steps=settings.warmup_steps,
-        schedule=settings.schedule,
-        steps=most_steps(settings),
-    )
-    if settings.norm == "fixed":
-        return descend_on_sphere(rate, settings.prior)
-    return inversion.adamw(rate, settings.weight_decay)
-
-
 def train(
     model: StableDiffusion,
     lessons: Sequence[Lesson],
@@ -189,6 +181,7 @@ def train(
     states: Sequence[TrainState],
     next_stop: Callable[[int], int],
     evaluations: Sequence[Sequence[Sequence[float]]] = (),
+    advance: Advance | None = None,
 ) -> Iterator[Chunk]:
     """Trains lessons whose datasets have one shape together, each as if it were alone, and yields at every stop.
 
@@ -199,13 +192,16 @@ def train(
         states: where to begin, all at the same step, from `begin` or from a checkpoint.
         next_stop: maps the steps done to the step at which to yield next; it is called until all lessons are finished.
         evaluations: of a resumed training, the ``evaluation_loss`` of each lesson at its evaluations so far.
+        advance: the loop, by default that of `inversion.make_trainer` for these settings.
+
+    Raises:
+        UserError: a device's memory is too small for one sample at a time.
     """
     networks = model.with_size_conditions(settings.original_size, settings.crop_top_left).networks
-    advance = _trainer(networks.with_remat(model.params) if settings.remat else networks, settings)
+    loop = _Loop(model, networks, lessons, settings, advance)
+    hosts.lead(1)
+    states = hosts.from_the_first(states)
     done, last, every = int(states[0].step), most_steps(settings), evaluation_interval(settings)
-    stacked = inversion.stack_trees(states)
-    datasets = inversion.stack_trees([lesson.dataset for lesson in lessons])
-    params = model.replicated_params
     learners = [
         _Learner(lesson, state, settings, Watch(networks, model.params, lesson.evaluated, lesson.style.stages, losses))
         for lesson, state, losses in zip(lessons, states, evaluations or [()] * len(lessons), strict=True)
@@ -213,16 +209,87 @@ def train(
     while not all(learner.finished for learner in learners):
         evaluation = done + every - done % every if every else last
         before, done = done, min(last, evaluation, next_stop(done))
-        began, compiled = time.perf_counter(), compilation.seconds_compiling()
-        stacked, metrics = advance(stacked, params, datasets, done - before)
-        summaries = [inversion.summarize(of_lesson) for of_lesson in inversion.unstack_trees(metrics, len(lessons))]
-        seconds = time.perf_counter() - began - (compilation.seconds_compiling() - compiled)
+        hosts.lead(done - before)
+        states, metrics, seconds = loop.run([learner.state for learner in learners], done - before)
         samples = (done - before) * settings.batch_size * settings.gradient_accumulation
         rate = {"images_per_second": samples / max(seconds, 1e-9)}
-        now = zip(learners, inversion.unstack_trees(stacked, len(lessons)), summaries, strict=True)
+        now = zip(learners, states, map(inversion.summarize, metrics), strict=True)
         rows = [learner.take(state, summary | rate) for learner, state, summary in now]
         states, finished, settled = zip(*((item.state, item.finished, item.settled) for item in learners), strict=True)
         yield Chunk(done, list(states), rows, list(finished), list(settled))
+
+
+def follow(model: StableDiffusion, lessons: Sequence[Lesson], settings: TrainSettings) -> None:
+    """Does this process's part of a training that the first process of its job leads, until that one stops.
+
+    Args:
+        model, lessons, settings: the same as the first process gives to `train`.
+
+    Raises:
+        KeyboardInterrupt: one of the processes was told to stop; the first one saves what was learned.
+    """
+    networks = model.with_size_conditions(settings.original_size, settings.crop_top_left).networks
+    loop = _Loop(model, networks, lessons, settings, None)
+    states = [begin(lesson, settings) for lesson in lessons]
+    if not hosts.follow():
+        return
+    states = hosts.from_the_first(states)
+    while steps := hosts.follow():
+        states, _, _ = loop.run(states, steps)
+        if hosts.told_to_stop():
+            raise KeyboardInterrupt
+
+
+class _Loop:
+    """The training loop with all that it needs on the devices; if it exhausts their memory, it does less at once."""
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        networks: Networks,
+        lessons: Sequence[Lesson],
+        settings: TrainSettings,
+        advance: Advance | None,
+    ):
+        self._advance = advance or _trainer(networks.with_remat(model.params) if settings.remat else networks, settings)
+        params = model.replicated_params  # here, where they are also painted with
+        with hosts.on_all_devices_joined():
+            self._datasets = inversion.stack_trees([lesson.dataset for lesson in lessons])
+            self._params = replicate(params)
+            self._load = inversion.whole_load(len(lessons), settings.batch_size)
+
+    def run(self, states: Sequence[TrainState], steps: int) -> tuple[list[TrainState], list[Metrics], float]:
+        """Does so many steps; also returns how many seconds they took, without compiling."""
+        while True:
+            began, compiled = time.perf_counter(), compilation.seconds_compiling()
+            try:
+                with hosts.on_all_devices_joined():
+                    given = inversion.stack_trees(states)  # anew each time, since the loop uses it up
+                    results = self._advance(given, self._params, self._datasets, steps, self._load)
+                stacked, metrics = on_this_host(jax.block_until_ready(results))
+            except jax.errors.JaxRuntimeError as error:
+                self._load = _less(self._load, error)
+                continue
+            seconds = time.perf_counter() - began - (compilation.seconds_compiling() - compiled)
+            count = len(states)
+            return inversion.unstack_trees(stacked, count), inversion.unstack_trees(metrics, count), seconds
+
+
+def _less(load: Load, error: Exception) -> Load:
+    """What to do at once after an error: fewer styles, or else fewer samples, if memory was exhausted."""
+    if not is_exhausted(error):
+        raise error
+    if load.styles > 1:
+        less = Load(fewer(load.styles), load.samples)
+        say_what_fits(f"{load.styles} styles", f"learning {less.styles} after {less.styles}, with the same result")
+    elif load.samples > 1:
+        less = Load(1, fewer(load.samples))
+        each = load.samples // less.samples
+        say_what_fits(f"{load.samples} samples", f"computing them in {each} passes of {less.samples}, the same step")
+    else:
+        advice = "give --remat true, a smaller --resolution, or --dtype bfloat16 if it is not"
+        raise nothing_fits("one sample at a time", advice) from error
+    return less
 
 
 class _Learner:
@@ -255,20 +322,11 @@ class _Learner:
 
 
 def _trainer(networks: Networks, settings: TrainSettings) -> Callable[..., Any]:
-    """The training loop, the same for the same settings: styles learned one after another share compiled programs."""
-    names = [field.name for field in dataclasses.fields(TrainSettings)]  # without those of a command
-    values = {name: getattr(settings, name) for name in names}
-    hashable = {name: value for name, value in values.items() if not isinstance(value, list)}  # networks have the rest
-    return _make_trainer(networks, tuple(hashable.items()))
-
-
-@functools.lru_cache(maxsize=16)
-def _make_trainer(networks: Networks, values: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    settings = TrainSettings(**dict(values))
+    """The training loop: the same, with its compiled programs, for all settings that do not differ in what it does."""
     step_settings = inversion.Settings(
         settings.batch_size, settings.gradient_accumulation, settings.seed, settings.average, settings.timesteps
     )
-    return inversion.make_trainer(networks, make_optimizer(settings), step_settings)
+    return _make_trainer(networks, make_optimizer(settings), step_settings)
 
 
 def begin(lesson: Lesson, settings: TrainSettings) -> TrainState:

@@ -6,28 +6,24 @@
 No picture is stretched: the colours of its border fill up the model's size, and are cut off afterwards.
 """
 
-import functools
 import hashlib
-import io
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from dreamstyler_jax.depth import depth_map, depth_model_hash
 from dreamstyler_jax.edges import canny
 from dreamstyler_jax.runtime import images
-from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import cache_folder, write_atomic
-from dreamstyler_jax.runtime.local_copies import BucketFolder
 from dreamstyler_jax.solvers import steps_within
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
 KINDS = ("edges", "depth", "image")
-DepthEstimator = Callable[[Image.Image], np.ndarray]  # from a picture to float32[h, w], larger is nearer
 _MAX_ASPECT = 8  # longer side over the shorter
 _MAX_ENCODED = 16  # pictures whose latents and control maps are kept
 _NET = re.compile(r"(?P<kind>\w+)(?:\*(?P<weight>\d*\.?\d+))?(?:=(?P<model>.+))?")
@@ -59,8 +55,10 @@ def parse_net(text: str) -> Net:
     return Net(match["kind"], float(match["weight"] or 1), match["model"] or "")
 
 
-def with_nets(model: StableDiffusion, nets: Sequence[Net], **options: Any) -> StableDiffusion:
+def with_nets(model: StableDiffusion, nets: Sequence[Net], *, depth_model: str = "", **options: Any) -> StableDiffusion:
     """The model with these ControlNets; the options are those of `StableDiffusion.with_controlnets`.
+
+    Its hash of settings covers the depth model, if one of the nets takes depth maps.
 
     Raises:
         UserError: one of them should come from the model's own folder, which has none; and see
@@ -70,6 +68,8 @@ def with_nets(model: StableDiffusion, nets: Sequence[Net], **options: Any) -> St
     found = [folder for folder in folders if folder]
     if len(found) < len(nets):
         raise UserError(f"controlnets: {model.name} has none of its own; name one, as in {nets[0].kind}=FOLDER")
+    if any(net.kind == "depth" for net in nets):
+        model = model.with_settings(depth_model_hash(depth_model))
     return model.with_controlnets(found, **options) if nets else model
 
 
@@ -138,8 +138,26 @@ def load_content(
     Raises:
         UserError: a file cannot be read, is too oblong, or the map has another aspect than the picture.
     """
-    given = images.load(control_image) if control_image else None
+    given = load_control_image(control_image) if control_image else None
     return make_content(images.load(path), str(path), resolution, multiple, size, given)
+
+
+def load_control_image(path: str | Path) -> Image.Image:
+    """Loads a control map; what is transparent is black, the ground of all control maps.
+
+    Raises:
+        UserError: the file cannot be read, or its transparent parts leave nothing on black.
+    """
+    picture = images.load(path, on_white=False)
+    if picture.mode != "RGBA":
+        return picture
+    on_black = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert("RGB")
+    if not on_black.getbbox():
+        raise UserError(
+            f"control_images: {path} is black on a transparent ground, and control maps are light on black: invert it"
+        )
+    warnings.warn(f"control_images: what is transparent in {path} counts as black", stacklevel=2)
+    return on_black
 
 
 def make_content(
@@ -247,57 +265,8 @@ def control_map(kind: str, content: Content, depth_model: str) -> np.ndarray:
     elif kind == "edges":
         picture = Image.fromarray(canny(np.asarray(content.picture)))
     else:
-        picture = depth(content.picture, depth_model)
+        picture = depth_map(content.picture, depth_model)
     return to_frame(picture, content.frame).astype(np.float32) / 255
-
-
-@functools.cache
-def load_depth_model(model: str) -> DepthEstimator:
-    """Loads a depth model of transformers, such as a DPT or Depth Anything, once per process.
-
-    Args:
-        model: its folder, here or in a bucket, or its hub id.
-
-    Raises:
-        UserError: PyTorch and transformers are not installed, or the model cannot be loaded.
-    """
-    try:
-        from transformers import pipeline
-    except ImportError as error:
-        raise UserError("depth maps need PyTorch and transformers: pip install torch transformers") from error
-    if in_bucket(model):
-        folder = BucketFolder.look_up(path_of(model))
-        model = str(folder.fetch(list(folder.files)))
-    try:
-        estimator = pipeline("depth-estimation", model=model)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"depth_model: {model} cannot be used ({reason}); name a depth model's folder or hub id"
-        ) from error
-    return lambda picture: estimator(picture)["predicted_depth"].squeeze().float().numpy()
-
-
-def depth(picture: Image.Image, model: str, load: Callable[[str], DepthEstimator] = load_depth_model) -> Image.Image:
-    """Estimates the depth map of a picture, white is near, and keeps it in the user's cache folder.
-
-    Args:
-        model: the depth model's folder or hub id.
-        load: loads the model; only called for a picture whose map is not in the cache.
-
-    Raises:
-        UserError: from ``load``.
-    """
-    key = hashlib.sha256(f"{model} {picture.size}".encode() + picture.tobytes()).hexdigest()[:24]
-    path = cache_folder() / "depth" / f"{key}.png"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        estimate = load(model)(picture)
-        nearness = (estimate - estimate.min()) / max(float(np.ptp(estimate)), 1e-6)
-        buffer = io.BytesIO()
-        Image.fromarray(np.rint(nearness * 255).astype(np.uint8)).resize(picture.size).save(buffer, "PNG")
-        write_atomic(path, buffer.getvalue())
-    return Image.open(path)
 
 
 def control_scales(scales: Sequence[float], spans: Sequence[tuple[float, float]], steps: int) -> np.ndarray:

@@ -32,6 +32,7 @@ CELL = Cell(
 MODEL: Any = SimpleNamespace(
     name="mini",
     hash="ba9876543210",
+    settings="",
     loras="none",
     networks=SimpleNamespace(
         schedule=NoiseSchedule(),

@@ -36,8 +36,8 @@ settings.load_profile("project")
 
 # Each of these takes half a minute or more; they begin first, so that no worker waits for another one's last file.
 LONGEST = (
-    "test_readme.py", "test_train_command.py", "test_exam.py", "test_parity_fullsize.py", "test_embedded.py",
-    "test_api.py", "test_compilation.py", "test_sample_repainting.py",
+    "test_readme.py", "test_parity_fullsize.py", "test_train_command.py", "test_exam.py", "test_embedded.py",
+    "test_api.py", "test_compilation.py", "test_pretrain.py", "test_sdxl.py", "test_sample_repainting.py",
 )  # fmt: skip
 
 
@@ -59,12 +59,18 @@ def no_leftovers():
     release_memory()
 
 
+@pytest.fixture(scope="session")
+def compiled_folder(tmp_path_factory):
+    """Where compiled programs are kept until the tests of this worker end."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture(scope="module")
-def one_compilation(tmp_path_factory):
-    """Lets the commands that a file runs, in this process and in others, share compiled programs."""
+def one_compilation(compiled_folder):
+    """Lets the commands that a file runs, in this process and in others, share compiled programs with such files."""
     from script_tools import compilation_cache
 
-    with compilation_cache(tmp_path_factory.mktemp("compiled")):
+    with compilation_cache(compiled_folder):
         yield
 
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import re
+import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,11 +18,17 @@ import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache as compiled
 from PIL import Image
 
-from dreamstyler_jax.commands import cli, convert, evaluate, sample, train
+from dreamstyler_jax.commands import caption, cli, convert, evaluate, sample, train
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = {convert: convert.ConvertConfig, train: TrainConfig, sample: SampleConfig, evaluate: evaluate.EvaluateConfig}
+CONFIGS = {
+    caption: caption.CaptionConfig,
+    convert: convert.ConvertConfig,
+    train: TrainConfig,
+    sample: SampleConfig,
+    evaluate: evaluate.EvaluateConfig,
+}
 
 
 @contextlib.contextmanager
@@ -52,19 +59,30 @@ def from_yaml(cls, text, folder, *argv):
 
 
 def run(command, *words) -> None:
-    """Runs a command, which is a module, with these words; its errors are exceptions."""
-    command.run(cli.parse(CONFIGS[command], [str(word) for word in words]))
+    """Runs a command, which is a module, with these words; its errors are exceptions.
+
+    Of an option that is given twice the last one counts, so that a test can say what differs from what others share.
+    """
+    command.run(cli.parse(CONFIGS[command], last_of_each(words)))
+
+
+def last_of_each(words) -> list[str]:
+    """The words without options that are given again, with their values."""
+    options: dict[str, list[str]] = {}
+    name = ""
+    for word in map(str, words):
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            options[name] = []
+        options.setdefault(name, []).append(word)
+    return [word for of_option in options.values() for word in of_option]
 
 
 def refusal(capfd, command, *words) -> str:
     """The error line of a command that must end with status 2 and print nothing else."""
-    handler = signal.getsignal(signal.SIGTERM)
     capfd.readouterr()
-    try:
-        with pytest.raises(SystemExit) as end:
-            cli.run_and_exit(lambda: run(command, *words))
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with pytest.raises(SystemExit) as end:
+        cli.run_and_exit(lambda: run(command, *words))
     printed = capfd.readouterr()
     assert (end.value.code, printed.out) == (2, ""), printed
     (line,) = printed.err.splitlines()
@@ -74,9 +92,32 @@ def refusal(capfd, command, *words) -> str:
 
 def start(command, *words, cwd=ROOT, env: Mapping[str, str] = MappingProxyType({})) -> "subprocess.Popen[str]":
     """Starts a command as another process; ``env`` adds to this one's environment."""
-    line = [sys.executable, "-m", "dreamstyler_jax", command.__name__.rpartition(".")[2], *map(str, words)]
+    line = [sys.executable, "-m", "dreamstyler_jax", command.__name__.rpartition(".")[2], *last_of_each(words)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     return subprocess.Popen(line, cwd=cwd, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Within this context no file can grow beyond ``size`` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def dumping(folder: Path, function: str) -> dict[str, str]:
+    """Environment in which a process writes the compiled programs of a jitted function to ``folder``."""
+    dump = f"--xla_dump_to={folder} --xla_dump_hlo_module_re=jit_{function}$ --xla_dump_hlo_as_text"
+    return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {dump}"}
+
+
+def collectives(folder: Path) -> list[list[str]]:
+    """Of each program in a folder of `dumping` the operations between devices, by their kind."""
+    kinds = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)(?:-start)?\("
+    return [re.findall(kinds, path.read_text()) for path in folder.glob("*after_optimizations.txt")]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import re
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dreamstyler_jax.grids.axes import Axes, make_cells
-from dreamstyler_jax.grids.cells import ABSENT, Cell, Repaint, definition, id_of_line
+from dreamstyler_jax.grids.cells import ABSENT, Cell, Repaint, definition, id_of_line, warn_of_equal_cells
 from dreamstyler_jax.guidance import FORMS, Guidance, cfg_guidance, paper_guidance
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
@@ -30,7 +31,7 @@ OTHER_VALUES = {
     "checkpoint": 100, "repaint": REPAINT, "guidance_start": 0.2, "guidance_end": 0.8, "cache_interval": 2,
     "spacing": "trailing", "loras": "gogh.safetensors", "clip_skip": 1, "sigmas": "karras",
     "original_size": (32, 24), "crop_top_left": (0, 4), "guidance_schedule": "linear", "weak_checkpoint": 100,
-    "weak_styles": {"gogh@100": "000000000000"},
+    "weak_styles": {"gogh@100": "000000000000"}, "model_settings": "000000000000",
 }  # fmt: skip
 OTHER_REPAINTS = {
     "content": "b.png", "content_hash": "1" * 12, "strength": 0.7, "controlnets": ("depth",), "control_scale": 0.7,
@@ -98,6 +99,7 @@ def test_a_line_of_an_older_version_has_the_id_that_its_cell_has_today(cell):
 
 NEWER = (
     "clip_skip", "sigmas", "original_size", "crop_top_left", "guidance_schedule", "weak_checkpoint", "weak_styles",
+    "model_settings",
 )  # fmt: skip
 
 
@@ -311,3 +313,17 @@ def test_variants_and_the_weak_style_belong_to_the_cells_that_they_change():
         cells_for(["a {}"], ["gogh"], guidance=guidance)
     with pytest.raises(UserError, match="weak_checkpoint: the style gogh@200 is not among those given"):
         cells_for(["a {}"], ["gogh"], styles, guidance=guidance, weak_checkpoint=200)
+
+
+def test_pictures_that_will_be_the_same_are_said():
+    repaints = [dataclasses.replace(REPAINT, strength=strength) for strength in (0.8, 0.81, 0.9)]
+    cells = [dataclasses.replace(CELL, repaint=repaint) for repaint in repaints]
+    with pytest.warns(UserWarning, match=r"the same .* those with strength 0\.8 and 0\.81$"):
+        warn_of_equal_cells(cells)
+    two_names = [dataclasses.replace(CELL, style=name, styles={name: "0" * 12}) for name in ("a", "b")]
+    with pytest.warns(UserWarning, match=r"the same .* those with style a and b$"):
+        warn_of_equal_cells(two_names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in OTHER_VALUES.keys() - {"loras", "checkpoint", "styles", "weak_styles"}:  # the hash is what counts
+            warn_of_equal_cells([CELL, dataclasses.replace(CELL, **{name: OTHER_VALUES[name]})])

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from script_tools import largest_file
 
-from dreamstyler_jax.runtime.checkpoints import open_checkpoints
+from dreamstyler_jax.runtime.checkpoints import check_path, open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
 
 
@@ -80,11 +81,26 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert restore(tmp_path / "none") is None
 
 
-def test_only_the_newest_are_kept(tmp_path):
-    with open_checkpoints(tmp_path) as checkpoints:
-        for step in (1, 2, 3):
+@pytest.mark.parametrize(("keep", "kept"), [({}, ["3", "4"]), ({"keep": 1}, ["4"]), ({"keep": 3}, ["2", "3", "4"])])
+def test_only_the_newest_are_kept(keep, kept, tmp_path):
+    with open_checkpoints(tmp_path, **keep) as checkpoints:
+        for step in (1, 2, 3, 4):
             checkpoints.save(step, state_of(step))
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "3"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == kept
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named_and_the_last_one_stays(folder):
+    refused = pytest.raises(UserError, match=r"cannot write the checkpoint .*copy/30: .*File too large")
+    with open_checkpoints(folder) as checkpoints, largest_file(500), refused:
+        checkpoints.save(30, state_of(30))
+    assert_is_step(restore(folder), 20)
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "who?"])
+def test_a_path_that_orbax_takes_for_a_pattern_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match=r"output: checkpoints need a path without .*choose another folder"):
+        check_path(tmp_path / name)
+    check_path(tmp_path / "a]{b} c")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

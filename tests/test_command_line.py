@@ -1,11 +1,12 @@
 """The command line: options and mistakes, exit statuses, and the command ``dreamstyler``."""
 
 import dataclasses
+import errno
 import importlib
+import io
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from script_tools import from_yaml
 
 from dreamstyler_jax import __main__
 from dreamstyler_jax.commands import cli
-from dreamstyler_jax.commands.cli import parse
+from dreamstyler_jax.commands.cli import parse, run_and_exit
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED
@@ -58,6 +59,14 @@ def test_settings_and_their_command_line_are_equal(config):
     program, command, *words = shlex.split(cli.command_line("paint", config))
     assert (program, command) == ("dreamstyler", "paint")
     assert parse(type(config), words) == config
+
+
+def test_a_list_takes_the_words_of_all_options_of_its_name():
+    config = parse(
+        SampleConfig,
+        ["--prompts", "a{}", "b{}", "--seeds", "3", "--prompts", "c{}", "--styles", "x", "--styles", "y", "z"],
+    )
+    assert (config.prompts, config.styles) == (["a{}", "b{}", "c{}"], ["x", "y", "z"])
 
 
 def test_an_empty_list_overrides_the_file(tmp_path):
@@ -129,6 +138,11 @@ def test_a_flat_file_serves_any_settings(tmp_path):
         ("--stage 3", "did you mean --stages?"),
         ("--xyzzy", "unknown option --xyzzy; --help"),
         ("picture.png", "'picture.png' belongs to no option"),
+        ("--seed 0 1 2", "seed: takes one word, and '1' is another: quote what holds spaces"),
+        ("--steps 3 --steps 4", "steps: given twice, '3' and '4'; give it once"),
+        ("--config a --config b", "config: given twice"),
+        ("--steps -1", "steps: must be a whole number or auto, not '-1'"),
+        ("--steps 5:50", "steps: must be a whole number or auto, not '5:50'"),
         ("--steps", "--steps: expected one argument"),
         ("--steps many", "steps: must be a whole number or auto, not 'many'"),
         ("--steps 2.5", "steps: must be a whole number or auto, not '2.5'"),
@@ -189,14 +203,6 @@ def test_a_mistake_in_a_list_or_a_shard_is_named(argv, message):
 # The process
 
 
-@pytest.fixture
-def sigterm():
-    """Restores the handler of the signal."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
-
-
 def raising(error):
     def run():
         raise error
@@ -210,17 +216,29 @@ def raising(error):
         (lambda: None, 0, ""),
         (raising(UserError("two\n lines")), 2, "error: two lines\n"),
         (raising(FileExistsError(17, "File exists", "runs")), 2, "error: [Errno 17] File exists: 'runs'\n"),
+        (raising(OSError(errno.EFBIG, "File too large", "a")), 2, "error: [Errno 27] File too large: 'a'\n"),
+        (raising(OSError(errno.ELOOP, "Loop", "a")), 2, f"error: [Errno {errno.ELOOP}] Loop: 'a'\n"),
+        (raising(OSError(errno.ENAMETOOLONG, "Long", "a")), 2, f"error: [Errno {errno.ENAMETOOLONG}] Long: 'a'\n"),
         (raising(KeyboardInterrupt()), 75, "interrupted; to continue: "),
     ],
 )
-def test_exit_status(run, status, message, capsys, sigterm):
+def test_exit_status(run, status, message, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.run_and_exit(run)
     assert exit.value.code == status
     assert capsys.readouterr().err.startswith(message)
 
 
-def test_a_defect_keeps_its_traceback(sigterm):
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), "cp1252")
+    monkeypatch.setattr(sys, "stdout", shown)
+    with pytest.raises(SystemExit) as end:
+        run_and_exit(lambda: print("the style звезда"))
+    shown.flush()
+    assert end.value.code == 0 and shown.buffer.getvalue().startswith(b"the style \\u0437")  # type: ignore[attr-defined]
+
+
+def test_a_defect_keeps_its_traceback():
     for error in ZeroDivisionError(), OSError("not the disk"):
         with pytest.raises(type(error)):
             cli.run_and_exit(raising(error))
@@ -291,7 +309,7 @@ def test_a_mistake_ends_the_process_with_status_2_and_one_line(command, tmp_path
 
 
 @pytest.fixture
-def dreamstyler(monkeypatch, sigterm, capsys):
+def dreamstyler(monkeypatch, capsys):
     """Runs the command in this process: its exit status and what it printed."""
 
     def call(*words, name=None):
@@ -311,6 +329,12 @@ def test_help_lists_the_commands(dreamstyler):
     for name, command in __main__.COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(command.summary)}$", shown, re.MULTILINE)
     assert dreamstyler() == (0, shown, "")
+
+
+def test_a_mistake_of_thousands_of_letters_is_a_short_line(dreamstyler):
+    status, _, shown = dreamstyler("train", "--steps", "x" * 5000)
+    assert status == 2 and len(shown) < 1100
+    assert shown.startswith("error: steps: must be a whole number or auto, not 'xxx") and " ... xxx" in shown
 
 
 def test_an_unknown_command_names_the_nearest(dreamstyler):

@@ -190,6 +190,45 @@ def test_lists_of_numbers_and_words_are_read_alike_from_file_and_command_line(te
             assert type(item) is kind.item or (item is None and kind.optional)
 
 
+@pytest.mark.parametrize("null", ["null", "~", "Null", "NULL"])
+def test_null_in_a_file_is_the_default(null, tmp_path):
+    keys = ("negative_prompt", "output", "prompts", "steps", "height", "styles")
+    text = "sample: {" + ", ".join(f"{key}: {null}" for key in keys) + "}"
+    assert from_yaml(SampleConfig, text, tmp_path) == SampleConfig()
+    assert from_yaml(TrainConfig, f"model: {null}\ntrain: {null}\nsample: {null}", tmp_path) == TrainConfig()
+    quoted = from_yaml(SampleConfig, f"sample: {{negative_prompt: '{null}', prompts: ['{null} {{}}']}}", tmp_path)
+    assert (quoted.negative_prompt, quoted.prompts) == (null, [f"{null} {{}}"])
+    assert from_yaml(SampleConfig, to_yaml(quoted), tmp_path) == quoted
+    with pytest.raises(UserError, match="prompts: takes plain texts"):
+        from_yaml(SampleConfig, f"sample: {{prompts: [{null}]}}", tmp_path)
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="steps: given twice; give it once"):
+        from_yaml(SampleConfig, "sample: {steps: 3, seeds: 0, steps: 4}", tmp_path)
+
+
+def test_a_text_with_a_nul_character_is_refused(tmp_path):
+    with pytest.raises(UserError, match="output: holds a NUL character"):
+        from_yaml(SampleConfig, 'sample: {output: "a\\0b"}', tmp_path)
+    with pytest.raises(UserError, match="images: holds a NUL character"):
+        TrainConfig(images=["a\0b"])
+
+
+@pytest.mark.parametrize("name", ["gogh", "चित्र", "звезда", "_a-b", "क्‍ष"])
+def test_a_style_may_be_called_by_a_word_of_any_language(name):
+    assert TrainConfig(name=name).name == TrainConfig(images=[f"{name}.png"]).name == name or name == "_a-b"
+
+
+@pytest.mark.parametrize("name", ["", "1a", "-a", "a b", "a@1", "a/b", "a.b"])
+def test_a_name_that_is_no_word_is_refused_or_made_one(name):
+    if name:
+        with pytest.raises(UserError, match="name: a letter"):
+            TrainConfig(name=name)
+    learned = TrainConfig(images=[f"{name}.png"]).name
+    assert TrainConfig(name=learned).name == learned
+
+
 def test_one_value_in_place_of_a_list_is_a_list_of_one(tmp_path):
     config = from_yaml(SampleConfig, "sample: {checkpoints: 100, styles: one, prompts: 'a {}, b'}", tmp_path)
     assert (config.checkpoints, config.styles, config.prompts) == ([100], ["one"], ["a {}, b"])
@@ -215,7 +254,7 @@ def test_text_in_a_file_is_not_reinterpreted(tmp_path):
     assert config.negative_prompt == "007"
 
 
-texts = st.text(st.characters(codec="utf-8"), max_size=30)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 
 
 @settings(max_examples=30)
@@ -267,7 +306,7 @@ def test_a_mistake_in_a_file_is_named_with_the_file(text, message, tmp_path):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     for path in tmp_path / "missing.yaml", tmp_path, tmp_path / "bytes.yaml":
-        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: cannot be read: "):
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: (the file )?cannot be read: "):
             parse(SampleConfig, ["--config", str(path)])
 
 

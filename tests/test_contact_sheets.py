@@ -93,3 +93,16 @@ def test_a_label_breaks_at_spaces_and_inside_words_longer_than_a_line():
 def test_the_height_of_a_label_is_that_of_its_lines():
     assert fit_label("", 12, 100, 40).height == fit_label("", 12, 100, 40).width == 0
     assert fit_label("a b", 12, 10, 40).height == 2 * fit_label("a", 12, 10, 40).height
+
+
+@pytest.mark.parametrize("text", ["кот", "γάτα", "gehen: кит"])
+def test_letters_that_the_usual_font_lacks_are_drawn_in_another(text):
+    label = fit_label(text, 20, 400, 40)
+    letters = [bytes(label.font.getmask(letter)) for letter in dict.fromkeys(text) if letter != " "]
+    assert bytes(label.font.getmask("\U0010ffff")) not in letters and len(set(letters)) == len(letters)
+    assert fit_label("plain", 20, 400, 40).font.getname() != label.font.getname()
+
+
+def test_letters_of_no_font_are_said():
+    with pytest.warns(UserWarning, match="no font for '猫'"):
+        fit_label("a 猫", 20, 400, 40)

@@ -76,7 +76,7 @@ def test_programs_for_another_device_leave_nothing_behind():
 
 def test_without_its_compiler_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
-    with pytest.raises(UserError, match=r"install libtpu: pip install 'dreamstyler-jax\[tpu\]'"):
+    with pytest.raises(UserError, match=r"install libtpu: pip install 'jax\[tpu\]'"):
         benchmark.run(BenchmarkConfig(target="v5e:2x2"))
 
 

@@ -430,11 +430,11 @@ MISTAKES = [
     ("no manifest", [], "pictures: .* has no painted pictures; give folders that dreamstyler sample painted into"),
     ("empty manifest", [], "pictures: .* has no painted pictures; give folders"),
     ("no manifest but text", [], "manifest.jsonl is damaged"),
-    ("damaged manifest", [], "manifest.jsonl is damaged"),
+    ("damaged manifest", [], "manifest.jsonl is damaged, it should be an object with the key 'prompt'"),
     (
         "styles missing in the manifest",
         [],
-        r"picture \w{16}: its line in the manifest is damaged \(.*\); paint it again",
+        r"line 1 of .*manifest\.jsonl is damaged, styles should be an object, not null; remove it",
     ),
     ("no style in the prompt", [], r"picture \w{16}: the prompt 'a painting of a house' should name its styles, gogh"),
     ("unknown placeholder", [], r"picture \w{16}: the prompt .*\{goph\}' should name its styles, gogh"),

@@ -53,7 +53,7 @@ def test_json_round_trip(tmp_path):
         (b"{", r"is damaged, it is not valid JSON \(.*\); ask Ann$"),
         (b"\xff", r"is damaged, it is not valid JSON \(.*\); ask Ann$"),
         (b"[" * 100_000, r"is damaged, it is not valid JSON \(.*\); ask Ann$"),
-        (b"[1]", "is damaged, it should hold a JSON object; ask Ann$"),
+        (b"[1]", r"is damaged, it should be an object, not \[1\]; ask Ann$"),
     ],
     ids=["missing", "cut", "not UTF-8", "nested", "list"],
 )
@@ -83,3 +83,24 @@ def test_long_lists_in_messages_are_cut():
     assert listing(["a", "b"]) == "a, b"
     assert listing(list("abcde")) == "a, b, c, d, e"
     assert listing(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+def test_files_of_somebody_elses_are_not_replaced(tmp_path):
+    files.check_own(tmp_path / "absent", ["*"], ["ours"])
+    (tmp_path / "index.html").touch()
+    files.check_own(tmp_path, ["grid_*.png"], ["ours"])
+    (tmp_path / "grid_1.png").touch()
+    with pytest.raises(UserError, match=r"holds grid_1.png, index.html, which this program has not written"):
+        files.check_own(tmp_path, ["index.html", "grid_*.png"], ["ours"])
+    (tmp_path / "ours").touch()
+    files.check_own(tmp_path, ["index.html", "grid_*.png"], ["ours"])
+
+
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd", "..", ".", "", "a\0b", 5, None, ["a"]])
+def test_a_name_that_leads_out_of_a_folder_is_none(tmp_path, name):
+    assert files.inside(tmp_path, name) is None
+
+
+def test_a_name_inside_of_a_folder(tmp_path):
+    assert files.inside(tmp_path, "images/../images/a.png") == tmp_path / "images" / "a.png"
+    assert files.inside(tmp_path, "..a") == tmp_path / "..a"

@@ -19,18 +19,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from script_tools import contents
 
-from dreamstyler_jax.grids.cells import ABSENT, Repaint, definition
+from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Repaint, definition
 from dreamstyler_jax.grids.gallery import Gallery, Writer
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
 
 CELLS = cells_of(ODD_PROMPTS[:2], range(3))
 PICTURES = {cell.id: plain_picture(10 * number) for number, cell in enumerate(CELLS)}
+SETTINGS = {CELL.model_hash: CELL.model_settings}
 
 
 def work(folder, cells=CELLS, shard=(0, 1)):
     """Does what a process does with its share of a grid, and returns the ids of what it painted."""
-    process = Gallery(folder, shard)
+    settings = {cell.model_hash: cell.model_settings for cell in cells}
+    process = Gallery(folder, shard, settings=settings)
     process.define(definition(cells))
     missing = process.missing(cells[shard[0] :: shard[1]])
     process.begin()
@@ -51,7 +53,11 @@ def as_of_older_version(folder, cells, written=()):
     """
     lines = []
     for number, line in enumerate(manifest(folder)):
-        line = {name: value for name, value in line.items() if line.get(name) != ABSENT.get(name, ...)}
+        line = {
+            name: value
+            for name, value in line.items()
+            if line.get(name) != ABSENT.get(name, ...) and name not in UNRECORDED
+        }
         file = f"images/{number:016x}.png"
         (folder / line["file"]).rename(folder / file)
         lines.append(line | {"id": f"{number:016x}", "file": file})
@@ -240,7 +246,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
         nested,
     ):
         (tmp_path / "manifest.jsonl").write_bytes(content)
-        with pytest.raises(UserError, match=r"manifest\.jsonl is damaged .*: remove it"):
+        with pytest.raises(UserError, match=r"line \d of .*manifest\.jsonl is damaged, .*; remove it"):
             Gallery(tmp_path)
 
 
@@ -367,7 +373,7 @@ def test_the_same_grid_is_known_again_whatever_its_prompts(tmp_path_factory, tex
 @pytest.mark.parametrize("content", ["[", "- a", "just text", "a: 1\n--- 3"])
 def test_a_damaged_definition_is_named(copy, content):
     (copy / "grid.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"grid\.yaml is damaged: remove it"):
+    with pytest.raises(UserError, match=r"grid\.yaml is (damaged|not YAML).*; remove it"):
         work(copy)
 
 
@@ -379,7 +385,7 @@ def test_pictures_of_an_older_version_are_known_and_keep_their_files(whole, copy
     for line in older[1], older[4]:
         (copy / line["file"]).unlink()
     files = [line["file"] for line in older]
-    process = Gallery(copy)
+    process = Gallery(copy, settings=SETTINGS)
     assert not process.holds_another(definition(CELLS))
     assert process.missing(CELLS) == [CELLS[1], CELLS[4]]
     assert process.listed(CELLS) == len(CELLS)
@@ -424,6 +430,20 @@ def test_a_grid_of_an_older_version_is_known_whatever_it_left_out(tmp_path, more
     assert "cache_interval" in Gallery(tmp_path).holds_another(definition([other]))
 
 
+def test_pictures_of_an_older_version_are_taken_to_be_of_the_models_settings_of_today(tmp_path):
+    """They did not say what else than weights the model had, so that nobody knows; newer ones say it."""
+    mine, other = ([dataclasses.replace(cell, model_settings=words) for cell in CELLS] for words in ("mine", "other"))
+    PICTURES.update({cell.id: plain_picture(0) for cell in (*mine, *other)})
+    work(tmp_path, mine)
+    as_of_older_version(tmp_path, mine)
+    assert len(Gallery(tmp_path, settings={CELL.model_hash: "other"}).missing(mine)) == len(mine)
+    assert Gallery(tmp_path, settings={"another model": "other"}).missing(CELLS) == []
+    assert Gallery(tmp_path, settings={CELL.model_hash: "mine"}).holds_another(definition(mine)) == []
+    assert work(tmp_path, mine) == []
+    assert Gallery(tmp_path).holds_another(definition(other)) == ["model_settings"]
+    assert len(Gallery(tmp_path, settings={CELL.model_hash: "other"}).missing(other)) == len(other)
+
+
 @pytest.mark.parametrize("lacking", [["clip_skip"], ["clip_skip", "loras"]], ids="+".join)
 def test_a_grid_from_between_two_versions_is_known(tmp_path, lacking):
     """It has some of the parameters that later versions added."""
@@ -442,6 +462,27 @@ def test_a_failure_of_an_older_version_is_tried_again(tmp_path):
     (tmp_path / "manifest.jsonl").write_text(json.dumps({"id": "0" * 16, "error": "no room", **cell}) + "\n")
     assert work(tmp_path) == [cell.id for cell in CELLS]
     assert [set(line) & {"file", "error"} for line in manifest(tmp_path)] == [{"file"}] * len(CELLS)
+
+
+# Whose files these are
+
+
+def test_a_grid_is_not_put_among_files_of_somebody_elses(tmp_path):
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(UserError, match=r"holds index\.html, which"):
+        Gallery(tmp_path).check_own()
+    Gallery(tmp_path / "new").define(definition(CELLS))
+    Gallery(tmp_path / "new").check_own()  # a run that was killed before its first picture
+
+
+def test_a_picture_outside_of_the_folder_is_none_of_the_grid(whole, copy):
+    line = manifest(copy)[0]
+    stolen = copy.parent / "stolen.png"
+    stolen.write_bytes((copy / line["file"]).read_bytes())
+    for file in ("../stolen.png", str(stolen), "nul\0"):
+        (copy / "manifest.jsonl").write_text(json.dumps({**line, "file": file}) + "\n")
+        process = Gallery(copy)
+        assert process.missing(CELLS) == CELLS and process.file_of({**line, "file": file}) is None
 
 
 # The writer

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from compilations import compilations
@@ -16,7 +17,8 @@ from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.grids.painting import Shape, paint_cells, shape_of
 from dreamstyler_jax.guidance import cfg_guidance, paper_guidance
 from dreamstyler_jax.painting import Request, paint_requests, prepare_batches
-from dreamstyler_jax.sampling import StepPlan, plan_steps
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.sampling import StepPlan, plan_steps, sample_batch
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import read_loras
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
@@ -192,6 +194,51 @@ def test_each_set_of_loras_is_merged_once(tiny, tmp_path):
         assert same.id == cell.id
         ((_, picture),) = paint_cells(alone, [same], STYLES, shape)
         np.testing.assert_array_equal(picture, pictures[cell.id])
+
+
+class Unreadable:
+    """Pictures whose program ran out of memory after it was started."""
+
+    def __array__(self, *_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_grid_that_exhausts_memory_goes_on_in_smaller_batches(tiny, late):
+    cells = cells_for(tiny, TEXTS[:1], ["gogh"], guidance=SCALES[7:8], steps=[2, 3], seeds=range(7))
+    tried: list[int] = []
+
+    def small(*arguments, **options) -> Any:
+        tried.append(len(arguments[-1].seeds))
+        if tried[-1] <= 2:
+            return sample_batch(*arguments, **options)
+        return Unreadable() if late else Unreadable().__array__()
+
+    with pytest.warns(UserWarning) as warned:
+        painted = list(paint_cells(tiny, cells, STYLES, shape_of(cells, 4), sample=small))
+    assert [str(warning.message) for warning in warned] == [
+        "4 pictures at once need more memory than cpu has; painting 2 at once (--batch_size 2 begins with that)"
+    ]
+    assert tried == [4] * (2 if late else 1) + [2] * 8, "what was found is kept for the other programs"
+    assert [cell.id for cell, _ in painted] == [cell.id for cell in sorted(cells, key=lambda cell: cell.steps)]
+    expected = paint(tiny, cells, Shape(2, shape_of(cells, 4).rows))
+    for cell, picture in painted:
+        np.testing.assert_array_equal(picture, expected[cell.id])
+
+
+def test_a_picture_that_does_not_fit_and_other_errors_end_the_grid(tiny):
+    cells = cells_for(tiny, TEXTS[:1], ["gogh"], guidance=SCALES[7:8], steps=[2], seeds=range(2))
+
+    def never(message):
+        def sample(*_, **__):
+            raise jax.errors.JaxRuntimeError(message)
+
+        return list(paint_cells(tiny, cells, STYLES, shape_of(cells, 2), sample=sample))
+
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="even one picture needs more memory than cpu has"):
+        never("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        never("INTERNAL: broken")
 
 
 def test_the_shape_of_a_grid(tiny):

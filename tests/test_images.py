@@ -45,6 +45,33 @@ def test_exif_orientation(tmp_path, orientation):
     assert np.array_equal(np.asarray(images.load(tmp_path / "b.png")), upright)
 
 
+def test_a_damaged_exif_block_is_ignored(tmp_path):
+    """As viewers do: the picture itself is whole."""
+    picture = Image.new("RGB", (5, 3), "red")
+    for suffix in ("png", "jpg", "webp"):
+        picture.save(tmp_path / f"a.{suffix}", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+        assert images.load(tmp_path / f"a.{suffix}").size == (5, 3)
+    picture.save(tmp_path / "b.png", exif=b"no block at all")
+    assert images.load(tmp_path / "b.png").getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xd7\xcd\xc6\x9a" + bytes(40)]
+)
+def test_what_another_program_would_have_to_read_is_no_picture(tmp_path, start):
+    """PostScript in any file would make Pillow start Ghostscript."""
+    (tmp_path / "a.png").write_bytes(start)
+    with pytest.raises(UserError, match=r"a\.png is not a picture"):
+        images.load(tmp_path / "a.png")
+
+
+def test_a_thumbnail_is_a_text_and_nothing_else_is_one():
+    picture = Image.new("RGBA", (600, 200), (255, 0, 0, 0))
+    small = images.from_thumbnail(images.to_thumbnail(picture))
+    assert small is not None and small.size == (256, 85) and small.getpixel((9, 9)) == (255, 255, 255)
+    assert [images.from_thumbnail(value) for value in (None, 5, "", "no base64!", "aGVsbG8=")] == [None] * 5
+
+
 def test_transparency_is_on_white(tmp_path):
     picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     picture.putpixel((1, 0), (0, 0, 255, 128))

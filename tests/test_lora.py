@@ -401,8 +401,8 @@ def test_files_that_cannot_be_read_are_refused_in_a_line(tiny, file, kind, tmp_p
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("[", "metadata lora_adapter_metadata in .* are damaged"),
-        ("[]", "metadata lora_adapter_metadata in .* are damaged"),
+        ("[", "metadata lora_adapter_metadata in .* is damaged, it is not valid JSON"),
+        ("[]", "metadata lora_adapter_metadata in .* is damaged, it should be an object"),
         ('{"unet.alpha_pattern": [1]}', "alpha_pattern in the metadata .* is damaged or too general"),
         ('{"unet.alpha_pattern": {".*": 1}}', "alpha_pattern in the metadata .* is damaged or too general"),
         ('{"unet.lora_alpha": "x"}', r"alpha of \S+ in .* is 'x', not a number"),

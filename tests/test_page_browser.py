@@ -260,7 +260,6 @@ EVIL = (
 
 
 def test_hostile_texts_do_no_harm_and_are_shown_unchanged(tmp_path, browser):
-    Image.new("RGB", (8, 8)).save(tmp_path / "style.png")
     lines = [
         a_line(
             EVIL + str(i),
@@ -277,7 +276,7 @@ def test_hostile_texts_do_no_harm_and_are_shown_unchanged(tmp_path, browser):
     path = write(
         write_pictures(folder, lines),
         title=EVIL,
-        style_pictures={EVIL: tmp_path / "style.png"},
+        style_pictures=[(EVIL, Image.new("RGB", (8, 8)))],
     )
     assert len(re.findall(rb"<script", path.read_bytes())) == len(re.findall(rb"</script", path.read_bytes())) == 2
     browser.open(path)

@@ -3,13 +3,15 @@
 import itertools
 import os
 
+import numpy as np
 import pytest
 from page_tools import a_line, png, twelve, write, write_pictures
 from PIL import Image
 
 from dreamstyler_jax.grids.page.axes import default_places, find_axes
 from dreamstyler_jax.grids.page.document import FILE_NAME
-from dreamstyler_jax.grids.page.thumbnails import ATLAS_FOLDER
+from dreamstyler_jax.grids.page.thumbnails import ATLAS_FOLDER, Picture, examine, write_atlas
+from dreamstyler_jax.runtime import images
 
 # Files
 
@@ -21,11 +23,11 @@ def files(folder):
 
 
 def test_equal_input_gives_equal_bytes(tmp_path):
-    Image.new("RGB", (9, 9), "red").save(tmp_path / "style.png")
+    red = Image.new("RGB", (9, 9), "red")
     for name in "ab":
-        write(write_pictures(tmp_path / name, twelve()), style_pictures={"gogh": tmp_path / "style.png"})
+        write(write_pictures(tmp_path / name, twelve()), style_pictures=[("gogh", red)])
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    write(tmp_path / "a", style_pictures={"gogh": tmp_path / "style.png"})
+    write(tmp_path / "a", style_pictures=[("gogh", red)])
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
@@ -42,6 +44,16 @@ def test_only_atlases_of_changed_pictures_are_made_again(tmp_path):
     write(folder)
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "atlas").iterdir()}
     assert len(after) == 3 and len(before.items() & after.items()) == 1
+
+
+def test_pictures_of_noise_have_thumbnails_too(tmp_path):
+    folder, rng = write_pictures(tmp_path, twelve()), np.random.default_rng(0)
+    for line in twelve():
+        Image.fromarray(rng.integers(0, 256, (128, 128, 3), np.uint8)).save(folder / line["file"])
+    write(folder)
+    (atlas,) = (folder / ATLAS_FOLDER).iterdir()
+    with Image.open(atlas) as image:
+        assert image.size == (12 * 128, 128) and np.asarray(image).std() > 50
 
 
 def test_a_failed_write_leaves_the_old_page_and_nothing_else(tmp_path, monkeypatch):
@@ -66,6 +78,15 @@ def test_the_error_of_an_unreadable_picture_holds_no_address_in_memory(tmp_path)
     (folder / lines[3]["file"]).write_bytes(b"hello")
     content = write(folder).read_bytes()
     assert b"cannot be read: it is not a picture" in content and b"object at 0x" not in content
+
+
+def test_many_small_pictures_of_noise_have_an_atlas(tmp_path):
+    """As a JPEG it takes more than a byte per pixel, for which Pillow has no room."""
+    images.save_png(tmp_path / "noise.png", images.to_image(np.random.default_rng(0).uniform(-1, 1, (16, 16, 3))))
+    picture = examine(tmp_path, {"file": "noise.png"})
+    assert isinstance(picture, Picture)
+    name = write_atlas(tmp_path, [picture] * 256, picture.thumbnail_size)
+    assert name and Image.open(tmp_path / name).size == (256, 256)
 
 
 def test_other_files_in_the_folder_of_atlases_stay(tmp_path):

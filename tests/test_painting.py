@@ -1,5 +1,8 @@
 """From requests to pictures: batches, rows of guidance, prompts and contents."""
 
+import os
+import signal
+
 import jax
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ from tiny_model import write_controlnet
 from dreamstyler_jax import guidance
 from dreamstyler_jax.encoding import encode
 from dreamstyler_jax.guidance import ROWS
-from dreamstyler_jax.painting import Request, needed_rows, paint_requests, prepare_batches
+from dreamstyler_jax.painting import Request, needed_rows, paint_requests, prepare_batches, with_stages_of
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.interruption import listening, patiently
 from dreamstyler_jax.sampling import plan_steps
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.style import Style
@@ -65,6 +69,20 @@ def difference(ours, others):
 # A picture by itself
 
 
+def test_styles_with_other_numbers_of_stages_change_no_picture(tiny, plan, paint):
+    """Their rows are where a stage of one of them begins, not as many as the least common multiple."""
+    both = {**STYLES, "wave": Style("wave", np.random.default_rng(1).standard_normal((2, 1, 16)))}
+    steps = with_stages_of(plan, both)
+    timesteps = plan.solver.timesteps
+    rows = [sum(bool(t >= begin) for begin in (1000 / 3, 500, 2000 / 3)) for t in timesteps]
+    np.testing.assert_array_equal(steps.stages, rows)
+    assert with_stages_of(plan, STYLES) is plan, "and no other program where all have as many"
+    requests = [Request(HOUSE, guidance.cfg(3.0), 0), Request(DOG, guidance.cfg(3.0), 1)]
+    together = list(paint_requests(tiny, requests, both, plan, size=SIZE, batch_size=BATCH))
+    for one, other in zip(paint(requests), together, strict=True):
+        assert difference(one, other) <= 1
+
+
 def test_a_picture_does_not_depend_on_its_batch(paint):
     """It is the same alone, among eight, in another order, or before the copies that fill up the last batch."""
     requests = [Request(HOUSE if seed % 3 else DOG, guidance.cfg(1.5 + seed), seed) for seed in range(BATCH + 3)]
@@ -90,6 +108,24 @@ def test_a_picture_does_not_depend_on_the_prompts_encoded_with_it(paint):
     np.testing.assert_array_equal(after[-1], alone)
     assert difference(among[0], among[1]) > 0, "the other prompts matter to their pictures"
     assert not [name for name in programs if name in ("jit(encode_tokens)", "jit(sample_batch)")]
+
+
+def test_a_process_that_is_told_to_stop_yields_what_it_has_begun(tiny, plan):
+    """While the first picture is taken, the second batch is being painted; the third does not begin."""
+    requests = [Request(HOUSE, guidance.cfg(3), seed) for seed in range(4 * BATCH)]
+    begun, painted = [], []
+
+    def sample(*arguments, **options):
+        begun.append(1)
+        return np.zeros((BATCH, *SIZE, 3), np.float32)
+
+    pictures = paint_requests(tiny, requests, STYLES, plan, size=SIZE, batch_size=BATCH, sample=sample)
+    with listening(lambda: None), patiently("stopping"), pytest.raises(KeyboardInterrupt):
+        for picture in pictures:
+            painted.append(picture)
+            if len(painted) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert (len(begun), len(painted)) == (2, 2 * BATCH)
 
 
 # Rows of guidance

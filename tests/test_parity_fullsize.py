@@ -1,5 +1,6 @@
 """The networks at the exact sizes of Stable Diffusion 1.5 and 2.1, with random weights, against the references."""
 
+import functools
 import shutil
 
 import diffusers
@@ -69,6 +70,7 @@ def drawn(build):
         model = build().half()
     model.to_empty(device="cpu")
     numbers = torch.randn(1_000_003)
+    scaled = functools.cache(lambda inputs: (numbers * (3 * inputs) ** -0.5).half())  # as PyTorch's sizes
     for name, buffer in model.named_buffers():
         assert name.endswith("position_ids")
         buffer.copy_(torch.arange(buffer.shape[1]))
@@ -76,9 +78,8 @@ def drawn(build):
         if parameter.ndim == 1:  # `randomised` moves these
             parameter.fill_(0 if name.endswith("bias") else 1)
             continue
-        scaled = (numbers[: parameter.numel()] * (3 * parameter[0].numel()) ** -0.5).half()  # as PyTorch's sizes
-        for piece in parameter.view(-1).split(len(scaled)):
-            piece.copy_(scaled[: len(piece)])
+        for piece in parameter.view(-1).split(len(numbers)):
+            piece.copy_(scaled(parameter[0].numel())[: len(piece)])
     return randomised(model)
 
 

@@ -8,6 +8,7 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.single_files.pickles import PickledSource
 from dreamstyler_jax.style import Style
 
 TABLE = np.random.default_rng(0).normal(size=(6, 1, 16)).astype(np.float32)
@@ -60,6 +61,21 @@ def test_damaged_and_dangerous_pytorch_files(tmp_path):
         torch.save(content, tmp_path / "a.bin")
         with pytest.raises(UserError, match="no style"):
             Style.load(tmp_path / "a.bin")
+
+
+def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path):
+    torch.save({"sea": torch.ones(1, 1).expand(10**5, 10**5)}, tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").stat().st_size < 10_000
+    with pytest.raises(UserError, match=r"a\.pt: sea has 10000000000 numbers, which the file does not hold"):
+        Style.load(tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"a\.pt: sea has 10000000000 numbers"):
+        PickledSource(tmp_path / "a.pt")
+
+
+def test_a_file_of_other_things_than_tensors_is_not_called_damaged(tmp_path):
+    torch.save(torch.nn.ParameterDict({"sea": torch.ones(1, 8)}), tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"holds a torch\S*ParameterDict and not only tensors: save a dictionary"):
+        Style.load(tmp_path / "a.pt")
 
 
 class Host(TextualInversionLoaderMixin):

@@ -171,6 +171,26 @@ def test_the_hash_depends_on_the_weights_in_use_alone(tiny, folder):
     assert StableDiffusion.load(str(folder), variant="fp16").hash != tiny.hash
 
 
+def test_all_else_that_pictures_depend_on_has_a_hash_of_its_own(tiny, folder):
+    def settings(**options):
+        return StableDiffusion.load(str(folder), **options).settings
+
+    before = settings()
+    assert before == tiny.settings and len(before) == 12
+    edit_json(folder / "unet" / "config.json", _diffusers_version="0.99", another_tool="says")
+    assert settings() == before, "what nothing depends on"
+    found = {before, settings(prediction_type="v_prediction")}
+    edit_json(folder / "scheduler" / "scheduler_config.json", beta_end=0.013)
+    found.add(settings())
+    edit_json(folder / "vae" / "config.json", scaling_factor=0.3)
+    found.add(settings())
+    edit_json(folder / "tokenizer" / "special_tokens_map.json", pad_token="a</w>")
+    found.add(settings())
+    assert len(found) == 5
+    assert tiny.with_settings() is tiny and tiny.with_settings("a depth model").settings != tiny.settings
+    assert StableDiffusion.load("mini").settings == "", "so that the ids of its pictures stay"
+
+
 def test_what_the_user_says_of_a_model_is_in_its_hash(tiny, folder):
     again = StableDiffusion.load(folder, prediction_type="epsilon")
     assert (again.hash, again.networks) == (tiny.hash, tiny.networks), "it says so itself"
@@ -202,6 +222,8 @@ def test_controlnets_join_a_model(tiny, tmp_path):
     assert len({model.hash for model in (tiny, one, other, both)}) == 4
     shutil.copy(second / weights.name, first / "diffusion_pytorch_model.fp16.safetensors")
     assert tiny.with_controlnets([first]).hash == one.hash, "of the weights in use"
+    edit_json(first / "config.json", norm_eps=1e-4)
+    assert len({model.settings for model in (tiny, one, tiny.with_controlnets([first]))}) == 3
     assert "1 ControlNet" in repr(one) and "2 ControlNets" in repr(both)
     assert "controlnets" not in tiny.params, "the model itself is unchanged"
 

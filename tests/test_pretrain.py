@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +25,7 @@ from dreamstyler_jax.mini.training.sizes import SIZES, Sizes
 from dreamstyler_jax.mini.training.trainer import Plan, fit
 from dreamstyler_jax.mini.world import data
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.interruption import listening
 from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.weights import load_model
@@ -134,6 +137,15 @@ def test_an_interrupted_part_continues_identically(tmp_path):
     np.testing.assert_array_equal(train("pieces", stop_twice), whole)
     assert saved == [6, 12, 18, 24, 30]
     assert np.abs(whole - np.arange(4)).max() < 3, "the weights approach the target"
+
+    saved.clear()
+    with listening(lambda: None):
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            train("told to stop", saved.append)
+    np.testing.assert_array_equal(train("told to stop", saved.append), whole)
+    assert saved == [3, 6, 12, 18, 24, 30], "the steps that were running are saved"
 
 
 def test_where_time_is_short_the_weights_are_those_of_a_plan_with_fewer_steps(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Prompts: alternatives, placeholders, and the prompts without their style or their context."""
 
 import math
+import time
 import warnings
 
 import numpy as np
@@ -35,6 +36,14 @@ WORDINGS = [
     ("a house, {}-style", "a house", "A painting in the style of {}"),
     ("A house ({})", "A house", "A painting in the style of {}"),
     ("A {} painting of a dog", "A painting of a dog", "A painting in the style of {}"),
+    ("a red house in the art style of {}", "a red house", "A painting in the style of {}"),
+    ("a house in the late painting style of {}, at night", "a house, at night", "A painting in the style of {}"),
+    ("a red house, {}'s style", "a red house", "A painting in the style of {}"),
+    ("a red house in {}\u2019s art style", "a red house", "A painting in the style of {}"),
+    ("a red house as if painted by {}", "a red house", "A painting in the style of {}"),
+    ("a red house, as though it were drawn by {}", "a red house", "A painting in the style of {}"),
+    ("an etching by {}", "an etching", "an etching in the style of {}"),
+    ("a cat sitting by {}", "a cat sitting", "A painting in the style of {}"),
     ("{}", "", "A painting in the style of {}"),
     ("{} a dog", "a dog", "A painting in the style of {}"),
     ("a dog, {}, at night", "a dog, at night", "A painting in the style of {}"),
@@ -45,6 +54,8 @@ WORDINGS = [
     ("a cat by {a}, a dog in the style of {b}", "a cat, a dog", "A painting in the style of {a}, {b}"),
     # a learned object
     ("A painting of a {dog} in the style of {gogh}", "A painting of a {dog}", "A painting in the style of {gogh}"),
+    ("a {my_cat} standing by {my_house} in the style of {gogh}", "a {my_cat} standing by {my_house}",
+     "A painting in the style of {gogh}"),
     ("A painting of a {dog}", "A painting", "A painting in the style of {dog}"),
     # openings
     ("An oil painting of a man in the style of {}", "An oil painting of a man", "An oil painting in the style of {}"),
@@ -66,6 +77,11 @@ WORDINGS = [
 def test_context_only_and_style_only(prompt, context, style):
     assert prompts.context_only(prompt) == context
     assert prompts.style_only(prompt) == style
+
+
+def test_whether_a_prompt_says_what_its_style_is():
+    assert all(map(prompts.calls_a_style, ("a house in the style of {}", "a house by {}", "a house, {}'s style")))
+    assert not any(map(prompts.calls_a_style, ("a house, {}", "a {} house", "a house like {}", "a house")))
 
 
 PIECES = [
@@ -169,3 +185,13 @@ def test_prompts_that_ignore_the_styles_given_are_refused():
         warnings.simplefilter("error")
         prompts.require_placeholders(["a house by {}", "a house by {gogh}"], styles)
         prompts.require_placeholders(["a house"], {})
+
+
+@pytest.mark.parametrize(
+    "many", [" " * 20_000, "\t" * 20_000, "{} " * 200, "{a} and " * 200, "in the style of " * 2000]
+)
+def test_the_time_to_take_a_prompt_apart_grows_with_its_length_alone(many):
+    started = time.perf_counter()
+    prompts.guidance_prompts(f"A painting of a house in {many}{{x}}")
+    prompts.context_only(f"in {{x}} {many}of a, a")
+    assert time.perf_counter() - started < 5  # hours where the time doubles with every word; here some milliseconds

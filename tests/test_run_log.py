@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
+from script_tools import largest_file
 from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made when it is imported
 
 from dreamstyler_jax.commands.run_log import RunLog, draw_loss, read_metrics
@@ -40,7 +41,22 @@ def test_metrics_are_on_the_disk_as_soon_as_they_are_written(tmp_path):
         log.write(10, {"loss": np.float32(0.1), "stage_loss": stage_loss, "grad_norm": 3})
         text = (tmp_path / "metrics.jsonl").read_text()
         assert json.loads(text) == {"step": 10, "loss": 0.1, "stage_loss": [0.5, None], "grad_norm": 3.0}
-    assert scalars(tmp_path) == [(10, "loss", pytest.approx(0.1)), (10, "stage_loss/0", 0.5), (10, "grad_norm", 3.0)]
+        expected = [(10, "loss", pytest.approx(0.1)), (10, "stage_loss/0", 0.5), (10, "grad_norm", 3.0)]
+        assert scalars(tmp_path) == expected, "TensorBoard's points as well"
+
+
+def test_shares_have_a_curve_each(tmp_path):
+    write_steps(tmp_path, [10], goodput={"steps": 0.75, "idle": 0.25})
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["goodput"] == {"steps": 0.75, "idle": 0.25}
+    assert scalars(tmp_path)[1:] == [(10, "goodput/steps", 0.75), (10, "goodput/idle", 0.25)]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    refused = pytest.raises(OSError, match=r"File too large: '.*(tensorboard|metrics\.jsonl)'")
+    with RunLog(tmp_path) as log, largest_file(500), refused:
+        for step in range(10, 1000, 10):
+            log.write(step, {"loss": 1})
+    assert read_metrics(tmp_path / "metrics.jsonl"), "what was logged before is whole"
 
 
 def test_a_resumed_run_logs_no_step_twice(tmp_path):

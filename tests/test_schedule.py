@@ -125,7 +125,7 @@ def test_missing_keys_take_the_defaults_of_diffusers():
         ({"use_flow_sigmas": True}, "use_flow_sigmas = True.*False"),
         ({"num_train_timesteps": 4000}, "num_train_timesteps = 4000.*1000"),
         ({"beta_start": 0.5}, "beta_start <= beta_end"),
-        ({"beta_end": "0.012"}, "beta_start <= beta_end"),
+        ({"beta_end": "0.012"}, 'beta_end should be a finite number, not "0.012"'),
         ({"steps_offset": -1}, "steps_offset"),
         ({"rescale_betas_zero_snr": True}, "v_prediction"),
     ],

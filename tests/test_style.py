@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import sys
 import zipfile
 
@@ -58,6 +59,15 @@ def same_tables(a, b):
 
 def same(a, b):
     return a.name == b.name and same_tables(a, b) and a.metadata == b.metadata
+
+
+def test_equal_styles_are_equal_files(tmp_path):
+    """The library that writes them puts metadata in random order."""
+    files = [tmp_path / f"{i}.safetensors" for i in range(6)]
+    for file in files:
+        two_tables(images=["ü.png"]).save(file)
+    assert len({file.read_bytes() for file in files}) == 1
+    assert same(Style.load(files[0]), two_tables(images=["ü.png"]))
 
 
 @settings(max_examples=100)
@@ -452,3 +462,34 @@ def test_metadata_is_readable_from_the_header(tmp_path):
     with safetensors.safe_open(tmp_path / "a.safetensors", "numpy") as file:
         header = file.metadata()
     assert json.loads(header["metadata"]) == {"init_word": "painting"} and header["name"] == "gogh"
+
+
+def test_a_name_that_looks_like_a_training_step_is_changed_with_a_warning(tmp_path):
+    Style("gogh@768", np.ones((1, 1, 4))).save(tmp_path / "a.safetensors")
+    with pytest.warns(UserWarning, match="'gogh@768' is called gogh-768 here"):
+        assert list(load_styles([tmp_path / "a.safetensors"])) == ["gogh-768"]
+    assert list(load_styles([f"other={tmp_path / 'a.safetensors'}"])) == ["other"]
+    with pytest.raises(UserError, match=r"other@5=.*: a style cannot be called so"):
+        load_styles([f"other@5={tmp_path / 'a.safetensors'}"])
+
+
+def test_what_other_programs_leave_in_a_folder_of_styles_is_no_style(tmp_path):
+    Style("one", np.ones((1, 1, 4))).save(tmp_path / "one.safetensors")
+    Style("two", np.ones((1, 1, 4))).save(tmp_path / "two.safetensors")
+    (tmp_path / "two.safetensors").rename(tmp_path / "TWO.SAFETENSORS")
+    (tmp_path / "._one.safetensors").write_bytes(b"resource fork")
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash" / FILE_NAME).write_bytes(b"no style")
+    assert sorted(load_styles([tmp_path])) == ["one", "two"]
+
+
+@pytest.mark.parametrize(("dtype", "size", "expected"), [("BF16", 8, 1.0), ("F8_E4M3", 4, None), ("F4", 2, None)])
+def test_numbers_of_other_widths_are_read_or_named(tmp_path, dtype, size, expected):
+    header = json.dumps({"sea": {"dtype": dtype, "shape": [1, 4], "data_offsets": [0, size]}}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\x80\x3f" * (size // 2))
+    if expected:
+        assert (Style.load(path).tables["clip_l"] == expected).all()
+    else:
+        with pytest.raises(UserError, match=f"its numbers are {dtype}, .* save it with 16 or 32 bits"):
+            Style.load(path)

@@ -96,5 +96,5 @@ def test_a_model_uses_it_for_everything(folder, tiny_folder, tiny):
 def test_sizes_that_do_not_fit_are_refused(change, line):
     with pytest.raises(UserError, match=line):
         dataclasses.replace(CONFIG, **change)
-    with pytest.raises(UserError, match="not that of a supported AutoencoderTiny: act_fn = 'silu'"):
+    with pytest.raises(UserError, match='not that of a supported AutoencoderTiny: act_fn = "silu"'):
         AutoencoderTinyConfig.from_dict({"_class_name": "AutoencoderTiny", "act_fn": "silu"})

@@ -4,26 +4,36 @@ import json
 import re
 import shlex
 import shutil
-import signal
-import sys
-import time
+import socket
 
 import numpy as np
 import pytest
 from lora_tools import random_layers, write_lora
 from PIL import Image
-from script_tools import contents, refusal, run, start, without_a_tensor, write_picture
+from script_tools import (
+    collectives,
+    contents,
+    dumping,
+    largest_file,
+    refusal,
+    run,
+    start,
+    without_a_tensor,
+    write_picture,
+)
 
+from benchmarks.interruptions import InterruptionsConfig, interrupt_training
 from dreamstyler_jax.commands import sample, train
-from dreamstyler_jax.commands.cli import INTERRUPTED, parse
+from dreamstyler_jax.commands.cli import parse
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.run_log import read_metrics
-from dreamstyler_jax.commands.runs import check_resumable, is_finished
+from dreamstyler_jax.commands.runs import check_resumable, check_same_inputs, is_finished
 from dreamstyler_jax.prompts import OBJECT_PROMPTS, sidecar_prompt
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
 
 pytestmark = pytest.mark.usefixtures("one_compilation")
@@ -106,7 +116,7 @@ def test_the_settings_can_be_read_again_and_hold_the_prompts(finished, words):
 def test_the_metrics_of_every_log_point_are_there(finished):
     metrics = read_metrics(finished / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(10, STEPS + 1, 10))
-    assert set(metrics[0]) == {"step", "loss", "gradient_norm", "stage_loss", "images_per_second"}
+    assert set(metrics[0]) == {"step", "loss", "gradient_norm", "stage_loss", "images_per_second", "goodput"}
     assert all(line["loss"] > 0 and line["gradient_norm"] > 0 and line["images_per_second"] > 0 for line in metrics)
     assert all(len(line["stage_loss"]) == 3 for line in metrics)
 
@@ -134,8 +144,10 @@ def test_the_style_is_kept_as_it_was_at_every_checkpoint(finished, words, tmp_pa
     ]
     half, whole = (styles[f"stars@{step}"].tables["clip_l"] for step in (100, STEPS))
     np.testing.assert_array_equal(whole, table_of(finished / FILE_NAME))
-    run(train, *words, "--steps", 100, "--preview_prompts", "--output", tmp_path / "shorter")
+    traced = ["--profile", tmp_path / "traces"]
+    run(train, *words, "--steps", 100, "--preview_prompts", *traced, "--output", tmp_path / "shorter")
     np.testing.assert_array_equal(half, table_of(tmp_path / "shorter" / FILE_NAME))
+    assert len(list((tmp_path / "traces").rglob("perfetto_trace.json.gz"))) == 1
     assert np.abs(half - whole).max() > 0.01
 
 
@@ -188,41 +200,13 @@ def checkpoints(folder) -> list[int]:
     return sorted(int(mark.parent.name) for mark in folder.glob("checkpoints/*/commit_success.txt"))
 
 
-def await_checkpoint_after(step, folder, process) -> int:
-    while max(checkpoints(folder), default=0) <= step:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    return max(checkpoints(folder))
-
-
-def test_a_run_that_was_stopped_and_killed_ends_with_the_same_table(finished, words, tmp_path):
-    folder = tmp_path / "run"
-    options = ["--log_every", 10, "--save_every", 10, "--preview_prompts", "--output", folder]
-    with start(train, *words, *options) as process:
-        await_checkpoint_after(0, folder, process)
-        process.terminate()
-        _, printed = process.communicate()
-    assert process.returncode == INTERRUPTED, printed
-    last = printed.splitlines()[-1]
-    assert last.startswith("interrupted; to continue: ") and last.endswith(" --resume")
-    assert not (folder / FILE_NAME).exists()
-    begun = read_metrics(folder / "metrics.jsonl")[0]
-
-    resumed = shlex.split(last.removeprefix("interrupted; to continue: "))
-    assert resumed[:4] == [sys.executable, "-m", "dreamstyler_jax", "train"]
-    with start(train, *resumed[4:]) as process:
-        step = await_checkpoint_after(max(checkpoints(folder)), folder, process)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert step < STEPS and not (folder / FILE_NAME).exists()
-
-    run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder, "--resume")
-    for file in (FILE_NAME, f"steps/step_{STEPS:06d}.safetensors"):
-        np.testing.assert_array_equal(table_of(folder / file), table_of(finished / file))
-    metrics = read_metrics(folder / "metrics.jsonl")
-    assert metrics[0] == begun  # its images per second show that this step was not done again
-    assert [line["step"] for line in metrics] == list(range(10, STEPS + 1, 10))
-    assert not list(folder.glob("previews/step_000010.png"))
+def test_nothing_is_lost_when_a_run_is_killed_and_told_to_stop_at_random_moments(tmp_path, capsys):
+    """The short version of ``python -m benchmarks.interruptions``, which compares everything that is left."""
+    config = InterruptionsConfig(kills=2, terminations=2, steps=600, previews=False, output=str(tmp_path))
+    interrupt_training(config, complete=lambda command: run(train, *command[4:]))
+    printed = capsys.readouterr().out
+    assert printed.count("SIGKILL after step") == printed.count("SIGTERM after step") == 2
+    assert "finished before" not in printed, "all four hit"
 
 
 def test_a_finished_run_is_not_overwritten(finished, words, capfd):
@@ -254,6 +238,8 @@ def test_an_unfinished_run_is_not_started_again_by_mistake(words, capfd, tmp_pat
 
 
 def test_more_steps_may_be_asked_for_unless_the_schedule_depends_on_them(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+
     def resume(schedule, steps):
         shared = {"prompts": ["a {}"], "schedule": schedule, "output": str(tmp_path)}
         write_config(TrainConfig(steps=10, **shared), tmp_path / "config.yaml")
@@ -266,6 +252,7 @@ def test_more_steps_may_be_asked_for_unless_the_schedule_depends_on_them(tmp_pat
 
 
 def test_a_learning_rate_that_was_the_default_is_no_change(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
     write_config(TrainConfig(learning_rate=0.02, output=str(tmp_path)), tmp_path / "config.yaml")
     check_resumable(TrainConfig(output=str(tmp_path), resume=True), tmp_path)
     for other in ({"learning_rate": 0.01}, {"norm": "fixed"}):
@@ -319,6 +306,53 @@ def test_the_checkpoints_of_an_older_version_can_be_resumed(finished, words, tmp
     (tmp_path / "older").rename(folder / "checkpoints")
     run(train, *words, "--log_every", 10, "--output", folder, "--resume")
     np.testing.assert_array_equal(table_of(folder / FILE_NAME), table_of(finished / FILE_NAME))
+
+
+@pytest.mark.parametrize("step", [100, STEPS])
+def test_what_a_kill_left_undone_after_a_checkpoint_is_made_on_resuming(step, finished, words, tmp_path):
+    """As if it had come between the checkpoint and what comes with it; and while a file was written."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / FILE_NAME).unlink()
+    for later in {100, STEPS} - set(range(step)):
+        (folder / "steps" / f"step_{later:06d}.safetensors").unlink()
+        (folder / "previews" / f"step_{later:06d}.png").unlink()
+        if later > step:
+            shutil.rmtree(folder / "checkpoints" / str(later))
+    for part in (".", "steps", "previews"):
+        (folder / part / f".{'0f' * 16}.tmp").write_bytes(b"half")
+    run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder, "--resume")
+    ours, expected = (
+        {name: data for name, data in contents(place).items() if not name.startswith(("checkpoints/", "tensorboard/"))}
+        for place in (folder, finished)
+    )
+    assert ours.keys() == expected.keys()
+    for name in expected.keys() - {"metrics.jsonl", "config.yaml"}:
+        assert ours[name] == expected[name], name
+
+
+def test_checkpoints_without_their_settings_are_refused(finished, words, capfd, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for name in (FILE_NAME, "config.yaml"):
+        (folder / name).unlink()
+    line = refusal(capfd, train, *words, "--seed", 6, "--output", folder, "--resume")
+    assert "config.yaml is missing" in line and checkpoints(folder) == [100, 200]
+
+
+def test_two_processes_do_not_train_in_one_folder(words, capfd, tmp_path):
+    with only_process(tmp_path / "run"):
+        before = contents(tmp_path)
+        with pytest.raises(UserError, match="another process is writing"):
+            run(train, *words, "--output", tmp_path / "run")
+        assert contents(tmp_path) == before
+
+
+def test_a_full_disk_ends_with_one_line_that_names_the_file(words, tmp_path):
+    with largest_file(3000), pytest.raises((UserError, OSError)) as error:
+        run(train, *words, "--log_every", 10, "--save_every", 100, "--preview_prompts", "--output", tmp_path / "run")
+    assert str(tmp_path / "run") in str(error.value) and "File too large" in str(error.value)
+    assert getattr(error.value, "errno", None) in (None, 27), "an error of the disk, or of the user"
 
 
 def test_fewer_steps_than_are_done_are_refused(finished, words, capfd, tmp_path):
@@ -375,24 +409,124 @@ def test_styles_interrupted_between_their_checkpoints_resume_together(separate, 
         assert [line["step"] for line in read_metrics(folder / name / "metrics.jsonl")] == [5, 10, 15, 20]
 
 
-@pytest.mark.parametrize("shared", ["batch", "styles"])
-def test_several_devices_learn_what_one_does_with_one_program(shared, words, separate, tmp_path):
-    command, one = separate
-    if shared == "batch":
-        command, one = [*words, "--steps", 10, "--log_every", 10, "--preview_prompts"], tmp_path / "one"
-        run(train, *command, "--output", one)
-    env = {"JAX_NUM_CPU_DEVICES": "2", "JAX_LOG_COMPILES": "1"}
+def test_a_style_that_diverges_is_named_and_does_not_stop_the_others(separate, tmp_path):
+    command, finished = separate
+    folder = tmp_path / "runs"
+    shutil.copytree(finished, folder)
+    for name in ("stars", "wave"):
+        (folder / name / FILE_NAME).unlink()
+        shutil.rmtree(folder / name / "checkpoints" / "20")
+    with open_checkpoints(folder / "wave" / "checkpoints") as store:
+        table, scalar = np.zeros((3, 1, 16), np.float32), np.int32(0)
+        state = store.restore([table, scalar, table, table, scalar, scalar])
+        assert state is not None
+        store.save(15, [np.full_like(table, np.nan), *state[1:]])
+    with pytest.raises(UserError, match=r"the style 'wave' was not learned: loss is nan at step 20: .*has diverged"):
+        run(train, *command, "--output", folder, "--resume")
+    np.testing.assert_array_equal(table_of(folder / "stars" / FILE_NAME), table_of(finished / "stars" / FILE_NAME))
+    assert not (folder / "wave" / FILE_NAME).exists()
+    assert [line["step"] for line in read_metrics(folder / "wave" / "metrics.jsonl")] == [5, 10, 15]
+
+
+def test_styles_that_are_far_apart_go_on_from_where_each_is(separate, tmp_path, capfd):
+    """As after one has diverged long before the others were stopped."""
+    command, finished = separate
+    folder = tmp_path / "runs"
+    shutil.copytree(finished, folder)
+    for name in ("stars", "wave"):
+        (folder / name / FILE_NAME).unlink()
+    shutil.rmtree(folder / "wave" / "checkpoints")
+    before = (folder / "stars" / "metrics.jsonl").read_bytes()
+    run(train, *command, "--output", folder, "--resume")
+    for name in ("stars", "wave"):
+        np.testing.assert_array_equal(table_of(folder / name / FILE_NAME), table_of(finished / name / FILE_NAME))
+    assert (folder / "stars" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def batches_of_eight(words, tmp_path_factory):
+    """The options of a run, and its folder, learned on one device."""
+    folder = tmp_path_factory.mktemp("eight") / "run"
+    sizes = ["--batch_size", 8, "--steps", 10, "--log_every", 5, "--save_every", 5]
+    command = [*words, *sizes, "--preview_prompts"]
+    run(train, *command, "--output", folder)
+    return command, folder
+
+
+@pytest.mark.parametrize(("shared", "devices", "expected"), [("batch", 8, ["all-reduce"]), ("styles", 2, [])])
+def test_several_devices_learn_what_one_does_with_one_program(
+    shared, devices, expected, batches_of_eight, separate, tmp_path
+):
+    command, one = batches_of_eight if shared == "batch" else separate
+    env = {"JAX_NUM_CPU_DEVICES": str(devices), **dumping(tmp_path / "programs", "advance")}
+    env["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program from the cache is not written
     with start(train, *command, "--output", tmp_path / "several", env=env) as process:
         _, printed = process.communicate()
     assert process.returncode == 0, printed
-    assert len(re.findall(r"Compiling (?:jit\()?advance", printed)) == 1
-    runs = [sorted(folder.rglob(FILE_NAME)) for folder in (one, tmp_path / "several")]
-    assert len(runs[0]) == len(runs[1]) == (2 if shared == "styles" else 1)
+    assert collectives(tmp_path / "programs") == [expected], "one program, which adds up the gradients once"
+    assert_the_same_runs(one, tmp_path / "several", 2 if shared == "styles" else 1)
+
+
+def assert_the_same_runs(one, several, count):
+    """Checks tables and losses of all runs below two folders."""
+    runs = [sorted(folder.rglob(FILE_NAME)) for folder in (one, several)]
+    assert len(runs[0]) == len(runs[1]) == count
     for files in zip(*runs, strict=True):
         alone, several = map(table_of, files)
         np.testing.assert_allclose(several, alone, atol=1e-5)
         losses = [[line["stage_loss"] for line in read_metrics(file.parent / "metrics.jsonl")] for file in files]
         np.testing.assert_allclose(*(np.array(loss, float) for loss in losses), rtol=1e-4)
+
+
+def test_a_run_does_not_go_on_with_another_picture_behind_the_same_path(finished, words, pictures, capfd):
+    stars = pictures / "stars.png"
+    before = stars.read_bytes()
+    try:
+        write_picture(stars, 7)
+        line = refusal(capfd, train, *words, "--log_every", 10, "--output", finished, "--resume")
+    finally:
+        stars.write_bytes(before)
+    assert "stars.png changed since the run began; bring back what it began with" in line
+    metadata = Style.load(finished / FILE_NAME).metadata
+    check_same_inputs(finished, metadata)
+    with pytest.raises(UserError, match="the model's weights, the model's configs, scheduler or tokenizer changed"):
+        check_same_inputs(finished, {**metadata, "model_hash": "0", "model_settings": "0"})
+    check_same_inputs(finished, {**metadata, "init_style_hash": "0"})  # it began without a style
+
+
+def test_a_run_does_not_replace_files_of_somebody_elses(words, tmp_path, capfd):
+    (tmp_path / "config.yaml").write_text("# mine\ntrain: {steps: 3}\nsample: {steps: 9}\n")
+    words = ["--config", tmp_path / "config.yaml", *words, "--output", tmp_path]
+    for more in [], ["--resume"]:
+        assert "holds config.yaml, which this program has not written" in refusal(capfd, train, *words, *more)
+    assert (tmp_path / "config.yaml").read_text().startswith("# mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_two_hosts_of_four_devices_go_on_as_one_device_would(batches_of_eight, tmp_path):
+    """They start from a checkpoint of one device. Only the first host reads and writes the run."""
+    command, one = batches_of_eight
+    folder = tmp_path / "run"
+    shutil.copytree(one, folder)
+    (folder / FILE_NAME).unlink()
+    shutil.rmtree(folder / "checkpoints" / "10")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    together = ["--distributed", "--coordinator_address", address, "--num_processes", 2, "--resume"]
+    hosts = []
+    for number, output in enumerate((folder, tmp_path / "nothing")):
+        env = {"JAX_NUM_CPU_DEVICES": "4", **dumping(tmp_path / "programs" / str(number), "advance")}
+        env["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+        hosts.append(start(train, *command, *together, "--process_id", number, "--output", output, env=env))
+    printed = [host.communicate(timeout=300) for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], printed
+    said = [[line for line in output.splitlines() if not line.startswith("[Gloo]")] for output, _ in printed]
+    assert "paint with it" in said[0][-1] and not said[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["programs", "run"]
+    assert [collectives(tmp_path / "programs" / number) for number in "01"] == [[["all-reduce"]]] * 2
+    assert_the_same_runs(one, folder, 1)
+    assert checkpoints(folder) == [5, 10]
 
 
 # Prompts

@@ -1,5 +1,6 @@
 """Learning styles: what a lesson holds, in which chunks it is trained, and several lessons at once."""
 
+import dataclasses
 import math
 import time
 
@@ -7,9 +8,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from compilations import compilations
 from PIL import Image
 
-from dreamstyler_jax import encoding, inversion, training
+from dreamstyler_jax import encoding, inversion, optimizers, provenance, training
 from dreamstyler_jax.prompts import OBJECT_PROMPTS
 from dreamstyler_jax.runtime import compilation, images
 from dreamstyler_jax.runtime.errors import UserError
@@ -35,14 +37,14 @@ def lessons(tiny):
 
 
 def start(lesson):
-    return inversion.start(lesson.style.tables, training.make_optimizer(SETTINGS))
+    return inversion.start(lesson.style.tables, optimizers.make_optimizer(SETTINGS))
 
 
 @pytest.fixture(scope="module")
 def alone(tiny, lessons):
     """The states of each lesson after every chunk, trained by itself."""
     settings = inversion.Settings(SETTINGS.batch_size, SETTINGS.gradient_accumulation, SETTINGS.seed)
-    advance = inversion.make_trainer(tiny.networks, training.make_optimizer(SETTINGS), settings)
+    advance = inversion.make_trainer(tiny.networks, optimizers.make_optimizer(SETTINGS), settings)
 
     def train(lesson):
         states, dataset = inversion.stack_trees([start(lesson)]), inversion.stack_trees([lesson.dataset])
@@ -93,10 +95,11 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
         "seed": 3,
         "framing": "crop",
         "prompts": PROMPTS,
-        "images": ["a.png", "b.png"],
+        **provenance.describe(pictures),
         "resolution": 8,
         "model": tiny.name,
         "model_hash": tiny.hash,
+        "model_settings": tiny.settings,
         "loras": "none",
         "clip_skip": 0,
     }
@@ -197,7 +200,7 @@ def lesson_from(tiny, path, **settings):
 def test_without_a_learning_rate_the_style_that_is_started_from_remains(tiny, tmp_path):
     style = write_style(tmp_path / "start.safetensors", 3)
     lesson = lesson_from(tiny, tmp_path / "start.safetensors", property="object")
-    optimizer = inversion.adamw(optax.constant_schedule(0.0), 0.01)
+    optimizer = optimizers.adamw(optax.constant_schedule(0.0), 0.01)
     state = inversion.start(lesson.style.tables, optimizer)
     updates, _ = optimizer.update(jax.tree.map(np.ones_like, state.tables), state.optimizer, state.tables)
     state = state._replace(tables=optax.apply_updates(state.tables, updates), step=10)
@@ -298,6 +301,53 @@ def test_a_training_that_is_done_has_no_chunks(tiny, lessons, alone):
     assert list(train(tiny, lessons[:1], [alone[0][-1]])) == []
 
 
+class TooMuch:
+    """A training loop whose device has memory for so many samples at once, and that takes the states as the real one.
+
+    Attributes:
+        loads: what was asked for at once.
+    """
+
+    def __init__(self, tiny, samples, message="RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes."):
+        settings = inversion.Settings(SETTINGS.batch_size, SETTINGS.gradient_accumulation, SETTINGS.seed)
+        self._advance = inversion.make_trainer(tiny.networks, optimizers.make_optimizer(SETTINGS), settings)
+        self._samples, self._message, self.loads = samples, message, []
+
+    def __call__(self, states, params, datasets, steps, load):
+        self.loads.append(tuple(load))
+        if load.styles * load.samples > self._samples:
+            jax.tree.map(lambda leaf: leaf.delete(), states)
+            raise jax.errors.JaxRuntimeError(self._message)
+        return self._advance(states, params, datasets, steps, load)
+
+
+def trained_with(advance, tiny, lessons):
+    states = [start(lesson) for lesson in lessons]
+    return list(training.train(tiny, lessons, SETTINGS, states, lambda done: done + CHUNK, advance=advance))
+
+
+def test_what_does_not_fit_is_learned_in_parts_with_the_same_result(tiny, lessons, alone):
+    advance = TooMuch(tiny, samples=1)
+    with pytest.warns(UserWarning) as warned:
+        chunks = trained_with(advance, tiny, lessons)
+    assert advance.loads == [(2, 2), (1, 2), (1, 1), (1, 1), (1, 1)]
+    assert [str(warning.message) for warning in warned] == [
+        "2 styles at once need more memory than cpu has; learning 1 after 1, with the same result",
+        "2 samples at once need more memory than cpu has; computing them in 2 passes of 1, the same step",
+    ]
+    for index, chunk in enumerate(chunks):
+        for state, states in zip(chunk.states, alone, strict=True):
+            np.testing.assert_allclose(state.tables["clip_l"], states[index].tables["clip_l"], atol=1e-5)
+    assert all(math.isfinite(metrics["loss"]) for metrics in chunks[-1].metrics)
+
+
+def test_what_never_fits_and_other_errors_end_the_training(tiny, lessons):
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="even one sample at a time needs more memory than"):
+        trained_with(TooMuch(tiny, samples=0), tiny, lessons)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        trained_with(TooMuch(tiny, samples=0, message="INTERNAL: broken"), tiny, lessons)
+
+
 def test_compiling_does_not_count_in_the_images_per_second(timed_chunks):
     images_of_chunk = CHUNK * SETTINGS.batch_size * SETTINGS.gradient_accumulation
     for chunk, seconds, compiling in timed_chunks:
@@ -314,17 +364,13 @@ def test_a_style_of_a_state_has_its_tables_and_says_its_step(lessons, alone):
     assert style.metadata == {**lessons[0].style.metadata, "steps": 4}
 
 
-def test_the_optimizer_follows_the_settings():
-    """Warm-up for a step, full rate with weight decay, then a line down to 0."""
-    settings = TrainSettings(steps=2, learning_rate=0.1, schedule="linear", warmup_steps=1, weight_decay=0.5)
-    optimizer = training.make_optimizer(settings)
-    value, moves = np.float32(2), []
-    state = optimizer.init(value)
-    for _ in range(3):
-        move, state = optimizer.update(np.float32(1), state, value)
-        moves.append(float(move))
-    assert moves[0] == pytest.approx(-0.1 * (1 + 0.5 * 2), rel=1e-4)
-    assert math.isclose(moves[2], 0, abs_tol=1e-7)
+@pytest.mark.parametrize("changes", [{"steps": 9}, {"init_word": "dog"}, {"learning_rate": 0.02}])
+def test_settings_that_change_no_step_share_their_program(tiny, lessons, changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    next(train(tiny, lessons[:1], [start(lessons[0])]))
+    with compilations("advance") as compiled:
+        next(training.train(tiny, lessons[:1], settings, [start(lessons[0])], lambda done: done + CHUNK))
+    assert not compiled
 
 
 def test_remat_takes_less_memory_and_learns_the_same(tiny, lessons):

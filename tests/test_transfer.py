@@ -14,6 +14,7 @@ from script_tools import write_picture
 from tiny_model import write_controlnet
 
 from dreamstyler_jax import transfer
+from dreamstyler_jax.depth import depth_map
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
 
@@ -85,10 +86,15 @@ def test_a_control_image_is_taken_as_it_is(tmp_path):
         transfer.control_map("image", plain, "")
 
 
-def test_depth_is_estimated_once(tmp_path, monkeypatch):
-    """The second map of the same picture by the same model comes from the cache, in `control_map` as well."""
+def test_depth_is_estimated_once_with_each_depth_model(tmp_path, monkeypatch):
+    """The second map of the same picture by the same model comes from the cache, in `control_map` as well.
+
+    Another model in the same folder is another model.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    loaded = []
+    loaded, model = [], tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"first")
 
     def load(model):
         loaded.append(model)
@@ -96,13 +102,27 @@ def test_depth_is_estimated_once(tmp_path, monkeypatch):
 
     write_picture(tmp_path / "a.png", 0, (32, 16))
     content = transfer.load_content(str(tmp_path / "a.png"), 16, 8)
-    first, second = (np.asarray(transfer.depth(content.picture, "a/model", load)) for _ in range(2))
-    assert loaded == ["a/model"] and first.min() == 0 and first.max() == 255
+    first, second = (np.asarray(depth_map(content.picture, str(model), load)) for _ in range(2))
+    assert loaded == [str(model)] and first.min() == 0 and first.max() == 255
     np.testing.assert_array_equal(first, second)
     framed = transfer.to_frame(Image.fromarray(first), content.frame)
-    np.testing.assert_array_equal(transfer.control_map("depth", content, "a/model"), framed / np.float32(255))
-    transfer.depth(content.picture, "another/model", load)
-    assert loaded == ["a/model", "another/model"]
+    np.testing.assert_array_equal(transfer.control_map("depth", content, str(model)), framed / np.float32(255))
+    (model / "model.safetensors").write_bytes(b"other")
+    depth_map(content.picture, str(model), load)
+    assert loaded == [str(model)] * 2
+
+
+def test_the_ground_of_a_transparent_control_map_is_black(tmp_path):
+    drawing = np.zeros((8, 8, 4), np.uint8)
+    drawing[3] = 255  # a white line
+    Image.fromarray(drawing).save(tmp_path / "white.png")
+    with pytest.warns(UserWarning, match="transparent"):
+        found = np.asarray(transfer.load_control_image(tmp_path / "white.png"))
+    np.testing.assert_array_equal(found, drawing[..., :3])
+    drawing[3] = (0, 0, 0, 255)
+    Image.fromarray(drawing).save(tmp_path / "black.png")
+    with pytest.raises(UserError, match="light on black"):
+        transfer.load_control_image(tmp_path / "black.png")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.checkpoint_files import files_of
 from dreamstyler_jax.stable_diffusion.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionConfig, UNet2DConditionModel
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from dreamstyler_jax.stable_diffusion.weight_names import WeightNames
 from dreamstyler_jax.stable_diffusion.weights import init_model, load_model, read_config, read_model, save_model
 
 TEXT_CONFIG = CLIPTextConfig(
@@ -193,7 +195,7 @@ def test_variants_and_shards_are_found_by_name(tmp_path):
     with pytest.raises(UserError, match=r"lacks model\.fp16-00002-of-00002\.safetensors"):
         load_model(CLIPTextModel, tmp_path, variant="fp16")
     (tmp_path / "model.safetensors.index.fp16.json").write_text('{"weight_map": []}')
-    with pytest.raises(UserError, match="is not an index of weights"):
+    with pytest.raises(UserError, match=r"index\.fp16\.json is damaged, weight_map should be an object"):
         load_model(CLIPTextModel, tmp_path, variant="fp16")
 
 
@@ -219,7 +221,7 @@ def test_unusable_folders_are_explained(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        (dict(act_fn="gelu", class_embed_type="timestep"), r"act_fn = 'gelu'.*class_embed_type = 'timestep'"),
+        (dict(act_fn="gelu", class_embed_type="timestep"), r'act_fn = "gelu".*class_embed_type = "timestep"'),
         (dict(down_block_types=["AttnDownBlock2D"] * 4), "down_block_types"),
         (dict(layers_per_block=[1, 2, 2]), "layers_per_block has 3 entries for the 4"),
         (dict(num_attention_heads=7), "320 channels are not divisible by norm_num_groups = 32 and 7 attention heads"),
@@ -227,7 +229,10 @@ def test_unusable_folders_are_explained(tmp_path):
         (dict(norm_num_groups=33), "not divisible by norm_num_groups = 33"),
         (dict(transformer_layers_per_block=[1, [1, 2], 1, 1]), "needs reverse_transformer_layers_per_block"),
         (dict(transformer_layers_per_block=[[1], 1, 1, 1]), r"has \(1,\) for a level of 2 layers"),
-        (dict(transformer_layers_per_block=[1, "2", 1, 1]), "transformer_layers_per_block has '2' for a level"),
+        (
+            dict(transformer_layers_per_block=[1, "2", 1, 1]),
+            r'transformer_layers_per_block\[1\] = "2" \(supported: a whole number from 1 to 64 or a list\)',
+        ),
         (dict(reverse_transformer_layers_per_block=[1, 1, 1, [1, 1]]), r"reverse_.* has \(1, 1\) for a level of 3"),
         (dict(reverse_transformer_layers_per_block=[1, 1, 1]), "has 3 entries for the 4"),
     ],
@@ -244,7 +249,7 @@ def test_null_means_the_default_where_it_has_no_meaning_of_its_own():
     assert AutoencoderKLConfig.from_dict({"shift_factor": None, "scaling_factor": None}) == AutoencoderKLConfig()
     assert CLIPTextConfig.from_dict({"bos_token_id": None, "hidden_act": None}).bos_token_id is None
     assert UNet2DConditionConfig.from_dict({"mid_block_type": None}).mid_block_type is None
-    with pytest.raises(UserError, match="norm_num_groups = None"):  # the UNet has no such layers
+    with pytest.raises(UserError, match="norm_num_groups = null"):  # the UNet has no such layers
         UNet2DConditionConfig.from_dict({"norm_num_groups": None})
 
 
@@ -259,7 +264,7 @@ def test_configs_of_other_models_are_refused_in_a_short_line():
         "act_fn": "gelu", "addition_embed_type": "image", "class_embed_type": "identity", "encoder_hid_dim": 1280,
         "encoder_hid_dim_type": "image_proj", "resnet_time_scale_shift": "scale_shift", "layers_per_block": [3] * 1000,
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"down_block_types = \('Resnet.*\.\.\. .* and \d more$") as error:
+    with pytest.raises(UserError, match=r"down_block_types = \[.Resnet.*\.\.\. .* and \d more$") as error:
         UNet2DConditionConfig.from_dict(odd)
     assert len(str(error.value)) < 800
 
@@ -285,3 +290,15 @@ def test_initial_parameters_have_unit_gain():
     assert np.std(kernel) == pytest.approx((9 * 32) ** -0.5, rel=0.05)
     assert np.all(np.asarray(params["conv_norm_out"]["scale"]) == 1)
     assert not np.any(params["conv_out"]["bias"])
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", "a/../../outside.safetensors"])
+def test_an_index_names_files_of_its_own_folder_only(tmp_path, name):
+    """What lies outside would be loaded without a place in the model's hash."""
+    (tmp_path / "outside.safetensors").touch()
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    index = "diffusion_pytorch_model.safetensors.index.json"
+    (folder / index).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(UserError, match="should be a text that names a file inside its folder"):
+        files_of(folder, WeightNames(index))

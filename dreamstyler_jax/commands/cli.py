@@ -4,20 +4,27 @@ import argparse
 import dataclasses
 import errno
 import inspect
+import io
+import itertools
+import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
 from dreamstyler_jax.runtime.buckets import is_of_store
-from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.settings import as_given, convert, default_of, hint, kind_of, options_of
+from dreamstyler_jax.runtime.errors import UserError, one_line
+from dreamstyler_jax.runtime.interruption import listening
+from dreamstyler_jax.runtime.settings import BOOLEANS, as_given, convert, default_of, hint, kind_of, options_of
 
 USER_ERROR, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again later
 
-_DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EROFS}
+# Errors of the file system that the user can mend.
+DISK_ERRORS = {
+    *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.ENOTDIR, errno.EROFS),
+}
 _METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false"}
 
 C = TypeVar("C")
@@ -27,7 +34,8 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
     """Makes settings from a command line.
 
     An option overrides the file given with ``--config``, and the file the default of the field. Options are spelt with
-    underscores or dashes; a list takes several words, and a boolean without a word is true.
+    underscores or dashes; a list takes several words, also of several options of its name, and a boolean without a word
+    is true.
 
     Args:
         config_class: a settings dataclass, see `runtime.settings`.
@@ -39,12 +47,18 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
         SystemExit: after ``--help`` or ``--print_config``, with status 0.
     """
     words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    positional = _positional(config_class)
+    if positional:
+        words = _switches_alone(config_class, words)
     namespace, unknown = _parser(config_class, prog).parse_known_args(words)
     given = vars(namespace)
-    path, print_config = given.pop("config"), given.pop("print_config")
+    if positional and (loose := [word for word in unknown if not word.startswith("-")]):
+        given[positional] = [*given.get(positional, []), *loose]
+        unknown = [word for word in unknown if word.startswith("-")]
+    path, print_config = given.pop("config", None), given.pop("print_config")
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if unknown:
-        raise UserError(_complaint(unknown[0].partition("=")[0], list(fields)))
+        raise UserError(_complaint(unknown[0], words, list(fields)))
     values = {} if path is None else read_values(config_class, path)
     config = config_class(**values | {name: convert(fields[name], text) for name, text in given.items()})
     if print_config:
@@ -76,38 +90,47 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
     """Calls ``run`` and ends the process.
 
     Exit status: 0 after ``run`` returns; 2, with one line on stderr, after a ``UserError`` or if the disk cannot be
-    written, or a bucket gives an error; 75 after Ctrl-C or SIGTERM, with the command that continues. Any other
-    exception is a defect of ours and keeps its traceback, with status 1.
+    written, or a bucket gives an error; 75 after Ctrl-C or SIGTERM, with the command that continues, at once after the
+    second. Any other exception is a defect of ours and keeps its traceback, with status 1.
 
     Args:
         run: the command.
         resumable: whether ``--resume`` continues it; otherwise the same command does.
     """
+    _print_anything()
+    more = ["--resume"] if resumable and "--resume" not in sys.orig_argv else []
+    advice = f"interrupted; to continue: {shlex.join([*sys.orig_argv, *more])}"
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    def give_up() -> None:
+        os.write(2, f"{advice}\n".encode())
+        os._exit(INTERRUPTED)
 
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        run()
-    except Exception as error:
-        reason = _reason(error)
-        if not reason:
-            raise
-        print("error:", *reason.split(), file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        more = ["--resume"] if resumable and "--resume" not in sys.orig_argv else []
-        print("interrupted; to continue:", shlex.join([*sys.orig_argv, *more]), file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    with listening(give_up):
+        try:
+            run()
+        except Exception as error:
+            reason = _reason(error)
+            if not reason:
+                raise
+            print("error:", reason, file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except KeyboardInterrupt:
+            print(advice, file=sys.stderr)
+            sys.exit(INTERRUPTED)
     sys.exit(0)
 
 
 def _reason(error: Exception) -> str:
     """What to say of an error; empty for one that is a defect of ours."""
-    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
-        return str(error)
-    return f"a bucket gives the error {type(error).__name__}: {error}" if is_of_store(error) else ""
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS):
+        return one_line(error)
+    return f"a bucket gives the error {type(error).__name__}: {one_line(error)}" if is_of_store(error) else ""
+
+
+def _print_anything() -> None:
+    """Lets what is printed hold characters that the terminal or the file cannot show; they are escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -117,21 +140,35 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
+class _Once(argparse.Action):
+    """Takes the value of an option that may be given once."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        if hasattr(namespace, self.dest):
+            raise UserError(f"{self.dest}: given twice, {getattr(namespace, self.dest)!r} and {values!r}; give it once")
+        setattr(namespace, self.dest, values)
+
+
 def _parser(config_class: type, prog: str | None) -> _Parser:
     """Reads the words of every option as texts; an option that is not given is not in the result."""
+    name = _positional(config_class)
+    positional = f"{name.upper()} ... " if name else ""
     parser = _Parser(
         prog,
-        usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
+        usage=f"%(prog)s {positional}[--config FILE] [--OPTION VALUE ...]",
         description=(inspect.getdoc(config_class) or "").partition("\n")[0],
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file with values for these options.")
+    config_help = "YAML file with values for these options."
+    parser.add_argument("--config", metavar="FILE", help=config_help, default=argparse.SUPPRESS, action=_Once)
     parser.add_argument("--print_config", action="store_true", help="Print all values as such a file, and exit.")
     for field in options_of(config_class):
         kind = kind_of(field)
-        words: dict[str, Any] = {"nargs": "*"} if kind.is_list else {}
+        words: dict[str, Any] = {"nargs": "*", "action": "extend"} if kind.is_list else {"action": _Once}
         if kind.item is bool:
-            words = {"nargs": "?", "const": "true"}
+            words |= {"nargs": "?", "const": "true"}
         metavar = "|".join(field.metadata.get("choices", ())) or _METAVARS[kind.item]
         help = _help_of(field).replace("%", "%%")
         parser.add_argument(f"--{field.name}", metavar=metavar, help=help, default=argparse.SUPPRESS, **words)
@@ -164,8 +201,25 @@ def _with_underscores(word: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
 
 
-def _complaint(word: str, known: Sequence[str]) -> str:
-    """What is wrong with a word that is not an option, nor the value of one."""
+def _positional(config_class: type) -> str:
+    """The option that takes words which belong to no other one; empty if there is none."""
+    return next((field.name for field in options_of(config_class) if field.metadata.get("positional")), "")
+
+
+def _switches_alone(config_class: type, words: Sequence[str]) -> list[str]:
+    """Writes ``--edit boat.png`` as ``--edit=true boat.png``: the word after a switch is a value only if it says so."""
+    switches = {f"--{field.name}" for field in options_of(config_class) if kind_of(field).item is bool}
+    followed = itertools.zip_longest(words, words[1:], fillvalue="")
+    return [f"{w}=true" if w in switches and after.lower() not in BOOLEANS else w for w, after in followed]
+
+
+def _complaint(word: str, words: Sequence[str], known: Sequence[str]) -> str:
+    """What is wrong with the first of all words that is not an option, nor the value of one."""
     if word.startswith("-"):
+        word = word.partition("=")[0]
         return f"unknown option {word}{hint(word.lstrip('-'), known, '--') or '; --help lists them all'}"
-    return f"{word!r} belongs to no option; --help lists them all"
+    before = [other for other in words[: words.index(word)] if other.startswith("--")]
+    if not before:
+        return f"{word!r} belongs to no option; --help lists them all"
+    name = before[-1].removeprefix("--").partition("=")[0]
+    return f"{name}: takes one word, and {word!r} is another: quote what holds spaces; --help says how to write several"

@@ -7,9 +7,11 @@ other are refused when an instance is made. Importing this module does not impor
 import dataclasses
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
+from dreamstyler_jax.captioning.caption import BLIP2, CAPTIONER_HELP, JUDGE
 from dreamstyler_jax.guidance import CONSTANT, FORMS, SCALES, SCHEDULES, WEAK_SCALE, forms_with
 from dreamstyler_jax.guidance_variants import Scale
 from dreamstyler_jax.runtime.errors import UserError
@@ -49,7 +51,7 @@ CLIP_SKIP_HELP = (
 DTYPES = ("float32", "bfloat16")
 MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle", "clip_skip")
 
-_NAME = re.compile(r"[^\W\d][\w-]*")
+_JOINERS = "\u200c\u200d"  # within words of several scripts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,13 @@ class TrainConfig(TrainSettings):
         "order, or one for all. Default: the text file next to each picture (picture.txt for picture.png), or else "
         '"A painting in the style of {}".',
     )
+    caption: bool = option(
+        False,
+        "Describe each picture that has no text file yet in one, as dreamstyler caption does, and use that prompt.",
+    )
+    captioner: str = option(
+        "", f"{CAPTIONER_HELP} Default: {JUDGE} with the embedded model, and {BLIP2} with any other."
+    )
     separate: bool = option(
         False,
         "Learn a style from each picture, all at once. Each is the same as if learned alone, but together they take "
@@ -90,22 +99,43 @@ class TrainConfig(TrainSettings):
     )
     log_every: int = option(10, "Steps between two lines of metrics.jsonl.", low=1, high=1_000_000)
     save_every: int = option(100, "Steps between two checkpoints with preview pictures.", low=1, high=1_000_000)
+    keep: int = option(
+        2, "How many checkpoints to keep, the newest; the style of each is always kept.", low=1, high=1_000_000
+    )
     preview_prompts: list[str] = option(
         [EXAMPLE_PROMPTS[0]], 'Prompts of the preview pictures, with {} for the style. For an object: "A photo of {}".'
     )
+    profile: str = option("", "Folder for a trace of log_every steps after a warm-up, for XProf and Perfetto.")
     output: str = option("", "Folder of the run. Default: runs/NAME, or runs with separate.")
     resume: bool = option(False, "Continue from the latest checkpoint in the folder. Without one, start at step 0.")
+    distributed: bool = option(
+        False,
+        "Train on all hosts of a TPU pod or a Slurm or Open MPI job, each of which runs this command: they share every "
+        "batch, or with separate the styles. The first one writes the run.",
+    )
+    coordinator_address: str | None = option(
+        None,
+        "With distributed, where nothing else knows the hosts: HOST:PORT of the first process, which all can reach. "
+        "Then num_processes and process_id are needed, too; separate needs only those.",
+    )
+    num_processes: int | None = option(None, "With distributed: how many processes there are.", low=1, high=1_000_000)
+    process_id: int | None = option(
+        None, "With distributed: which of them this is, counted from 0.", low=0, high=1_000_000
+    )
 
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, "loras", str(parse_loras(self.loras)))
         self._check_prompts()
+        for name in ("coordinator_address", "num_processes", "process_id"):
+            if getattr(self, name) is not None and not self.distributed:
+                raise UserError(f"{name}: is for --distributed, which is not given")
         if self.separate:
             self._check_separate()
             object.__setattr__(self, "output", self.output or "runs")
             return
         name = self.name or (name_of(self.images[0]) if self.images else "example")
-        if not _NAME.fullmatch(name):
+        if not _is_name(name):
             raise UserError(f"name: a letter, then letters, digits, _ and -, not {name!r}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "output", self.output or os.path.join("runs", name))
@@ -117,6 +147,12 @@ class TrainConfig(TrainSettings):
                 f"prompts: {len(self.prompts)} given for {pictures} picture{'s' * (pictures > 1)}; "
                 "give one prompt for each picture, or one for all"
             )
+        if self.prompts and self.caption:
+            raise UserError("prompts, caption: give one of them, not both")
+        if self.captioner and not self.caption:
+            raise UserError("captioner: describes no picture without --caption")
+        if self.property == "object" and self.caption:
+            raise UserError("caption: describes all but the style; pictures of an object need no prompts")
         if self.property == "object" and self.preview_prompts == list(EXAMPLE_PROMPTS[:1]):
             object.__setattr__(self, "preview_prompts", [BARE_PROMPTS["object"]])
 
@@ -124,6 +160,8 @@ class TrainConfig(TrainSettings):
         names = [name_of(picture) for picture in self.images]
         if not names:
             raise UserError("separate: give the pictures to learn a style from, with --images")
+        if self.coordinator_address:
+            raise UserError("coordinator_address: processes that learn separate styles do not meet; leave it out")
         if self.name:
             raise UserError("name: with separate each style is named after its picture's file")
         if duplicates := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -279,6 +317,8 @@ class SampleConfig(GuidanceOptions):
         "without it to check all pictures and make the sheets and the page. The devices of one host share each batch "
         "automatically.",
     )
+    profile: str = option("", "Folder for a trace of a batch after a warm-up, for XProf and Perfetto.")
+    distributed: bool = option(False, "The same as --shard hosts.")
     merge: bool = option(False, "Add to a folder that holds pictures of other settings.")
     output: str = option("", "Folder of the pictures. Default: out/ and the names of the styles.")
 
@@ -287,6 +327,10 @@ class SampleConfig(GuidanceOptions):
         check_pair(self, "original_size", "height and width", 1)
         check_pair(self, "crop_top_left", "top and left", 0)
         parse_seeds(self.seeds)
+        if self.distributed:
+            if self.shard not in (SampleConfig.shard, HOSTS):
+                raise UserError("distributed, shard: give one of them, not both")
+            object.__setattr__(self, "shard", HOSTS)
         if self.shard != HOSTS:
             parse_shard(self.shard)
         if self.prompts and self.prompts_file:
@@ -310,6 +354,8 @@ class SampleConfig(GuidanceOptions):
     def _check_content(self) -> None:
         if self.controlnets and not self.content:
             raise UserError("controlnets: give the pictures whose structure they keep, with --content")
+        if "" in self.content:
+            raise UserError("content: give the path of a picture, not an empty text")
         if len(set(self.content)) < len(self.content):
             raise UserError("content: names a picture twice")
         if self.control_images and len(self.control_images) != len(self.content):
@@ -321,5 +367,15 @@ class SampleConfig(GuidanceOptions):
 
 def name_of(picture: str) -> str:
     """The name of a style that is learned from a picture, by the path of its file."""
-    name = re.sub(r"[^\w-]+", "_", Path(picture).stem).strip("_-") or "style"
-    return name if _NAME.fullmatch(name) else f"style_{name}"
+    letters = "".join(letter if _in_names(letter) else "_" for letter in Path(picture).stem)
+    name = re.sub("_+", "_", letters).strip("_-") or "style"
+    return name if _is_name(name) else f"style_{name}"
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text is a letter or _, then letters of any script with their marks, digits, _ and -."""
+    return bool(re.match(r"[^\W\d]", text)) and all(map(_in_names, text))
+
+
+def _in_names(letter: str) -> bool:
+    return letter in "-_" + _JOINERS or letter.isalnum() or unicodedata.category(letter).startswith("M")

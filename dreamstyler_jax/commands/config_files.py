@@ -6,6 +6,7 @@ share outside of them. Files for other commands are flat.
 
 import dataclasses
 import importlib.resources
+import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,13 +15,15 @@ import yaml
 
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.runtime.buckets import in_bucket, path_of
+from dreamstyler_jax.runtime.documents import parse_yaml
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.settings import as_given, convert, hint, kind_of
 
 SECTIONS: dict[str, type] = {"train": TrainConfig, "sample": SampleConfig}
 SHARED = (*MODEL_OPTIONS, "dtype")
-OF_ONE_CALL = ("resume", "shard", "merge")  # belong to one call of a command, and are not saved
+# These belong to one call of a command, and are not saved.
+OF_ONE_CALL = ("resume", "shard", "merge", "distributed", "coordinator_address", "num_processes", "process_id")
 
 C = TypeVar("C")
 
@@ -37,7 +40,7 @@ def read_config(config_class: type[C], path: str | Path) -> C:
 def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
     """The values that a YAML file gives to a settings dataclass, by field name.
 
-    Every value is read as the same text on the command line.
+    Every value is read as the same text on the command line. A value that is null is left out: it is the default.
 
     Args:
         config_class: the settings dataclass.
@@ -49,7 +52,7 @@ def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
     try:
         values = _values_for(config_class, _load(find_config(path)))
         fields = {field.name: field for field in dataclasses.fields(config_class)}
-        return {name: _value(fields[name], value) for name, value in values.items()}
+        return {name: _value(fields[name], value) for name, value in values.items() if value is not None}
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -70,7 +73,7 @@ def find_config(path: str | Path, suffix: str = ".yaml") -> Traversable:
 def to_yaml(config: Any) -> str:
     """A settings dataclass as a YAML file that `read_config` reads.
 
-    ``resume``, ``shard`` and ``merge`` are left out: they belong to one call of a command.
+    `OF_ONE_CALL` are left out: they belong to one call of a command.
     """
     values = {field.name: as_given(field, getattr(config, field.name)) for field in dataclasses.fields(config)}
     for name in OF_ONE_CALL:
@@ -78,7 +81,18 @@ def to_yaml(config: Any) -> str:
     for section, config_class in SECTIONS.items():
         if isinstance(config, config_class):
             values = {**{key: values.pop(key) for key in SHARED}, section: values}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, which would write the line break U+0085 so that it is read as a space."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """A text, with its control characters escaped where that matters."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if "\x85" in data else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def write_config(config: Any, path: str | Path) -> None:
@@ -90,17 +104,34 @@ def write_config(config: Any, path: str | Path) -> None:
     write_atomic(path, to_yaml(config).encode())
 
 
+class _Loader(yaml.BaseLoader):
+    """Reads all values as texts, except for null, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in names:
+            key.tag = self.DEFAULT_SCALAR_TAG  # null, too, is a name
+        keys = [key.value for key in names]
+        if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+            raise UserError(f"{twice}: given twice; give it once")
+        return super().construct_mapping(node, deep)
+
+
+_NULL = "tag:yaml.org,2002:null"
+_Loader.add_implicit_resolver(_NULL, re.compile("(?:~|null|Null|NULL)$"), ["~", "n", "N"])
+_Loader.add_constructor(_NULL, lambda loader, node: None)
+
+
 def _load(file: Traversable) -> dict[str, Any]:
-    """The content of a YAML file, with all values as texts."""
+    """The content of a YAML file, with all values as texts, or None for null."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
-    except (OSError, UnicodeDecodeError) as error:
+        text = file.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UserError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
+    content = parse_yaml(text, "the file", loader=_Loader) or [{}]
+    if len(content) > 1 or not isinstance(content[0] or {}, dict):
         raise UserError("should hold lines such as 'model: mini'")
-    return content
+    return content[0] or {}
 
 
 def _values_for(config_class: type, content: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dreamstyler_jax.style import Style, load_styles
 from dreamstyler_jax.style_files import FORMATS
 
 OURS = "dreamstyler_jax"
-_STAGE = re.compile(r"(?P<name>.+)-[tT](?P<stage>\d+)")
+_STAGE = re.compile(r"(?P<name>.+)-[tT](?P<stage>\d{1,3})")
 
 
 @dataclasses.dataclass(frozen=True)

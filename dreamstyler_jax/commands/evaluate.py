@@ -21,7 +21,7 @@ from dreamstyler_jax.evaluation.training_data import find_training_data
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.files import check_output, check_own
 from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.stable_diffusion.hub import resolve_model
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
@@ -84,6 +84,7 @@ def run(config: EvaluateConfig) -> None:
     """
     folder = path_of(config.output or config.pictures[0])
     check_output(folder)
+    check_own(folder, ("scores.jsonl", "evaluation.*"), ("manifest*.jsonl", "evaluation.json"))
     painted = read_pictures(config.pictures)
     training_data = find_training_data(painted, config.styles, config.style_pictures)
     further = load_checkpoints(config, painted)

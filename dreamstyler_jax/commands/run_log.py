@@ -1,31 +1,44 @@
 """The log of a training run: ``metrics.jsonl``, TensorBoard events, and the chart of the loss."""
 
-import contextlib
 import io
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, NotRequired, Self, TypedDict
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]  # made when it is imported
 from tensorboardX.record_writer import register_writer_factory
+from tensorboardX.summary import scalar
 
 from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.charts import INK, Line, line_chart, ramp
+from dreamstyler_jax.runtime.documents import Range, parse_json
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.files import naming, write_atomic
 from dreamstyler_jax.runtime.growing_files import GrowingFile, growing_file
 
 METRICS = "metrics.jsonl"
+Loss = Annotated[float, Range(1e-30, 1e30)]
+
+
+class Metrics(TypedDict):
+    """A line of ``metrics.jsonl``, of what is read again; null where there was no sample."""
+
+    step: Annotated[int, Range(0, 10**9)]
+    loss: Loss
+    stage_loss: NotRequired[list[Loss | None]]
+    evaluation_loss: NotRequired[list[Loss]]
 
 
 class RunLog:
     """The log of one run; a context manager.
 
     Every `write` adds a line to ``metrics.jsonl`` and a point to each TensorBoard curve (in the folder
-    ``tensorboard``).
+    ``tensorboard``). Both are on the disk when it returns.
 
     Args:
         folder: the run's folder.
@@ -43,16 +56,22 @@ class RunLog:
         self._earlier = [line for line in read_metrics(path) if line["step"] <= start] if path.exists() else []
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in self._earlier).encode())
         self._file = growing_file(path)
+        self._board = folder / "tensorboard"
         if in_bucket(folder):
             register_writer_factory(str(folder).partition("://")[0], _EventsInBucket)
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, flush_secs=10)
+        else:
+            self._board.mkdir(exist_ok=True)
+        # SummaryWriter would write in a thread of its own, later or, on a full disk, never.
+        self._events = EventsWriter(str(self._board / "events"))
+        self._add_event(start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
         try:
-            self._events.close()
+            with naming(self._board):
+                self._events.close()
         finally:
             self.save()
 
@@ -69,50 +88,43 @@ class RunLog:
 
         Args:
             step: steps done, more than at the last call.
-            metrics: ``loss`` and other numbers, or sequences of numbers such as ``stage_loss``, in which nan means that
-                there was no sample.
+            metrics: ``loss`` and other numbers, mappings of numbers such as ``goodput``, or sequences of numbers such
+                as ``stage_loss``, in which nan means that there was no sample.
 
         Raises:
             UserError: a number that is not in a sequence is not finite. Nothing is logged then.
+            OSError: it cannot be written.
         """
-        values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
+        values = {name: _numbers(value) for name, value in metrics.items()}
         for name, value in values.items():
-            if value.ndim == 0 and not np.isfinite(value):
+            if not isinstance(value, dict) and value.ndim == 0 and not np.isfinite(value):
                 raise UserError(
                     f"{name} is {value} at step {step}: training has diverged. The checkpoints before are intact; "
                     "start again with a tenth of the --learning_rate, and with --dtype float32 if it was bfloat16"
                 )
         line = {"step": step, **{name: _plain(value) for name, value in values.items()}}
         self._file.write((json.dumps(line) + "\n").encode())
-        for name, value in values.items():
-            for tag, number in _scalars(name, value):
-                self._events.add_scalar(tag, number, step)
+        with naming(self._board):
+            for name, value in values.items():
+                for tag, number in _scalars(name, value):
+                    self._add_event(step, summary=scalar(tag, number))
+            self._events.flush()
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
 class _EventsInBucket:
-    """How tensorboardX writes a file in a bucket; its own way needs a further package and a login.
-
-    An upload that failed shows only in `close`: tensorboardX writes in a thread, and would wait forever for one that
-    has ended.
-    """
-
-    def __init__(self, path: str):
-        self._file: GrowingFile = growing_file(path_of(path))
-        self.flush, self.close = self._file.flush, self._file.close
+    """How tensorboardX opens a file in a bucket; its own way needs a further package and a login."""
 
     @staticmethod
     def directory_check(path: str) -> None:
         """Does nothing: buckets have no folders."""
 
-    @classmethod
-    def open(cls, path: str) -> Self:
+    @staticmethod
+    def open(path: str) -> GrowingFile:
         """Opens a file of events."""
-        return cls(path)
-
-    def write(self, data: bytes) -> None:
-        """Adds to the file."""
-        with contextlib.suppress(OSError):
-            self._file.write(data)
+        return growing_file(path_of(path))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -125,14 +137,15 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         OSError: the file cannot be read.
     """
     lines = path_of(path).read_bytes().split(b"\n")[:-1]
-    metrics = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            metrics.append({"step": int(entry["step"]), **entry, "loss": float(entry["loss"])})
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"line {number} of {path} is damaged: delete the line, or the file") from None
-    return metrics
+    metrics = [
+        parse_json(line, Metrics, f"line {number} of {path}", "delete the line, or the file")
+        for number, line in enumerate(lines, 1)
+    ]
+    counts = {len(line.get("stage_loss", ())) for line in metrics}
+    evaluated = {len(line["evaluation_loss"]) for line in metrics if "evaluation_loss" in line}
+    if len(counts) > 1 or len(evaluated) > 1:
+        raise UserError(f"the lines of {path} are of different numbers of stages: delete those that are wrong")
+    return [{**line} for line in metrics]
 
 
 def draw_loss(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -179,15 +192,26 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     return np.divide(total, weight, out=np.full(len(values), np.nan), where=weight > 0)
 
 
-def _plain(value: np.ndarray) -> Any:
+def _numbers(value: Any) -> Any:
+    """Numbers as float64, an array or a dictionary of arrays."""
+    if isinstance(value, Mapping):
+        return {name: _numbers(item) for name, item in value.items()}
+    return np.asarray(value, np.float64)
+
+
+def _plain(value: Any) -> Any:
     """Numbers for JSON, with the seven digits of a float32; nan becomes None."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if value.ndim:
         return [_plain(item) for item in value]
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
-def _scalars(name: str, value: np.ndarray) -> list[tuple[str, float]]:
+def _scalars(name: str, value: Any) -> list[tuple[str, float]]:
     """TensorBoard tags and numbers: ``name``, or ``name/0``, ``name/1``, ... of a sequence, without nan."""
+    if isinstance(value, dict):
+        return [(f"{name}/{key}", float(item)) for key, item in value.items()]
     if not value.ndim:
         return [(name, float(value))]
     return [(f"{name}/{i}", float(item)) for i, item in enumerate(value) if math.isfinite(item)]

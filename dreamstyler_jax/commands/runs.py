@@ -2,18 +2,23 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dreamstyler_jax.commands.config import TrainConfig, name_of
-from dreamstyler_jax.commands.config_files import read_config
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.commands.config_files import OF_ONE_CALL, read_config
+from dreamstyler_jax.provenance import changed_inputs
+from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.files import check_own
 from dreamstyler_jax.runtime.settings import options_of
 from dreamstyler_jax.style import FILE_NAME, Style
 from dreamstyler_jax.train_settings import AUTO_STEPS, peak_learning_rate
 
 SETTINGS = "config.yaml"
+_WRITTEN = (SETTINGS, "metrics.jsonl", "loss.png", "tensorboard", "steps", "previews")  # besides style and checkpoints
 # Settings that may change when a run is resumed: the steps already done do not depend on them.
-MAY_CHANGE = {"steps", "log_every", "save_every", "preview_prompts", "output", "resume"}
+MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "preview_prompts", "profile", "output", *OF_ONE_CALL}
 
 
 def runs_of(config: TrainConfig) -> list[TrainConfig]:
@@ -40,11 +45,18 @@ def check_resumable(config: TrainConfig, folder: Path) -> None:
     Raises:
         UserError: the folder holds another run, or a run that is not to be resumed.
     """
+    check_own(folder, _WRITTEN, (FILE_NAME, "checkpoints"))
     style, settings, checkpoints = folder / FILE_NAME, folder / SETTINGS, folder / "checkpoints"
     if style.exists() and not (config.resume and settings.exists()):
         raise UserError(f"{folder} already holds a finished style: choose another --output, or remove the folder")
-    if not config.resume and checkpoints.is_dir() and any(checkpoints.iterdir()):
-        raise UserError(f"{folder} holds an unfinished run: continue it with --resume, or choose another --output")
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        if not config.resume:
+            raise UserError(f"{folder} holds an unfinished run: continue it with --resume, or choose another --output")
+        if not settings.exists():
+            raise UserError(
+                f"{settings} is missing, so nobody knows with which settings the checkpoints beside it were made: put "
+                "it back, or choose another --output"
+            )
     if not settings.exists() or not config.resume:
         return
     before = read_config(TrainConfig, settings)
@@ -63,6 +75,25 @@ def check_resumable(config: TrainConfig, folder: Path) -> None:
         )
 
 
+def check_same_inputs(folder: Path, now: Mapping[str, Any]) -> None:
+    """Makes sure that a run goes on with the pictures and the model that it began with, whatever their names.
+
+    Args:
+        folder: of the run; one that has saved no style yet can go on with anything.
+        now: the metadata of the style that it would go on with, or some of them.
+
+    Raises:
+        UserError: something has changed.
+    """
+    saved = [folder / FILE_NAME, *sorted((folder / "steps").glob("step_*.safetensors"))]
+    found = next((file for file in saved if file.is_file()), None)
+    if found and (changed := changed_inputs(Style.load(found).metadata, now)):
+        raise UserError(
+            f"cannot resume {folder}: {listing(changed)} changed since the run began; bring back what it began with, "
+            "or choose another --output"
+        )
+
+
 def is_finished(config: TrainConfig, folder: Path) -> bool:
     """Whether ``folder`` already holds the style of this run after all of its steps."""
     style, settings = folder / FILE_NAME, folder / SETTINGS
@@ -70,4 +101,5 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
         return False
     if config.steps == AUTO_STEPS:
         return settings.exists() and read_config(TrainConfig, settings).steps == AUTO_STEPS
-    return Style.load(style).metadata.get("steps", 0) >= config.steps
+    done = Style.load(style).metadata.get("steps")
+    return isinstance(done, int) and done >= config.steps

@@ -19,6 +19,7 @@ from dreamstyler_jax.commands.sample_inputs import (
     all_prompts,
     axes_of,
     check_prompts,
+    context_lines,
     load_all_styles,
     load_contents,
     scheduler_line,
@@ -30,8 +31,9 @@ from dreamstyler_jax.commands.sample_inputs import (
     with_default_style,
 )
 from dreamstyler_jax.grids.axes import make_cells
-from dreamstyler_jax.grids.cells import Cell, definition
+from dreamstyler_jax.grids.cells import Cell, definition, warn_of_equal_cells
 from dreamstyler_jax.grids.gallery import Gallery, Writer
+from dreamstyler_jax.grids.learned_from import learned_from, style_pictures
 from dreamstyler_jax.grids.page import write_page
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import write_sheets
@@ -40,12 +42,17 @@ from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
 from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
-from dreamstyler_jax.runtime.devices import shard_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.hosts import shard_of
+from dreamstyler_jax.runtime.interruption import patiently
+from dreamstyler_jax.runtime.locks import only_process
+from dreamstyler_jax.runtime.profiling import traced
 from dreamstyler_jax.runtime.progress import progress
 from dreamstyler_jax.stable_diffusion.loras.merging import read_loras
-from dreamstyler_jax.style import Style, StyleRef
+from dreamstyler_jax.style import Style
+
+WARM_UP = 2  # of a trace, in batches
 
 
 def run(config: SampleConfig) -> None:
@@ -65,6 +72,7 @@ def run(config: SampleConfig) -> None:
     model = transfer.with_nets(
         model,
         nets,
+        depth_model=config.depth_model,
         variant=config.control_variant or config.variant,
         allow_pickle=config.allow_pickle,
         guess_mode=config.guess_mode,
@@ -78,28 +86,29 @@ def run(config: SampleConfig) -> None:
     cells = make_cells(
         axes_of(config, texts, styles, contents, loras), model, styles, model.size(config.height, config.width)
     )
+    warn_of_equal_cells(cells)
     shape = shape_of(cells, config.batch_size)
     check_prompts(model, cells, styles, shape.rows)
     gallery = open_gallery(config, cells, styles, (index, count))
     shard_cells = cells[index::count]
-    todo = gallery.missing(shard_cells)
-    if listed := gallery.listed(shard_cells):
-        whole = len(shard_cells) - len(todo)
-        damage = f", {listed - whole} damaged" if listed > whole else ""
-        print(f"{whole} of {len(shard_cells)} pictures are there and whole{damage}")
-    if todo:
-        warn_of_unknown_words(config.model, [*itertools.chain(*texts.values()), config.negative_prompt])
-        warn_of_earlier_weights(model, styles)
-        lines = dict.fromkeys(line for stack in loras for line in stack.lines)
-        announce(model, *lines, *scheduler_line(model), summary(todo))
-    painter = functools.partial(
-        paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
-    )
-    failed = paint_into(gallery, todo, functools.partial(painter, model))
+    with only_process(gallery.folder) if count == 1 else contextlib.nullcontext():  # shards have a manifest each
+        todo = missing(gallery, shard_cells)
+        if todo:
+            warn_of_unknown_words(config.model, [*itertools.chain(*texts.values()), config.negative_prompt])
+            warn_of_earlier_weights(model, styles)
+            lines = dict.fromkeys(line for stack in loras for line in stack.lines)
+            announce(model, *lines, *scheduler_line(model), summary(todo), *context_lines(todo, shape.rows))
+        painter = functools.partial(
+            paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
+        )
+        size = shape.batch_size
+        trace = functools.partial(traced, folder=config.profile, first=WARM_UP * size, count=size)
+        with patiently("stopping after the pictures that are being painted"):
+            failed = paint_into(gallery, todo, lambda cells: trace(painter(model, cells)))
+        if count == 1:
+            show(gallery, cells, styles)
     if count > 1:
         print(f"Part {index}/{count} is painted; when all are, the same command without --shard makes sheets and page")
-    else:
-        show(gallery, cells, styles)
     if failed:
         raise UserError(
             f"{failed} of {len(shard_cells)} pictures failed, see {gallery.manifest}; the same command tries them again"
@@ -115,9 +124,11 @@ def open_gallery(
         UserError: the folder asked for holds another grid, and ``merge`` is not set.
     """
     wanted = definition(cells)
+    settings = {cell.model_hash: cell.model_settings for cell in cells}
     note = functools.partial(note_of, config, styles)
     if config.output:
-        gallery = Gallery(path_of(config.output), shard, note)
+        gallery = Gallery(path_of(config.output), shard, note, settings)
+        gallery.check_own()
         changed = gallery.holds_another(wanted)
         if changed and not config.merge:
             verb = "differs" if len(changed) == 1 else "differ"
@@ -127,12 +138,32 @@ def open_gallery(
             )
     else:
         first = default_folder(styles)
-        galleries = (Gallery(folder, shard, note) for folder in _numbered(first))
-        gallery = next(g for g in galleries if config.merge or not g.holds_another(wanted))
+        galleries = (Gallery(folder, shard, note, settings) for folder in _numbered(first))
+        gallery = next(g for g in galleries if is_free(g) and (config.merge or not g.holds_another(wanted)))
         if gallery.folder != first:
-            print(f"{first} holds another grid; this one goes to {gallery.folder}")
+            what = "another grid; this one" if is_free(Gallery(first, shard)) else "files of yours; this grid"
+            print(f"{first} holds {what} goes to {gallery.folder}")
     gallery.define(wanted)
     return gallery
+
+
+def is_free(gallery: Gallery) -> bool:
+    """Whether nothing of somebody else's would be replaced."""
+    try:
+        gallery.check_own()
+    except UserError:
+        return False
+    return True
+
+
+def missing(gallery: Gallery, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that are to be painted; says how many are not."""
+    todo = gallery.missing(cells)
+    if listed := gallery.listed(cells):
+        whole = len(cells) - len(todo)
+        damage = f", {listed - whole} damaged" if listed > whole else ""
+        print(f"{whole} of {len(cells)} pictures are there and whole{damage}")
+    return todo
 
 
 def _numbered(folder: Path) -> Iterator[Path]:
@@ -146,7 +177,7 @@ def _numbered(folder: Path) -> Iterator[Path]:
 def default_folder(styles: Iterable[str]) -> Path:
     """``out/`` and the names of the styles, made fit for a folder's name."""
     name = re.sub(r"[^\w.-]+", "_", "-".join(styles)).strip("._")
-    return Path("out") / (name[:100] or "style")
+    return Path("out") / (name.encode()[:100].decode(errors="ignore") or "style")  # file systems count bytes
 
 
 def paint_into(
@@ -189,11 +220,16 @@ def summary(cells: Sequence[Cell]) -> str:
 def show(gallery: Gallery, cells: Sequence[Cell], styles: Mapping[str, Style]) -> None:
     """Puts the manifest in order, makes contact sheets and page, and says where everything is."""
     gallery.finish(cells)
-    files = {id: gallery.folder / line["file"] for id, line in gallery.lines.items() if "file" in line}
+    files = {id: file for id, line in gallery.lines.items() if (file := gallery.file_of(line))}
     sheets = write_sheets(gallery.folder, cells, files, styles)
-    names = dict.fromkeys(name for line in gallery.lines.values() for name in line["styles"])
-    pictures = {name: path for line in gallery.lines.values() for name, path in line.get("learned_from", {}).items()}
-    page = write_page(gallery.folder, gallery.lines.values(), title=title_of(list(names)), style_pictures=pictures)
+    lines = gallery.lines.values()
+    names = list(dict.fromkeys(name for line in lines for name in line["styles"]))
+    page = write_page(
+        gallery.folder,
+        lines,
+        title=title_of(names),
+        style_pictures=style_pictures(lines, cells, styles),
+    )
     where = str(sheets[0]) if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1].name}"
     plural, earlier = "s" * (len(files) != 1), len(files) - sum(cell.id in files for cell in cells)
     on_sheets = f"all but {earlier} earlier ones on sheets in" if earlier else "on sheets in"
@@ -208,11 +244,7 @@ def title_of(styles: list[str]) -> str:
 
 def note_of(config: SampleConfig, styles: Mapping[str, Style], cell: Cell) -> dict[str, Any]:
     """What the manifest says of a picture besides its parameters: how to paint it again, and its styles' pictures."""
-    images = {
-        name: styles[str(StyleRef.parse(name).at(cell.checkpoint))].metadata.get("images") for name in cell.styles
-    }
-    learned_from = {name: paths[0] for name, paths in images.items() if paths and _is_there(paths[0])}
-    return {"command": command_of(config, cell), "learned_from": learned_from}
+    return {"command": command_of(config, cell), **learned_from(cell, styles)}
 
 
 def _is_there(picture: str) -> bool:
@@ -237,6 +269,8 @@ def command_of(config: SampleConfig, cell: Cell) -> str:
         **{name: [cell.scales.get(name, scale.default)] for name, scale in SCALES.items()},
         **_size_and_content(config, cell),
         shard=SampleConfig.shard,
+        profile=SampleConfig.profile,
+        distributed=False,
         merge=True,
         output="out/again",
     )

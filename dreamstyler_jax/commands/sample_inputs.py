@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,22 @@ from dreamstyler_jax.commands.config_files import find_config
 from dreamstyler_jax.encoding import check_styles, tokenize
 from dreamstyler_jax.grids.axes import Axes
 from dreamstyler_jax.grids.cells import Cell
-from dreamstyler_jax.guidance import FORMS, OPTIONAL_SCALES, SCALES, Guidance, forms_with, has_effect, in_effect
+from dreamstyler_jax.guidance import (
+    CONTEXT,
+    FORMS,
+    OPTIONAL_SCALES,
+    SCALES,
+    Guidance,
+    forms_with,
+    has_effect,
+    in_effect,
+)
 from dreamstyler_jax.guidance_variants import NUMBERS
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.runtime.parsing import parse_seeds
+from dreamstyler_jax.solvers import steps_within
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.scheduler_config import solver_of
@@ -66,7 +77,8 @@ def read_prompts(path: str) -> list[str]:
         UserError: the file cannot be read, or holds no prompt.
     """
     try:
-        lines = [line.strip() for line in find_config(path, ".txt").read_bytes().decode("utf-8-sig").splitlines()]
+        text = find_config(path, ".txt").read_bytes().decode("utf-8-sig")
+        lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or error
         raise UserError(f"prompts_file: cannot read {path}: {reason}") from error
@@ -193,6 +205,26 @@ def check_prompts(
     tokenize(model.tokenizers, texts, {name: style.vectors for name, style in styles.items()})
 
 
+def context_lines(cells: Sequence[Cell], rows: Iterable[int]) -> list[str]:
+    """A line that shows the prompts without their style, where guidance computes them; warns where it has to guess.
+
+    Args:
+        cells: the pictures to paint.
+        rows: the rows of guidance that are computed.
+    """
+    if CONTEXT not in rows:
+        return []
+    texts = dict.fromkeys(cell.prompt for cell in cells)
+    if unsure := [text for text in texts if not prompts.calls_a_style(text)]:
+        warnings.warn(
+            f"the prompt {shortened(unsure[0])!r} does not call its style one; without it, it is taken for "
+            f"{shortened(prompts.context_only(unsure[0]))!r}: write in the style of {{}}, if that is wrong",
+            stacklevel=2,
+        )
+    contexts = dict.fromkeys(repr(shortened(prompts.context_only(text))) for text in texts)
+    return [f"Without the style, for guidance: {listing(list(contexts), 3)}"]
+
+
 def warn_of_distillation(config: SampleConfig, model: StableDiffusion, loras: Sequence[LoraStack]) -> None:
     """Warns where a solver for few steps meets a model that was not distilled for it, or the reverse.
 
@@ -244,17 +276,34 @@ def warn_of_settings_without_effect(config: SampleConfig) -> None:
         if scale not in (*FORMS[config.guidance].scales, *OPTIONAL_SCALES)
     }
     if not any(map(has_effect, map(in_effect, all_guidance(config)))):
-        of_guidance = (*NUMBERS, "guidance_schedule")
+        of_guidance = (*NUMBERS, "guidance_schedule", "negative_prompt")
         conditions |= dict.fromkeys(of_guidance, "guidance, and with these scales there is none")
     if not any(config.weak_scale):
         conditions["weak_checkpoint"] = "--weak_scale"
     if not config.content:
         of_content = ("strength", "control_images", "control_scale", "control_start", "control_end", "guess_mode")
         conditions |= dict.fromkeys(of_content, "--content")
+    elif not any(transfer.parse_net(net).kind == "image" for net in config.controlnets):
+        conditions["control_images"] = "--controlnets image=FOLDER"
     defaults = SampleConfig()
     for name, condition in conditions.items():
         if getattr(config, name) != getattr(defaults, name):
             warnings.warn(f"{name} only has an effect with {condition}", stacklevel=2)
+    warn_of_empty_spans(config)
+
+
+def warn_of_empty_spans(config: SampleConfig) -> None:
+    """Warns of parts of the sampling that are too short to hold a whole step."""
+    strengths = config.strength if config.content else [1.0]
+    steps = min(int(steps * strength) for steps in config.steps for strength in strengths)
+    for name in ("guidance", *(["control"] if config.controlnets else [])):
+        start, end = getattr(config, f"{name}_start"), getattr(config, f"{name}_end")
+        if steps and not steps_within(start, end, steps).any():
+            warnings.warn(
+                f"{name}_start, {name}_end: no whole step of {steps} lies between {start:g} and {end:g}, so there is "
+                f"no {name} at all; a step is {1 / steps:.3g} long",
+                stacklevel=2,
+            )
 
 
 def warn_of_earlier_weights(model: StableDiffusion, styles: Mapping[str, Style]) -> None:

@@ -2,79 +2,111 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from PIL import Image
 
 from dreamstyler_jax import inversion, prompts
-from dreamstyler_jax.commands import run_log
+from dreamstyler_jax.captioning.sidecars import find_pictures
+from dreamstyler_jax.commands.caption import caption_pictures, captioner_for
 from dreamstyler_jax.commands.cli import command_line
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.models import load_model
-from dreamstyler_jax.commands.previews import write_preview
-from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, is_finished, runs_of
+from dreamstyler_jax.commands.processes import processes_of
+from dreamstyler_jax.commands.recording import Recorder, Run, is_kept, make_by_products
+from dreamstyler_jax.commands.run_log import RunLog
+from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
+from dreamstyler_jax.provenance import describe
+from dreamstyler_jax.runtime import hosts
 from dreamstyler_jax.runtime.buckets import path_of
-from dreamstyler_jax.runtime.checkpoints import Checkpoints, open_checkpoints
-from dreamstyler_jax.runtime.compilation import share_cores
+from dreamstyler_jax.runtime.checkpoints import Checkpoints, check_path, open_checkpoints
 from dreamstyler_jax.runtime.console import announce
-from dreamstyler_jax.runtime.errors import UserError, shortened
-from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
+from dreamstyler_jax.runtime.files import check_output, remove_temporaries
+from dreamstyler_jax.runtime.goodput import Goodput
+from dreamstyler_jax.runtime.interruption import patiently
+from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.runtime.masks import as_masked_picture
+from dreamstyler_jax.runtime.profiling import traced
 from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import RATIO, WINDOW
-from dreamstyler_jax.style import FILE_NAME, step_file
 from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, evaluation_interval, most_steps
-from dreamstyler_jax.training import Chunk, Lesson, begin, prepare, style_in, train
+from dreamstyler_jax.training import begin, follow, prepare, train
 
-
-class Run(NamedTuple):
-    """A run: its settings and folder, and the style to learn.
-
-    Attributes:
-        config: with the prompt of each picture.
-        folder: where it leaves everything.
-        lesson: the style before its training, and the data.
-    """
-
-    config: TrainConfig
-    folder: Path
-    lesson: Lesson
+WARM_UP = 2  # of a trace, in chunks of steps
+PROMISE = "stopping after the steps that are running, to save them"
 
 
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the folder of each run."""
-    share_cores(config.model, len(config.images) if config.separate else config.batch_size)
-    pending = []
-    for run_config in runs_of(config):
+    with processes_of(config) as run_configs:
+        train_all(config, run_configs)
+
+
+def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
+    """Trains the runs of this process; of a run that several processes share, the first one leaves the folder."""
+    if config.caption:
+        caption_pictures(find_pictures(config.images), config.captioner or captioner_for(config.model))
+    # From here on the pictures have prompts.
+    config, *run_configs = (dataclasses.replace(one, caption=False, captioner="") for one in (config, *run_configs))
+    clock, asked = Goodput(), []
+    for run_config in run_configs:
         folder, paths = path_of(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
-        pictures = {path: as_masked_picture(path) for path in paths}
+        check_path(folder)
+        with clock.spending("data"):
+            pictures = {path: as_masked_picture(path) for path in paths}
         run_config = dataclasses.replace(run_config, prompts=training_prompts(run_config, paths))
-        check_resumable(run_config, folder)
-        if is_finished(run_config, folder):
-            print(f"The style {run_config.name!r} in {folder} is finished; to train it further, ask for more --steps")
-        else:
-            pending.append((run_config, pictures))
+        if not hosts.follows():  # the folder is the first host's business
+            check_resumable(run_config, folder)
+        asked.append((run_config, pictures))
+    with clock.spending("data"):
+        model = load_model(config.model, config, dtype=config.dtype, loras=config.loras, clip_skip=config.clip_skip)
+    pending = [
+        (run_config, pictures)
+        for run_config, pictures in asked
+        if hosts.follows() or not ends_here(model, run_config, pictures)
+    ]
     if not pending:
         return
-    model = load_model(config.model, config, dtype=config.dtype, loras=config.loras, clip_skip=config.clip_skip)
-    runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
+    with clock.spending("data"):
+        runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
+    if hosts.follows():
+        with patiently(PROMISE):
+            follow(model, [item.lesson for item in runs], config)
+        return
+    diverged: dict[str, str] = {}
     for group in _of_one_shape(runs):
-        train_runs(model, group)
-    for run_config, _ in pending:
-        print(f"The style {run_config.name!r} is in {run_config.output}; paint with it: {painting_command(run_config)}")
+        diverged |= train_runs(model, group, clock)
+    for item in runs:
+        if item.config.name not in diverged:
+            print(f"The style {item.config.name!r} is in {item.folder}; paint with it: {painting_command(item.config)}")
+    print(clock)
+    if diverged:
+        raise UserError("; ".join(f"the style {name!r} was not learned: {why}" for name, why in diverged.items()))
+
+
+def ends_here(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> bool:
+    """Whether a run that is resumed has nothing left to do, and says so.
+
+    Raises:
+        UserError: it was done with other pictures or another model.
+    """
+    folder = path_of(config.output)
+    if not is_finished(config, folder):
+        return False
+    check_same_inputs(folder, {**describe(pictures), "model_hash": model.hash, "model_settings": model.settings})
+    print(f"The style {config.name!r} in {folder} is finished; to train it further, ask for more --steps")
+    return True
 
 
 def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
@@ -87,6 +119,8 @@ def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
 def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> Run:
     """Encodes pictures and prompts, so that problems with the settings show before the training."""
     lesson = prepare(model, config.name, pictures, config.prompts, config)
+    if config.resume and not hosts.follows():
+        check_same_inputs(path_of(config.output), lesson.style.metadata)
     if config.preview_prompts:
         prompts.require_placeholders(config.preview_prompts, {config.name: lesson.style})
         tokenize(model.tokenizers, config.preview_prompts, {config.name: config.vectors})
@@ -113,55 +147,80 @@ def summary(run: Run) -> str:
     return f"Learning the {config.property} {config.name!r}{layers} from {source}: {config.prompts[0]!r}"
 
 
-def train_runs(model: StableDiffusion, runs: Sequence[Run]) -> None:
-    """Learns the styles of runs whose datasets have one shape, with logs, checkpoints and previews."""
+def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput) -> dict[str, str]:
+    """Learns the styles of runs whose datasets have one shape, with logs, checkpoints and previews.
+
+    Returns:
+        For each style whose training diverged, by its name, what happened. They do not disturb the others.
+
+    Raises:
+        UserError: another process trains in the folder of a run, or it cannot be written.
+        KeyboardInterrupt: the process was told to stop; everything that was learned is saved.
+    """
     config = runs[0].config
     with contextlib.ExitStack() as opened:
-        stores = [opened.enter_context(open_checkpoints(item.folder / "checkpoints")) for item in runs]
-        states = [begin(item.lesson, config) for item in runs]
-        states = newest_common_states(states, stores) if config.resume else states
-        done = int(states[0].step)
-        if done > most_steps(config):
-            raise UserError(f"{runs[0].folder} has already done {done} steps: --steps must be at least as many")
-        announce(model, *model.loras.lines, *map(summary, runs))
         for item in runs:
+            opened.enter_context(only_process(item.folder))
+            check_resumable(item.config, item.folder)  # another process may have trained here in the meantime
+            for folder in (item.folder, item.folder / "steps", item.folder / "previews"):
+                remove_temporaries(folder)
+        stores = [opened.enter_context(open_checkpoints(item.folder / "checkpoints", config.keep)) for item in runs]
+        states = [begin(item.lesson, config) for item in runs]
+        states = newest_states(states, stores, config.save_every) if config.resume else states
+        for item, state in zip(runs, states, strict=True):
+            if int(state.step) > most_steps(config):
+                raise UserError(f"{item.folder} has already done {state.step} steps: --steps must be at least as many")
+        if config.resume and (
+            new := [str(item.folder) for item, state in zip(runs, states, strict=True) if not state.step]
+        ):
+            print(f"There is no checkpoint in {listing(new)}: starting at step 0")
+        announce(model, *model.loras.lines, *map(summary, runs))
+        groups: dict[int, list[Recorder]] = {}
+        for item, store, state in zip(runs, stores, states, strict=True):
             write_config(item.config, item.folder / SETTINGS)
-        logs = [opened.enter_context(run_log.RunLog(item.folder, done)) for item in runs]
-        progress = opened.enter_context(TrainingProgress(most_steps(config), done, at_most=config.steps == AUTO_STEPS))
-        lessons, evaluations = [item.lesson for item in runs], [log.earlier("evaluation_loss") for log in logs]
-        settled: list[int | None] = []
-        for chunk in train(model, lessons, config, states, _next_stop(config), evaluations):
-            for number, (item, log, store) in enumerate(zip(runs, logs, stores, strict=True)):
-                record(model, item, log, store, chunk, number)
-            progress.show(chunk.step, float(np.mean([metrics["loss"] for metrics in chunk.metrics if metrics])))
-            states, settled = chunk.states, chunk.settled
-    for item, state in zip(runs, states, strict=True):
-        finish(item, state)
+            done = int(state.step)
+            if done and is_kept(config, state):  # a kill may have come before them
+                make_by_products(model, item, state, clock, only_missing=True)
+            log = opened.enter_context(RunLog(item.folder, done))
+            groups.setdefault(done, []).append(Recorder(model, item, state, store, log, clock))
+        for recorders in groups.values():
+            learn_together(model, recorders, clock)
+        members = [recorder for recorders in groups.values() for recorder in recorders]
+        return {member.run.config.name: member.diverged for member in members if member.diverged}
+
+
+def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock: Goodput) -> None:
+    """Trains runs whose states are of one step, see `train_runs`."""
+    config, states = recorders[0].run.config, [recorder.state for recorder in recorders]
+    settled: list[int | None] = []
+    with contextlib.ExitStack() as opened:
+        at_most = config.steps == AUTO_STEPS
+        progress = opened.enter_context(TrainingProgress(most_steps(config), int(states[0].step), at_most=at_most))
+        opened.enter_context(patiently(PROMISE))
+        lessons = [recorder.run.lesson for recorder in recorders]
+        evaluations = [recorder.log.earlier("evaluation_loss") for recorder in recorders]
+        chunks = train(model, lessons, config, states, _next_stop(config), evaluations)
+        for chunk in clock.each("steps", traced(chunks, config.profile, first=WARM_UP)):
+            stops = hosts.told_to_stop()
+            for number, recorder in enumerate(recorders):  # what matters first
+                recorder.save(chunk, number, stops=stops)
+            losses = [m["loss"] for r, m in zip(recorders, chunk.metrics, strict=True) if m and not r.diverged]
+            progress.show(chunk.step, float(np.mean(losses or [np.nan])))
+            for number, recorder in enumerate(recorders):
+                recorder.illustrate(chunk, number)
+            settled = chunk.settled
+            if all(over or r.diverged for over, r in zip(chunk.finished, recorders, strict=True)):
+                break
+            if stops:
+                raise KeyboardInterrupt
+        learned = [recorder for recorder in recorders if not recorder.diverged]
+        for recorder in learned:
+            recorder.finish()
     if evaluation_interval(config):
-        for state, item, step in zip(states, runs, settled, strict=False):  # a resumed run may have had nothing to do
-            print(f"The evaluation loss of {item.config.name!r} {stopping_line(int(state.step), step)}")
-
-
-def record(
-    model: StableDiffusion, run: Run, log: run_log.RunLog, store: Checkpoints, chunk: Chunk, number: int
-) -> None:
-    """Writes what a chunk of the training has brought to one of its runs."""
-    metrics, state, finished = chunk.metrics[number], chunk.states[number], chunk.finished[number]
-    if metrics is None:
-        return
-    log.write(chunk.step, metrics)
-    if finished or chunk.step % run.config.save_every == 0:
-        log.save()
-        keep(model, run, store, state)
-    if finished and not all(chunk.finished):  # the others may go on for long
-        style_in(run.lesson.style, state).save(run.folder / FILE_NAME)
-
-
-def finish(run: Run, state: inversion.TrainState) -> None:
-    """Writes the style and the chart of the loss."""
-    style_in(run.lesson.style, state).save(run.folder / FILE_NAME)
-    if metrics := run_log.read_metrics(run.folder / run_log.METRICS):  # a resumed run may have lost its log
-        run_log.draw_loss(metrics, run.folder / "loss.png")
+        for recorder, step in zip(recorders, settled, strict=False):  # a resumed run may have had nothing to do
+            if recorder in learned:
+                line = stopping_line(int(recorder.state.step), step)
+                print(f"The evaluation loss of {recorder.run.config.name!r} {line}")
 
 
 def stopping_line(steps: int, settled: int | None) -> str:
@@ -179,27 +238,20 @@ def _next_stop(config: TrainConfig) -> Callable[[int], int]:
     return lambda done: min(done + every - done % every for every in (config.log_every, config.save_every))
 
 
-def newest_common_states(
-    states: Sequence[inversion.TrainState], stores: Sequence[Checkpoints]
+def newest_states(
+    states: Sequence[inversion.TrainState], stores: Sequence[Checkpoints], save_every: int
 ) -> list[inversion.TrainState]:
-    """The newest states that all runs have: an interruption may fall between the checkpoints of one step."""
-    max_step = math.inf
-    while True:
-        restored = [store.restore(state, max_step) or state for state, store in zip(states, stores, strict=True)]
-        steps = [int(state.step) for state in restored]
-        if min(steps) == max(steps):
-            return restored
-        max_step = min(steps)
+    """The newest state of each run, from its checkpoints or else as given.
 
-
-def keep(model: StableDiffusion, run: Run, store: Checkpoints, state: inversion.TrainState) -> None:
-    """Keeps a state: as a checkpoint, as the style that it makes, and as previews."""
-    step, config = int(state.step), run.config
-    store.save(step, state)
-    style = style_in(run.lesson.style, state)
-    style.save(step_file(run.folder, step))
-    size = model.size(config.resolution, config.resolution)
-    write_preview(model, style, config.preview_prompts, size, run.folder / "previews" / f"step_{step:06d}.png")
+    If an interruption fell between the checkpoints of one step, all go back to the step before, so that they can go on
+    together.
+    """
+    newest = [store.restore(state) or state for state, store in zip(states, stores, strict=True)]
+    steps = [int(state.step) for state in newest]
+    if not 0 < max(steps) - min(steps) <= save_every:
+        return newest
+    common = [store.restore(state, min(steps)) or state for state, store in zip(states, stores, strict=True)]
+    return common if all(int(state.step) == min(steps) for state in common) else newest
 
 
 def painting_command(config: TrainConfig) -> str:

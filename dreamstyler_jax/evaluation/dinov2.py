@@ -16,8 +16,9 @@ from flax import nnx
 
 from dreamstyler_jax.evaluation.encoders import PictureEncoder, Preprocessor
 from dreamstyler_jax.evaluation.weight_files import Needed
+from dreamstyler_jax.runtime.documents import Few, Side, Size
 from dreamstyler_jax.stable_diffusion.checkpoint_files import open_weights
-from dreamstyler_jax.stable_diffusion.layers import ACTIVATIONS, Linear, ModelConfig
+from dreamstyler_jax.stable_diffusion.layers import ACTIVATIONS, Epsilon, Linear, ModelConfig, check_heads
 from dreamstyler_jax.stable_diffusion.ops.attention import attention
 from dreamstyler_jax.stable_diffusion.ops.convolution import UNSET
 from dreamstyler_jax.stable_diffusion.ops.norms import LayerNorm
@@ -31,19 +32,22 @@ _CUBIC = -0.75  # the parameter of PyTorch's bicubic filter
 class Dinov2Config(ModelConfig):
     """Settings of a DINOv2, named as in its ``config.json``, with the defaults of that format."""
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    mlp_ratio: int = 4
+    hidden_size: Size = 768
+    num_hidden_layers: Few = 12
+    num_attention_heads: Size = 12
+    mlp_ratio: Few = 4
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
-    image_size: int = 224
-    patch_size: int = 14
+    layer_norm_eps: Epsilon = 1e-6
+    image_size: Side = 224
+    patch_size: Side = 14
 
     supported: ClassVar = {
         "model_type": ("dinov2",), "hidden_act": tuple(ACTIVATIONS), "qkv_bias": (True,), "use_swiglu_ffn": (False,),
     }  # fmt: skip
     identity: ClassVar = {"architectures": ["Dinov2Model"], "model_type": "dinov2"}
+
+    def __post_init__(self):
+        check_heads(self.hidden_size, self.num_attention_heads)
 
 
 class Dinov2Embeddings(nnx.Module):

@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,38 @@ from PIL import Image
 
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.batches import in_batches
+from dreamstyler_jax.runtime.documents import Length, Range, Side
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import read_json
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # The second is what transformers 5 writes in place of the first.
 PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 PREPROCESSING_STEPS = ("resize", "center_crop", "rescale", "normalize")
+
+
+class _Sides(TypedDict, total=False):
+    """Sizes in pixels."""
+
+    shortest_edge: Side
+    height: Side
+    width: Side
+
+
+class _Steps(TypedDict, total=False):
+    """The settings of an image processor."""
+
+    size: Side | _Sides
+    crop_size: Side | _Sides
+    resample: Literal[0, 1, 2, 3, 4, 5]
+    image_mean: Annotated[tuple[float, ...], Length(3, 3)]
+    image_std: Annotated[tuple[Annotated[float, Range(1e-3, 1e3)], ...], Length(3, 3)]
+
+
+class _PreprocessorFile(_Steps, total=False):
+    """What ``preprocessor_config.json`` holds, and ``processor_config.json`` one level deeper."""
+
+    image_processor: _Steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,32 +84,25 @@ class Preprocessor:
             raise UserError(
                 f"{folder} is not a complete {network}: it lacks {PREPROCESSOR_FILES[0]}; download it again"
             )
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            content = content.get("image_processor", content)
-            shortest_edge, crop_size = content.get("size", size), content.get("crop_size", size)
-            if isinstance(shortest_edge, dict):
-                shortest_edge = shortest_edge.get("shortest_edge", 0)
-            if not isinstance(crop_size, dict):
-                crop_size = {"height": crop_size, "width": crop_size}
-            crop = (crop_size["height"], crop_size["width"])
-            size = int(crop[0]) if size is None else size
-            supported = all(content.get(f"do_{step}", True) for step in PREPROCESSING_STEPS)
-            loaded = cls(
-                int(shortest_edge),
-                size,
-                Image.Resampling(content.get("resample", cls.resample)),
-                tuple(map(float, content.get("image_mean", OPENAI_MEAN))),
-                tuple(map(float, content.get("image_std", OPENAI_STD))),
-            )
-        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file} is damaged, or not from a {network} ({error}); download it again") from error
-        if not supported or crop != (size, size) or loaded.shortest_edge < size:
+        content = read_json(file, _PreprocessorFile, advice="download it again")
+        content = content.get("image_processor", content)
+        edge, crop = content.get("size", size), content.get("crop_size", size)
+        shortest_edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge
+        height, width = (crop.get("height"), crop.get("width")) if isinstance(crop, dict) else (crop, crop)
+        size = height if size is None else size
+        supported = all(content.get(f"do_{step}", True) for step in PREPROCESSING_STEPS)
+        if not supported or not size or (height, width) != (size, size) or (shortest_edge or 0) < size:
             raise UserError(
                 f"{file} asks for preprocessing that is not supported: it should resize pictures, crop them to "
-                f"{size} x {size} pixels and normalize them; use another {network}"
+                f"{size or 224} x {size or 224} pixels and normalize them; use another {network}"
             )
-        return loaded
+        return cls(
+            shortest_edge or size,
+            size,
+            Image.Resampling(content.get("resample", cls.resample)),
+            content.get("image_mean", OPENAI_MEAN),
+            content.get("image_std", OPENAI_STD),
+        )
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """Resizes and crops float[H, W, 3] in [-1, 1] to float32[size, size, 3] in [-1, 1], not yet normalized.

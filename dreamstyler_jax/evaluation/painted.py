@@ -1,11 +1,13 @@
 """Painted pictures as the manifest of their folder lists them, and what their prompts say without the style."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamstyler_jax import prompts
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.runtime.files import inside
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
 from dreamstyler_jax.style import StyleRef
 
@@ -54,7 +56,7 @@ def painted_pictures(folder: Path, lines: Iterable[Mapping[str, Any]]) -> list[P
         lines: of the folder's manifest.
 
     Raises:
-        UserError: there is no picture, or a line is damaged.
+        UserError: there is no picture, or a prompt does not name its styles.
     """
     lines = [line for line in lines if "file" in line]
     if not lines:
@@ -67,10 +69,12 @@ def painted_pictures(folder: Path, lines: Iterable[Mapping[str, Any]]) -> list[P
             pictures.append(_painted_picture(folder, line))
         except UserError as error:
             raise UserError(f"{folder}, picture {line['id']}: {error}") from error
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{folder}, picture {line['id']}: its line in the manifest is damaged ({error!r}); paint it again"
-            ) from error
+    if unsure := next((picture for picture in pictures if not prompts.calls_a_style(picture.prompt)), None):
+        warnings.warn(
+            f"the prompt {shortened(unsure.prompt)!r} does not call its style one; its text score is for "
+            f"{shortened(unsure.context)!r}",
+            stacklevel=2,
+        )
     return pictures
 
 
@@ -85,9 +89,10 @@ def _painted_picture(folder: Path, line: Mapping[str, Any]) -> PaintedPicture:
         for name in hashes
         if name in names
     )
-    return PaintedPicture(
-        folder / line["file"], prompt, plain_context(named_prompt), styles, model=line["model"], line=line
-    )
+    file = inside(folder, line["file"])
+    if file is None:
+        raise UserError(f"its file, {shortened(str(line['file']))}, is outside of the folder; paint it again")
+    return PaintedPicture(file, prompt, plain_context(named_prompt), styles, model=line["model"], line=line)
 
 
 def plain_context(prompt: str) -> str:

@@ -11,9 +11,10 @@ from PIL import Image
 from dreamstyler_jax.evaluation.painted import PaintedPicture, PaintedStyle, has_subject, plain_context
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE, EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
+from dreamstyler_jax.provenance import TrainingPicture, texts, training_pictures
 from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.masks import as_masked_picture, fill
+from dreamstyler_jax.runtime.masks import fill
 from dreamstyler_jax.runtime.settings import one_of
 from dreamstyler_jax.style import FILE_NAME, Style, StyleRef, load_styles
 
@@ -143,14 +144,15 @@ def _parse_style_pictures(options: Iterable[str], names: Sequence[str]) -> dict[
 def _load(name: str, style: Style, given: Sequence[str]) -> TrainingData:
     """The training data of a learned style, with the given pictures if there are any."""
     try:
-        pictures = [fill(as_masked_picture(path)) for path in given or style.metadata.get("images", [])]
+        found = map(TrainingPicture, given) if given else training_pictures(style.metadata)
+        pictures = [fill(picture.load()) for picture in found]
     except UserError as error:
         raise UserError(
             f"{error}; the style {name!r} was learned from it: say where it is with --style_pictures {name}=FILE"
         ) from error
     if not pictures:
         raise UserError(f"the style {name!r} does not say what it was learned from: give --style_pictures {name}=FILE")
-    prompts = style.metadata.get("prompts", [])
+    prompts = texts(style.metadata.get("prompts"))
     return TrainingData(pictures, [plain_context(prompt) for prompt in prompts if has_subject(prompt)])
 
 

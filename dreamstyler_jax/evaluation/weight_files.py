@@ -77,5 +77,8 @@ def read_network(cls: SizedByItsTensors, path: Path, network: str) -> Loaded:
     files = files_of(path, require_weights(str(path), names_in(path))) if path.is_dir() else [path]
     with naming_damage(path):
         source = Needed(SafetensorsSource(files), cls.unused)
-        config = cls.config_of({name: source.shape(name) for name in source.names()})
+        try:
+            config = cls.config_of({name: source.shape(name) for name in source.names()})
+        except (ValueError, IndexError, ZeroDivisionError) as error:  # tensors of another rank
+            raise UserError(f"the weights in {path} do not fit {network}; their shapes are others") from error
         return read_model(cls, config, source, dtype=jnp.float32, origin=str(path), standard=network)

@@ -120,6 +120,7 @@ def _same_in_all(axes: Axes, model: StableDiffusion) -> dict[str, Any]:
         negative_prompt=axes.negative_prompt,
         dtype=axes.dtype,
         model=model.name,
+        model_settings=model.settings,
         clip_skip=networks.clip_skip,
         guidance_start=axes.guidance_span[0],
         guidance_end=axes.guidance_span[1],

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,20 +12,25 @@ import numpy as np
 
 from dreamstyler_jax import __version__, prompts
 from dreamstyler_jax.guidance import CONSTANT, Guidance
+from dreamstyler_jax.runtime.errors import shortened
 from dreamstyler_jax.solvers import AUTO_SPACING
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.schedule import NORMAL_SIGMAS
+from dreamstyler_jax.style import StyleRef
 
 # Parameters that later versions added, with what they were before: lines of older manifests lack them.
 ABSENT = {
     "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
     "loras": NO_LORAS, "clip_skip": 0, "sigmas": NORMAL_SIGMAS, "original_size": None, "crop_top_left": None,
-    "guidance_schedule": CONSTANT, "weak_checkpoint": 0, "weak_styles": None,
+    "guidance_schedule": CONSTANT, "weak_checkpoint": 0, "weak_styles": None, "model_settings": "",
 }  # fmt: skip
 # Those of them that count in an id only where they have another value, so that older pictures keep their ids.
 _NOT_IN_OLDER_IDS = (
     "clip_skip", "sigmas", "original_size", "crop_top_left", "guidance_schedule", "weak_checkpoint", "weak_styles",
+    "model_settings",
 )  # fmt: skip
+# Those of them that pictures always depended on: what older pictures had is not known, and taken to be as it is now.
+UNRECORDED = ("model_settings",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Cell:
         checkpoint: the training step at which these styles are taken; 0 for the final styles.
         model: name of the model.
         model_hash: hash of its weights, LoRAs included.
+        model_settings: hash of what else its files say, see `StableDiffusion`.
         loras: the recipe of the LoRAs in it, see `loras.recipes`.
         clip_skip: the number of the text encoders' last layers that are left out.
         sigmas: how the solver spaces its noise levels, as `solvers.solver_table` takes it.
@@ -104,6 +111,7 @@ class Cell:
     guidance_schedule: str = CONSTANT
     weak_checkpoint: int = 0
     weak_styles: Mapping[str, str] | None = None
+    model_settings: str = ""
     repaint: Repaint | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -164,6 +172,40 @@ def _id(parameters: Mapping[str, Any]) -> str:
     left_out = [name for name in _NOT_IN_OLDER_IDS if parameters[name] == ABSENT[name]]
     parameters = {name: value for name, value in parameters.items() if name not in left_out}
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def warn_of_equal_cells(cells: Sequence[Cell]) -> None:
+    """Warns of cells that come out as the same picture although their parameters differ.
+
+    As do strengths that leave equally many steps, a style under two names, and LoRAs with and without one of scale 0.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.seed != cells[0].seed:  # with another seed it is the same again
+            continue
+        other = first.setdefault(_what_is_painted(cell), cell)
+        if other is not cell:
+            before, now = other.parameters(), cell.parameters()
+            names = [name for name in now if before[name] != now[name] and name not in ("styles", "weak_styles")]
+            values = ", ".join(f"{name} {before[name]} and {now[name]}" for name in names)
+            warnings.warn(
+                f"some pictures will be the same as others, such as those with {shortened(values, 300)}", stacklevel=2
+            )
+            return
+
+
+def _what_is_painted(cell: Cell) -> str:
+    """Equal for cells that come out as the same picture."""
+    parameters = cell.parameters()
+    texts = list(cell.texts)
+    for name, hash in {**cell.styles, **(cell.weak_styles or {})}.items():
+        ref = str(StyleRef.parse(name).at(cell.checkpoint))
+        texts = [text.replace(f"{{{ref}}}", f"{{{hash}}}").replace(f"{{{name}}}", f"{{{hash}}}") for text in texts]
+    if cell.repaint:
+        parameters["strength"] = int(cell.steps * cell.repaint.strength)
+    for name in ("prompt", "negative_prompt", "style", "styles", "weak_styles", "loras", "checkpoint", "content"):
+        parameters.pop(name, None)
+    return json.dumps([parameters, texts], sort_keys=True)
 
 
 def definition(cells: Sequence[Cell]) -> dict[str, Any]:

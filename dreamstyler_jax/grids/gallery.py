@@ -8,24 +8,45 @@ each picture is one object, and the manifest is one that is written again and ag
 import concurrent.futures
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 import yaml
 
-from dreamstyler_jax.grids.cells import ABSENT, Cell, id_of_line
+from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Cell, id_of_line
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.buckets import in_bucket
+from dreamstyler_jax.runtime.documents import FileText, check, parse_json, parse_yaml
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import remove_temporaries, write_atomic
+from dreamstyler_jax.runtime.files import check_own, inside, read_file, remove_temporaries, write_atomic
 from dreamstyler_jax.runtime.growing_files import growing_file
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
-_MANIFESTS = re.compile(r"manifest(\..*-of-.*)?\.jsonl")
+_SHARDS = "manifest.*-of-*.jsonl"
+_WRITTEN = (DEFINITION, "index.html", "grid.png", "grid_*.png")  # besides the manifest and files named after ids
+_ADVICE = "remove it, or choose another output"
 MAX_PENDING = 64  # pictures that may wait for the writer
+_RECORDED = {name: value for name, value in ABSENT.items() if name not in UNRECORDED}
+
+
+class Line(TypedDict):
+    """A line of a manifest: what became of a cell, and those of its parameters that are looked at again."""
+
+    prompt: str
+    style: str
+    styles: dict[str, str]
+    model: str
+    checkpoint: NotRequired[int]
+    loras: NotRequired[str]
+    content: NotRequired[FileText]
+    file: NotRequired[str]  # which counts inside of the folder alone
+    sha256: NotRequired[str]
+    error: NotRequired[str]
+    learned_from: NotRequired[dict[str, FileText]]
+    learned_from_hashes: NotRequired[dict[str, str]]
 
 
 class Gallery:
@@ -35,6 +56,7 @@ class Gallery:
         folder: is created when the first picture is written.
         shard: (i, n): this is process i of n.
         note: what else to record of a cell.
+        settings: `Cell.model_settings` by `Cell.model_hash`, for pictures of earlier versions, which did not record it.
 
     Attributes:
         manifest: the file that this process writes.
@@ -45,10 +67,14 @@ class Gallery:
     """
 
     def __init__(
-        self, folder: Path, shard: tuple[int, int] = (0, 1), note: Callable[[Cell], dict[str, Any]] = lambda cell: {}
+        self,
+        folder: Path,
+        shard: tuple[int, int] = (0, 1),
+        note: Callable[[Cell], dict[str, Any]] = lambda cell: {},
+        settings: Mapping[str, str] = MappingProxyType({}),
     ):
         index, count = shard
-        self._note = note
+        self._note, self._settings = note, settings
         self.folder = folder
         self.manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
         self.lines = self._read()
@@ -57,14 +83,13 @@ class Gallery:
     def _read(self) -> dict[str, dict[str, Any]]:
         lines: dict[str, dict[str, Any]] = {}
         for path in self._manifests():
-            for id, line in _read_manifest(path).items():
+            for id, line in _read_manifest(path, self._settings).items():
                 if "file" in line or id not in lines:  # a painted picture outweighs another process's failure
                     lines[id] = line
         return lines
 
     def _manifests(self) -> list[Path]:
-        found = [path for path in self.folder.glob("manifest*.jsonl") if _MANIFESTS.fullmatch(path.name)]
-        return sorted(found, key=lambda path: (path.name != MANIFEST, path.name))
+        return [*self.folder.glob(MANIFEST), *sorted(self.folder.glob(_SHARDS))]
 
     def holds_another(self, definition: Mapping[str, Any]) -> list[str]:
         """The parameters in which the grid of this folder differs; empty if it is this one or there is none.
@@ -75,13 +100,19 @@ class Gallery:
         known, wanted = self._definitions(), _as_yaml(definition)
         if not known or any(_is_same(wanted, other) for other in known):
             return []
-        last = {**ABSENT, **known[-1]}
+        last = {**_RECORDED, **known[-1]}
         return [key for key in wanted | last if wanted.get(key) != last.get(key)]
+
+    def check_own(self) -> None:
+        """Raises a UserError if the folder holds files that would be replaced, and no manifest of ours."""
+        check_own(self.folder, _WRITTEN, (MANIFEST, _SHARDS))
 
     def define(self, definition: Mapping[str, Any]) -> None:
         """Writes down what is painted here, after what was painted here before."""
         known, wanted = self._definitions(), _as_yaml(definition)
-        today = [wanted if _is_same(wanted, other) else {**ABSENT, **other} for other in known]
+        if not self.manifest.exists():
+            write_atomic(self.manifest, b"")  # from now on the folder can be seen to be of a grid
+        today = [wanted if _is_same(wanted, other) else {**_RECORDED, **other} for other in known]
         if wanted not in today:
             today.append(wanted)
         if today != known:
@@ -102,11 +133,14 @@ class Gallery:
         """How many of the cells have been painted at some time."""
         return sum("file" in self.lines.get(cell.id, {}) for cell in cells)
 
+    def file_of(self, line: Mapping[str, Any]) -> Path | None:
+        """The picture of a line; None if there is none, or it is said to be outside of the folder."""
+        return inside(self.folder, line.get("file"))
+
     def _is_whole(self, line: Mapping[str, Any]) -> bool:
-        if "file" not in line:
-            return False
+        file = self.file_of(line)
         try:
-            content = (self.folder / line["file"]).read_bytes()
+            content = file.read_bytes() if file else b""
         except OSError:
             return False
         return hashlib.sha256(content).hexdigest() == line.get("sha256")
@@ -117,7 +151,7 @@ class Gallery:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.manifest.exists():
-            _write_manifest(self.manifest, _read_manifest(self.manifest).values())
+            _write_manifest(self.manifest, _read_manifest(self.manifest, self._settings).values())
 
     def close(self) -> None:
         """Waits until the manifest holds all lines."""
@@ -220,12 +254,8 @@ def _as_yaml(definition: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_definitions(path: Path) -> list[dict[str, Any]]:
     """The definitions in a file; those of older versions lack parameters."""
-    try:
-        definitions = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (ValueError, yaml.YAMLError):
-        definitions = [None]
-    if not all(isinstance(definition, dict) for definition in definitions):
-        raise UserError(f"{path} is damaged: remove it, or choose another output")
+    documents = parse_yaml(read_file(path, advice=_ADVICE), str(path), _ADVICE)
+    definitions = [check(document, dict[str, Any], str(path), _ADVICE) for document in documents]
     return [definition for definition in definitions if definition]
 
 
@@ -234,8 +264,8 @@ def _is_same(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
 
     Older versions left out the values in `ABSENT`, also where only some of the cells had them.
     """
-    older = dict(wanted)
-    for name, absent in ABSENT.items():
+    older = {name: value for name, value in wanted.items() if name in known or name not in UNRECORDED}
+    for name, absent in _RECORDED.items():
         values = older.pop(name) if isinstance(wanted[name], list) else [older.pop(name)]
         others = [value for value in values if value != absent]
         if others:
@@ -243,16 +273,21 @@ def _is_same(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     return known in (wanted, older)
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+def _read_manifest(path: Path, settings: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The complete lines of a manifest by cell id; of several lines for one cell the last counts."""
-    try:
-        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-        return {line["id"]: line for line in map(_as_of_today, lines)}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, or choose another output") from error
+    texts = read_file(path, advice=_ADVICE).split(b"\n")[:-1]
+    lines = [_read_line(text, f"line {number} of {path}", settings) for number, text in enumerate(texts, 1)]
+    return {line["id"]: line for line in lines}
 
 
-def _as_of_today(line: Mapping[str, Any]) -> dict[str, Any]:
+def _read_line(text: bytes, where: str, settings: Mapping[str, str]) -> dict[str, Any]:
     """A line with all parameters, also if an older version wrote it, and with its cell's id of today."""
-    added = {name: value for name, value in ABSENT.items() if name not in line}
-    return {**line, **added, "id": id_of_line(line)}
+    line: dict[str, Any] = {**parse_json(text, Line, where, _ADVICE)}
+    hash = line.get("model_hash", "")
+    unrecorded = {"model_settings": settings[hash]} if hash in settings else {}
+    added = {name: value for name, value in {**_RECORDED, **unrecorded}.items() if name not in line}
+    line |= added
+    try:
+        return {**line, "id": id_of_line(line)}
+    except KeyError as error:
+        raise UserError(f"{where} is damaged, it lacks {error}; {_ADVICE}") from None

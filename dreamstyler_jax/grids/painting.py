@@ -1,15 +1,20 @@
 """How a grid is painted: the cells of one program together, in batches of one shape."""
 
 import collections
+import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
 
 from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.guidance import CONSTANT
 from dreamstyler_jax.painting import Request, needed_rows, paint_requests
+from dreamstyler_jax.runtime.devices import mesh, padded_batch_size
+from dreamstyler_jax.runtime.memory import is_exhausted, nothing_fits, say_what_fits
 from dreamstyler_jax.sampling import StepPlan, plan_steps, sample_batch
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
@@ -53,6 +58,8 @@ def paint_cells(
 ) -> Iterator[tuple[Cell, np.ndarray]]:
     """Paints cells, those of one program together, and yields each with its picture float32[H, W, 3].
 
+    What exhausts a device's memory is painted in smaller batches.
+
     Args:
         model: the model that the cells were made for.
         cells: a grid, or some of its cells.
@@ -62,25 +69,20 @@ def paint_cells(
         encoder: encodes them; by default one without ControlNets.
         sample: paints a batch as `sampling.sample_batch` does.
         loras: those of the cells, if they are an axis of the grid. Each is merged once.
+
+    Raises:
+        UserError: the memory is too small even for one picture at a time.
     """
     content_of = {content.hash: content for content in contents}
     encoder = encoder or ContentEncoder(model)
+    batch = _Batch(shape.batch_size)
 
     def paint_with(merged: StableDiffusion, members: Sequence[Cell]) -> Iterator[tuple[Cell, np.ndarray]]:
+        options = dict(rows=shape.rows, varied=shape.varied, encoder=encoder, sample=sample)
         for group in _grouped(members, _program):
-            plan = _plan(merged, group[0])
-            painted = paint_requests(
-                merged,
-                [_request(cell, plan, content_of, encoder) for cell in group],
-                styles,
-                plan,
-                size=_size(group[0], content_of),
-                batch_size=shape.batch_size,
-                rows=shape.rows,
-                varied=shape.varied,
-                encoder=encoder,
-                sample=sample,
-            )
+            plan, size = _plan(merged, group[0]), _size(group[0], content_of)
+            paint = functools.partial(paint_requests, merged, styles=styles, plan=plan, size=size, **options)
+            painted = _that_fit(paint, [_request(cell, plan, content_of, encoder) for cell in group], batch)
             for cell, picture in zip(group, painted, strict=True):
                 yield cell, picture[: cell.height, : cell.width]
 
@@ -88,6 +90,40 @@ def paint_cells(
     for members in _grouped(cells, lambda cell: cell.loras):
         stack = stack_of.get(members[0].loras)
         yield from paint_with(model.with_loras(stack) if stack else model, members)  # a variable would keep the weights
+
+
+@dataclasses.dataclass
+class _Batch:
+    """How many pictures are painted at once."""
+
+    size: int
+
+    def shrink(self, error: Exception) -> None:
+        """Halves the batch after an error, if that says that memory is exhausted."""
+        if not is_exhausted(error):
+            raise error
+        together, devices = padded_batch_size(self.size), mesh().size
+        if together == devices:
+            advice = "give a smaller --height and --width, or --dtype bfloat16 if it is not"
+            raise nothing_fits("one picture" if devices == 1 else "one picture on each device", advice) from error
+        self.size = together // devices // 2 * devices
+        say_what_fits(
+            f"{together} pictures", f"painting {self.size} at once (--batch_size {self.size} begins with that)"
+        )
+
+
+def _that_fit(
+    paint: Callable[..., Iterator[np.ndarray]], requests: Sequence[Request], batch: _Batch
+) -> Iterator[np.ndarray]:
+    """The pictures of all requests, in batches that fit the devices' memory."""
+    painted = 0
+    while painted < len(requests):
+        try:
+            for picture in paint(requests=requests[painted:], batch_size=batch.size):
+                painted += 1
+                yield picture
+        except jax.errors.JaxRuntimeError as error:
+            batch.shrink(error)
 
 
 def _grouped(cells: Sequence[Cell], key: Callable[[Cell], Hashable]) -> list[list[Cell]]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.guidance import OPTIONAL_SCALES, SCALES
+from dreamstyler_jax.provenance import first_picture
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.contact_sheets import contact_sheet
 from dreamstyler_jax.runtime.errors import UserError
@@ -179,8 +180,8 @@ def _style_refs(cell: Cell) -> list[str]:
 
 
 def _training_picture(style: Style) -> Image.Image | None:
-    """The first picture that a style was learned from, cut to a square, if it can still be read."""
-    picture = _readable((style.metadata.get("images") or [""])[0])
+    """The first picture that a style was learned from, cut to a square, if the style knows it."""
+    picture = first_picture(style.metadata)
     return picture and images.fit(picture, min(picture.size), min(picture.size))
 
 

@@ -16,11 +16,11 @@ import jax
 import numpy as np
 
 from dreamstyler_jax.runtime.buckets import in_bucket, path_of
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.runtime.mirrors import Mirror
 
 LAST_FILE = "commit_success.txt"  # Orbax writes it into the folder of a checkpoint when that is whole
-MAX_KEPT = 2  # checkpoints in a folder: the newest, and another in case it is damaged
+KEPT = 2  # checkpoints in a folder, by default: the newest, and another in case it is damaged
 
 
 class Checkpoints:
@@ -36,6 +36,9 @@ class Checkpoints:
         """Stores ``state`` as the state after ``step`` steps, and waits until it is on disk.
 
         Checkpoints of this and of later steps are deleted first: they are damaged, or belong to an abandoned run.
+
+        Raises:
+            UserError: it cannot be written.
         """
         import orbax.checkpoint as ocp
 
@@ -47,8 +50,13 @@ class Checkpoints:
             "state": ocp.args.StandardSave(leaves),  # type: ignore[arg-type]  # its stubs want an array
             "digests": ocp.args.JsonSave([_digest(leaf) for leaf in leaves]),  # type: ignore[arg-type]
         }
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        self._manager.wait_until_finished()
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:  # Orbax makes a ValueError of a full disk
+            raise UserError(
+                f"cannot write the checkpoint {self._folder / str(step)}: {shortened(str(error), 300)}"
+            ) from error
         self._publish()
 
     def restore(self, like: Any, max_step: float = math.inf) -> Any | None:
@@ -86,28 +94,47 @@ class Checkpoints:
         return leaves if [_digest(leaf) for leaf in leaves] == list(parts.digests) else None
 
 
+def check_path(folder: Path) -> None:
+    """Refuses a folder in which Orbax could not restore what it saves: it takes the path for a pattern.
+
+    Raises:
+        UserError: the path holds one of ``[*?``.
+    """
+    if in_bucket(folder):
+        return
+    path = str(folder.absolute())
+    if special := sorted(set("[*?") & set(path)):
+        raise UserError(
+            f"output: checkpoints need a path without {' '.join(special)}, not {path}; choose another folder"
+        )
+
+
 @contextmanager
-def open_checkpoints(folder: str | Path) -> Iterator[Checkpoints]:
-    """Opens the checkpoints in ``folder``, which keeps the newest `MAX_KEPT`."""
+def open_checkpoints(folder: str | Path, keep: int = KEPT) -> Iterator[Checkpoints]:
+    """Opens the checkpoints in ``folder`` of one process, which keeps the newest ``keep``."""
     folder = path_of(folder)
     if not in_bucket(folder):
-        with _open_manager(folder.absolute()) as manager:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _open_manager(folder.absolute(), keep) as manager:
             yield Checkpoints(manager, folder)
         return
     with tempfile.TemporaryDirectory() as here:
         mirror = Mirror(Path(here), folder, LAST_FILE)
         mirror.fetch()
-        with _open_manager(Path(here)) as manager:
+        with _open_manager(Path(here), keep) as manager:
             yield Checkpoints(manager, folder, mirror.publish)
 
 
-def _open_manager(folder: Path) -> Any:
+def _open_manager(folder: Path, keep: int) -> Any:
     import orbax.checkpoint as ocp
 
+    this = jax.process_index()
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=MAX_KEPT,
+        max_to_keep=keep,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
         atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
     )
     return ocp.CheckpointManager(folder, options=options)

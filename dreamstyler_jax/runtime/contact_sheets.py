@@ -2,11 +2,16 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from dreamstyler_jax.runtime.errors import shortened
 from dreamstyler_jax.runtime.images import resize_within
 
 MAX_SIDE, MAX_AREA = 16_384, 64_000_000  # in pixels: browsers and common viewers still show such a sheet
@@ -154,7 +159,7 @@ def fit_label(text: str, font_size: int, max_width: int, max_height: int) -> Lab
 
     A text that does not fit is cut and ends in "...". One line is kept even if it is higher than ``max_height``.
     """
-    font = ImageFont.load_default(font_size)
+    font = font_for(text, font_size)
     leading = round(1.3 * font_size)
     lines = _wrap(text, font, max_width)
     max_lines = max(max_height // leading, 1)
@@ -164,6 +169,32 @@ def fit_label(text: str, font_size: int, max_width: int, max_height: int) -> Lab
             last = last[:-1]
         lines = [*lines[: max_lines - 1], last.rstrip() + "..."]
     return Label(lines, font, leading)
+
+
+def font_for(text: str, font_size: int) -> Font:
+    """The font that lacks the fewest letters of a text: Pillow's own, or else DejaVu Sans, which matplotlib brings.
+
+    A warning says if both lack some.
+    """
+    fonts = [ImageFont.load_default(font_size)]
+    if lacking := _lacking(fonts[0], text):
+        further = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+        fonts.append(ImageFont.truetype(further, font_size))
+        lacking = min((_lacking(font, text) for font in fonts), key=len)
+    if lacking:
+        warnings.warn(f"sheets have no font for {shortened(lacking, 20)!r}; the page shows it", stacklevel=2)
+    return min(fonts, key=lambda font: len(_lacking(font, text)))
+
+
+def _lacking(font: Font, text: str) -> str:
+    """The letters of a text that a font draws as it draws any that it does not have."""
+    unknown = _drawn(font, "\U0010ffff")
+    return "".join(letter for letter in dict.fromkeys(text) if not letter.isspace() and _drawn(font, letter) == unknown)
+
+
+def _drawn(font: Font, letter: str) -> tuple[tuple[int, int], bytes]:
+    mask: Any = font.getmask(letter)
+    return mask.size, bytes(mask)
 
 
 def _wrap(text: str, font: Font, max_width: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Several devices and several hosts: each device computes a part of every batch, each host a part of the grid."""
+"""Several devices: each computes a part of every batch, or some of the styles that are learned together."""
 
 import contextlib
 import functools
@@ -10,35 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.parsing import HOSTS, parse_shard
-
 T = TypeVar("T")
 _target: ContextVar[Mesh | None] = ContextVar("target", default=None)
 
 
-def shard_of(text: str) -> tuple[int, int]:
-    """Reads a shard: "1/4" is (1, 4); "hosts" is the number of this host and how many there are.
-
-    "hosts" joins the JAX processes of the other hosts (``jax.distributed.initialize``: TPU pods, Slurm, Open MPI), so
-    it comes before anything is computed.
-
-    Raises:
-        UserError: "hosts" on a single machine, or a shard that cannot be read.
-    """
-    if text != HOSTS:
-        return parse_shard(text)
-    try:
-        jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"shard: hosts is for TPU pods, Slurm and Open MPI jobs, not for a single machine ({error})"
-        ) from error
-    return jax.process_index(), jax.process_count()
-
-
 def mesh() -> Mesh:
-    """The devices in a row that programs are for: all of this process, or within `programs_for` that one."""
+    """The devices in a row that programs are for: this process's, or those of `programs_for` or `on_every_host`."""
     return _target.get() or _local_mesh()
 
 
@@ -67,6 +44,16 @@ def programs_for(device: Any) -> Iterator[None]:
         jax.clear_caches()
 
 
+@contextlib.contextmanager
+def on_every_host() -> Iterator[None]:
+    """Within this context programs are for the devices of all processes that have joined, which run them together."""
+    token = _target.set(Mesh(np.array(jax.devices()), ("batch",)))
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
 def shared(count: int) -> bool:
     """Whether there are several devices and ``count`` items divide evenly among them."""
     return mesh().size > 1 and count % mesh().size == 0
@@ -78,8 +65,20 @@ def placed(*axes: str | None) -> NamedSharding:
 
 
 def replicate(tree: Any) -> Any:
-    """Copies arrays to every device, so that no call has to send them."""
-    return jax.device_put(tree, placed())
+    """Copies arrays to every device, so that no call has to send them; of several hosts each gives its own copy."""
+    if jax.process_count() == 1 or mesh() is _local_mesh():
+        return jax.device_put(tree, placed())
+
+    def everywhere(array: jax.Array) -> jax.Array:
+        copies = [copy.data for copy in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, placed(), copies)
+
+    return jax.tree.map(everywhere, jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec())))
+
+
+def on_this_host(tree: T) -> T:
+    """The same arrays for this host alone, of such as several hosts have copies of."""
+    return jax.tree.map(lambda array: array if array.is_fully_addressable else array.addressable_data(0), tree)
 
 
 def on_all_devices(function: Callable[..., T]) -> Callable[..., T]:

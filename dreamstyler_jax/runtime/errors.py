@@ -17,6 +17,13 @@ def listing(names: Sequence[str], max_items: int = 5) -> str:
     return ", ".join(names[:max_items]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def one_line(error: Exception, max_length: int = 1000) -> str:
+    """An error's message without line breaks; of a very long one the middle is cut, since its end says what to do."""
+    text = " ".join(str(error).split())
+    half = max_length // 2
+    return text if len(text) <= max_length else f"{text[:half]} ... {text[-half:]}"
+
+
 def shortened(text: str, max_length: int = 80) -> str:
     """A text for a message, cut if it is long: ``"a painting of a house ..."``."""
     return text if len(text) <= max_length else text[: max_length - 3] + "..."

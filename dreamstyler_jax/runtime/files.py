@@ -5,12 +5,17 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from dreamstyler_jax.runtime.buckets import check_reachable, in_bucket, path_of, upload, write_object
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.documents import parse_json
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
+
+T = TypeVar("T")
+
+_MAX_BYTES = 2**28
 
 
 @contextlib.contextmanager
@@ -34,14 +39,26 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Within this context an OSError without a file's name, such as a full disk while writing, gets this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
@@ -59,33 +76,55 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Removes the temporary files that killed processes have left in a folder."""
+    """Removes the temporary files that killed processes have left in a folder; in a bucket there are none."""
+    if in_bucket(folder):
+        return
     for path in folder.glob(f".{'[0-9a-f]' * 32}.tmp"):
         path.unlink(missing_ok=True)
 
 
-def read_json(path: str | os.PathLike, *, advice: str = "make or download it again") -> dict[str, Any]:
-    """Reads the object in a JSON file.
+def read_file(path: str | os.PathLike, *, advice: str = "make or download it again") -> bytes:
+    """Reads a whole file of at most 256 MiB, such as a list or settings.
 
     Args:
         path: the file.
-        advice: what the user can do about a missing or damaged file; the end of the error's message.
+        advice: what the user can do about a missing or unreadable file; the end of the error's message.
 
     Raises:
-        UserError: the file is missing, unreadable, not valid JSON, or holds something other than an object.
+        UserError: it is missing, unreadable, larger, or its name is none.
     """
-    path = path_of(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path_of(path).open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; {advice}") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply
-        raise UserError(f"{path} is damaged, it is not valid JSON ({error}); {advice}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged, it should hold a JSON object; {advice}")
+        raise UserError(f"cannot read {shortened(str(path), 300)}: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"cannot read {str(path)!r}: {error}") from error
+    if len(content) > _MAX_BYTES:
+        raise UserError(f"{path} is larger than {_MAX_BYTES >> 20} MiB, too large for what it should hold; {advice}")
     return content
+
+
+@overload
+def read_json(path: str | os.PathLike, *, advice: str = ...) -> dict[str, Any]: ...
+@overload
+def read_json(path: str | os.PathLike, shape: type[T], *, advice: str = ...) -> T: ...
+def read_json(
+    path: str | os.PathLike, shape: Any = dict[str, Any], *, advice: str = "make or download it again"
+) -> Any:
+    """Reads a JSON file, an object unless its description says otherwise.
+
+    Args:
+        path: the file.
+        shape: what it should hold, see `documents`.
+        advice: what the user can do about a missing or damaged file; the end of the error's message.
+
+    Raises:
+        UserError: the file is missing, unreadable, not valid JSON, or not as described; the message names the key.
+    """
+    return parse_json(read_file(path, advice=advice), shape, str(path), advice)
 
 
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
@@ -111,6 +150,34 @@ def check_output(folder: Path) -> None:
         raise UserError(f"output: {existing} is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"output: no permission to write in {existing}; choose another folder")
+
+
+def check_own(folder: Path, written: Iterable[str], signs: Iterable[str]) -> None:
+    """Refuses to write into a folder of somebody else's where files would be replaced.
+
+    Args:
+        folder: the folder.
+        written: names, or patterns of names, of what will be written or removed in it.
+        signs: patterns of what shows that this project made the folder: with any of these all is well.
+
+    Raises:
+        UserError: there is something to be replaced, and no sign.
+    """
+    if any(True for sign in signs for _ in folder.glob(sign)):
+        return
+    if found := sorted(path.name for pattern in written for path in folder.glob(pattern)):
+        raise UserError(
+            f"output: {folder} holds {listing(found)}, which this program has not written there and would replace: "
+            "choose another folder"
+        )
+
+
+def inside(folder: Path, name: object) -> Path | None:
+    """The file of that name in a folder; None if it is no name, or one that leads out of the folder."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return None
+    path = os.path.normpath(name)
+    return None if os.path.isabs(path) or path.split(os.sep)[0] in (os.pardir, os.curdir) else folder / path
 
 
 def cache_folder() -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dreamstyler_jax.runtime.buckets import in_bucket, write_object
+from dreamstyler_jax.runtime.files import naming
 
 PAUSE = 5.0  # seconds between two uploads of one object; stores refuse more than one in a second
 
@@ -43,11 +44,11 @@ class _OnDisk:
         self._path = path
 
     def write(self, data: bytes) -> None:
-        with self._path.open("ab", buffering=0) as file:
+        with naming(self._path), self._path.open("ab", buffering=0) as file:
             size = file.tell()
             try:
                 if file.write(data) < len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
             except BaseException:
                 file.truncate(size)

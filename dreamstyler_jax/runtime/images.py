@@ -1,11 +1,14 @@
 """Pictures: reading files of any kind, fitting pictures to a size, arrays of pixels, PNG files with text."""
 
+import base64
+import functools
+import hashlib
 import io
 import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -18,6 +21,12 @@ from dreamstyler_jax.runtime.files import write_atomic
 MAX_PIXELS = 2 * 89_478_485  # where Pillow raises a DecompressionBombError
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+# What is read, some of it by plugins of Pillow that may be missing. EPS is not: Pillow runs another program for it.
+_FORMATS = (
+    "PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD", "DDS",
+    "ICO", "ICNS", "PCX", "QOI", "SGI", "SUN", "XBM", "XPM", "TGA",
+)  # fmt: skip
+_THUMBNAIL_SIDE = 256  # longest side of a thumbnail in pixels
 
 
 PictureLike = str | os.PathLike | Image.Image | np.ndarray
@@ -79,7 +88,8 @@ def load(path: str | os.PathLike, *, on_white: bool = True) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            file = Image.open(_on_this_machine(path))
+            warnings.simplefilter("ignore", UserWarning)  # what Pillow says of a damaged EXIF block
+            file = open_picture(_on_this_machine(path))
     except FileNotFoundError as error:
         raise UserError(f"there is no picture {path}") from error
     except IsADirectoryError as error:
@@ -101,13 +111,35 @@ def _on_this_machine(path: Path) -> Path | io.BytesIO:
     return io.BytesIO(path.read_bytes()) if in_bucket(path) else path
 
 
+def open_picture(file: str | Path | BinaryIO) -> Image.Image:
+    """``Image.open`` for the kinds of pictures that are read here, chosen by content and not by name."""
+    return Image.open(file, formats=_formats())
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
 def _decode(image: Image.Image, name: str, on_white: bool) -> Image.Image:
     if image.mode == "F":
         raise UserError(f"{name} holds floating-point values: save it with 8 or 16 bits per channel")
     try:
-        return _to_rgb(ImageOps.exif_transpose(image), on_white)
+        return _to_rgb(_upright(image), on_white)
     except Exception as error:  # damaged pixels can make Pillow raise anything
         raise UserError(f"cannot read {name}: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turns a picture as its EXIF block says. Ignores a damaged block, as viewers do."""
+    image.load()  # damaged pixels are no matter of the block
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what Pillow says of a damaged block
+        try:
+            return ImageOps.exif_transpose(image)
+        except Exception:  # it can make Pillow raise anything
+            return image
 
 
 def _to_rgb(image: Image.Image, on_white: bool) -> Image.Image:
@@ -120,11 +152,41 @@ def _to_rgb(image: Image.Image, on_white: bool) -> Image.Image:
         image = image.convert("RGB")
     image = _to_srgb(image)
     if image.mode == "RGBA" and (on_white or image.getchannel("A").getextrema() == (255, 255)):
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image = without_transparency(image)
     elif image.mode != "RGBA":
         image = image.convert("RGB")
     image.info = {}  # the profile and the orientation are applied and must not be saved again
     return image
+
+
+def without_transparency(image: Image.Image) -> Image.Image:
+    """An RGBA picture composited on white; one in RGB as it is."""
+    if image.mode != "RGBA":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def digest(image: Image.Image) -> str:
+    """Twelve hexadecimal digits of a picture's mode, size and pixels."""
+    return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()[:12]
+
+
+def to_thumbnail(image: Image.Image) -> str:
+    """A small copy of a picture in RGB or RGBA as text, which `from_thumbnail` reads: a JPEG in base64."""
+    small = without_transparency(image).copy()
+    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def from_thumbnail(text: Any) -> Image.Image | None:
+    """The picture that `to_thumbnail` wrote; None if ``text`` is nothing of the kind."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["JPEG"]) as image:
+            return image.convert("RGB")
+    except Exception:  # no text, no base64, no picture
+        return None
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

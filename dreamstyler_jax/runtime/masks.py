@@ -57,6 +57,15 @@ def visible(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.getchannel("A")) >= _HALF
 
 
+def only_visible(picture: Image.Image) -> Image.Image:
+    """The picture without what its mask hides: what is transparent holds nothing, and the rest is opaque."""
+    if picture.mode != "RGBA":
+        return picture
+    pixels = np.where(visible(picture)[..., None], np.asarray(picture), 0)
+    pixels[..., 3] = np.where(pixels[..., 3], 255, 0)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
 def fill(picture: Image.Image) -> Image.Image:
     """The picture in RGB, with the colour of the nearest visible pixel for each hidden one.
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from dreamstyler_jax.runtime.errors import UserError
 
 NULL = "null"  # the text for None
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _MAX_PIXELS = 65_536
 
 
@@ -42,6 +43,7 @@ def option(
     high: float | None = None,
     choices: Iterable[str] = (),
     words: Mapping[str, Any] = types.MappingProxyType({}),
+    positional: bool = False,
 ) -> Any:
     """A field of a settings dataclass.
 
@@ -51,8 +53,10 @@ def option(
         low, high: the smallest and the largest number allowed, for each item if the field is a list. Give both or none.
         choices: the words allowed.
         words: texts that stand for special values of the field, as ``auto`` may stand for 0.
+        positional: whether a list also takes the words of a command line that belong to no option.
     """
     metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices), "words": dict(words)}
+    metadata["positional"] = positional
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -169,6 +173,8 @@ def _check_list(field: dataclasses.Field, values: list) -> None:
 def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
     if item is None:
         return
+    if isinstance(item, str) and "\0" in item:
+        raise UserError(f"{name}: holds a NUL character, which no path and no prompt can have")
     choices, low, high = rules.get("choices", ()), rules.get("low"), rules.get("high")
     if choices and item not in choices:
         raise UserError(f"{name}: must be {one_of(choices, str(item))}, not {item!r}")
@@ -188,7 +194,10 @@ def _convert_item(field: dataclasses.Field, kind: Kind, text: str) -> Any:
         return None
     read = _READERS[kind.item]
     try:
-        return read(text)
+        value = read(text)
+        if value in words.values():  # what a word stands for is nothing to write
+            raise ValueError(text)
+        return value
     except (ValueError, KeyError):
         wanted = " or ".join([_in_words(kind), *words])
         raise UserError(f"{field.name}: must be {wanted}, not {text!r}") from None
@@ -202,7 +211,7 @@ def _number(text: str) -> float:
 
 
 def _truth(text: str) -> bool:
-    return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}[text.lower()]
+    return BOOLEANS[text.lower()]
 
 
 def _in_words(kind: Kind) -> str:

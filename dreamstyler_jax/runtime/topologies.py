@@ -30,7 +30,7 @@ def described_chip(topology: str) -> Any:
         UserError: libtpu is not installed, or there is no such topology.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("target: to compile for a TPU, install libtpu: pip install 'dreamstyler-jax[tpu]'")
+        raise UserError("target: to compile for a TPU, install libtpu: pip install 'jax[tpu]'")
     from jax.experimental import topologies
 
     for name, value in _ENVIRONMENT.items():

@@ -8,19 +8,27 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import safetensors
 
-from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.documents import FileName
+from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.runtime.files import read_json
 from dreamstyler_jax.stable_diffusion.weight_names import WeightNames, require_weights
 
 _POINTER = b"version https://git-lfs"
 _SAMPLE_BYTES = 4096  # per sample of a weights file's hash
 _SAMPLES = 256
+_MAX_NAME = 1000  # characters of a tensor's name
 _BYTES_OF_AN_OPEN_FILE = 2**29
+
+
+class WeightIndex(TypedDict):
+    """What lists weights in several files: the file of each tensor."""
+
+    weight_map: dict[str, FileName]
 
 
 class TensorSource(Protocol):
@@ -49,7 +57,7 @@ class SafetensorsSource:
         header: what the files say of themselves, by keys such as ``format``.
 
     Raises:
-        UserError: tensors are stored with 8 bits, or a file is a pointer of Git LFS.
+        UserError: tensors are stored with 8 bits or fewer, or a file is a pointer of Git LFS.
     """
 
     def __init__(self, files: Sequence[Path]):
@@ -62,10 +70,12 @@ class SafetensorsSource:
             refuse_pointer(path)
             with safetensors.safe_open(path, framework="numpy") as file:
                 self.header |= file.metadata() or {}
+                check_names(path, file.keys())
                 for name in file.keys():  # noqa: SIM118 (it is not a dict)
                     stored = file.get_slice(name)
-                    if stored.get_dtype().startswith("F8"):
-                        raise UserError(f"{path} has 8-bit numbers, which are not supported; give a 16-bit version")
+                    if (kind := stored.get_dtype()).startswith(("F4", "F6", "F8")):
+                        bits = f"{kind[1]}-bit numbers"
+                        raise UserError(f"{path} has {bits}, which are not supported; give a 16-bit version")
                     self._file_of[name] = path
                     self._shapes[name] = tuple(stored.get_shape())
 
@@ -124,6 +134,13 @@ def refuse_pointer(file: Path) -> None:
             raise UserError(f"{file} is only a pointer to the weights: fetch them with git lfs pull")
 
 
+def check_names(file: Path, names: Iterable[Any]) -> None:
+    """Raises a UserError if the tensors of a file have names that no network has: too long, or no texts."""
+    for name in names:
+        if not isinstance(name, str) or len(name) > _MAX_NAME:
+            raise UserError(f"{file} is damaged, it has a tensor called {shortened(repr(name))}; download it again")
+
+
 def names_in(folder: Path) -> list[str]:
     """The names of the files in a folder; empty if there is no such folder."""
     return sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
@@ -141,10 +158,7 @@ def files_of(folder: Path, weights: WeightNames) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     """The files that an index lists."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise UserError(f"{index} is not an index of weights: it has no weight_map; download it again")
-    names = sorted({str(name) for name in weight_map.values()})
+    names = sorted(set(read_json(index, WeightIndex)["weight_map"].values()))
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(f"{index.parent} lacks {listing(missing)}, listed in {index.name}; download the model again")
     return [index.parent / name for name in names]

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamstyler_jax.stable_diffusion.layers import ACTIVATIONS, Embed, Linear, ModelConfig
+from dreamstyler_jax.runtime import documents
+from dreamstyler_jax.runtime.documents import Few, Range, Side, Size
+from dreamstyler_jax.stable_diffusion.layers import ACTIVATIONS, Embed, Epsilon, Linear, ModelConfig, check_heads
 from dreamstyler_jax.stable_diffusion.ops.attention import attention
 from dreamstyler_jax.stable_diffusion.ops.convolution import UNSET
 from dreamstyler_jax.stable_diffusion.ops.norms import LayerNorm
@@ -21,40 +23,54 @@ LEGACY_EOS_TOKEN_ID = 2
 class CLIPTextConfig(ModelConfig):
     """Settings of a CLIP text encoder, named as in its ``config.json``, with the defaults of that format."""
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    projection_dim: int | None = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
+    vocab_size: Size = 49408
+    hidden_size: Size = 512
+    intermediate_size: Size = 2048
+    projection_dim: Size | None = 512
+    num_hidden_layers: Few = 12
+    num_attention_heads: Size = 8
+    max_position_embeddings: Size = 77
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: Epsilon = 1e-5
     bos_token_id: int | None = 49406
-    eos_token_id: int = 49407
+    eos_token_id: Annotated[int, Range(0, 2**20)] = 49407
     pad_token_id: int | None = 1
 
     supported: ClassVar = {"hidden_act": tuple(ACTIVATIONS)}
     identity: ClassVar = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+
+    def __post_init__(self):
+        check_heads(self.hidden_size, self.num_attention_heads)
 
 
 @dataclasses.dataclass(frozen=True)
 class CLIPVisionConfig(ModelConfig):
     """Settings of a CLIP image encoder, named as in its ``config.json``, with the defaults of that format."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    projection_dim: int | None = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 32
+    hidden_size: Size = 768
+    intermediate_size: Size = 3072
+    projection_dim: Size | None = 512
+    num_hidden_layers: Few = 12
+    num_attention_heads: Size = 12
+    num_channels: Size = 3
+    image_size: Side = 224
+    patch_size: Side = 32
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: Epsilon = 1e-5
 
     supported: ClassVar = {"hidden_act": tuple(ACTIVATIONS)}
     identity: ClassVar = {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"}
+
+    def __post_init__(self):
+        check_heads(self.hidden_size, self.num_attention_heads)
+
+
+class _Sections(TypedDict, total=False):
+    """What the ``config.json`` of both encoders holds."""
+
+    text_config: dict[str, Any]
+    vision_config: dict[str, Any]
+    projection_dim: Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +86,11 @@ class CLIPConfig(ModelConfig):
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """Reads ``config.json``; settings that an encoder's section lacks get their defaults."""
+        sections = documents.check(dict(raw), _Sections, "config.json")
         return cls(
-            text_config=CLIPTextConfig.from_dict(raw.get("text_config") or {}),
-            vision_config=CLIPVisionConfig.from_dict(raw.get("vision_config") or {}),
-            projection_dim=raw.get("projection_dim", cls.projection_dim),
+            text_config=CLIPTextConfig.from_dict(sections.get("text_config", {})),
+            vision_config=CLIPVisionConfig.from_dict(sections.get("vision_config", {})),
+            projection_dim=sections.get("projection_dim", cls.projection_dim),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dreamstyler_jax.stable_diffusion.layers import Conv1x1
+from dreamstyler_jax.runtime.documents import Size
+from dreamstyler_jax.stable_diffusion.layers import Conv1x1, Levels
 from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
 from dreamstyler_jax.stable_diffusion.unet import UNetEncoder, UNetEncoderConfig
 from dreamstyler_jax.stable_diffusion.unet_blocks import AddedConditions, TextStates, mean_states, of_each_transformer
@@ -23,8 +24,8 @@ class ControlNetConfig(UNetEncoderConfig):
     height and width. ``global_pool_conditions``: each residual is replaced by its mean over the image.
     """
 
-    conditioning_channels: int = 3
-    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+    conditioning_channels: Size = 3
+    conditioning_embedding_out_channels: Levels = (16, 32, 96, 256)
     controlnet_conditioning_channel_order: str = "rgb"
     global_pool_conditions: bool = False
 

@@ -5,12 +5,14 @@ import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dreamstyler_jax.runtime import documents
+from dreamstyler_jax.runtime.documents import Length, Range, Size
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.stable_diffusion.ops.convolution import UNSET, Conv3x3
 from dreamstyler_jax.stable_diffusion.ops.norms import GroupNorm
@@ -25,6 +27,9 @@ def gelu(x: jax.Array) -> jax.Array:
     return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
+# What a ``config.json`` may say: one number for each resolution level, and a small one that is added or divided by.
+Levels = Annotated[tuple[Size, ...], Length(1, 16)]
+Epsilon = Annotated[float, Range(0, 1)]
 ACTIVATIONS = {
     "gelu": gelu,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -56,34 +61,42 @@ class ModelConfig:
         given, needed = raw.get("_class_name"), cls.identity.get("_class_name")
         if given and needed and given != needed:
             raise UserError(f"config.json is that of a model of another kind: {shortened(str(given))}, not {needed}")
-        nullable = {field.name for field in dataclasses.fields(cls) if _is_instance(None, field.type)}
-        kept = nullable.union(cls.meaningful_null)
-        raw = {key: _frozen(value) for key, value in raw.items() if value is not None or key in kept}
+        described = typing.get_type_hints(cls, include_extras=True)
+        kept = {field.name for field in dataclasses.fields(cls) if _allows_null(described[field.name])}
+        raw = {key: value for key, value in raw.items() if value is not None or key in kept.union(cls.meaningful_null)}
         problems = []
         for key, values in cls.supported.items():
             given = raw.get(key, values[0])
-            if any(value not in values for value in (given if isinstance(given, tuple) else (given,))):
-                problems.append(f"{key} = {shortened(repr(given))} (supported: {', '.join(map(repr, values))})")
+            if any(value not in values for value in (given if isinstance(given, list | tuple) else (given,))):
+                problems.append(
+                    f"{key} = {documents.shown(given)} (supported: {', '.join(map(documents.shown, values))})"
+                )
+        settings = {}
         for field in dataclasses.fields(cls):
-            if field.name in raw and not _is_instance(raw[field.name], field.type):
-                problems.append(f"{field.name} = {shortened(repr(raw[field.name]))} (supported: {field.type})")
+            if field.name in raw:
+                try:
+                    settings[field.name] = documents.fit(raw[field.name], described[field.name])
+                except documents.Misfit as misfit:
+                    problems.append(
+                        f"{field.name}{misfit.key} = {documents.shown(misfit.value)} (supported: {misfit.wanted})"
+                    )
         if problems:
             raise UserError(f"config.json is not that of a supported {cls.__name__[:-6]}: {listing(problems)}")
-        return cls(**{field.name: raw[field.name] for field in dataclasses.fields(cls) if field.name in raw})
+        return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of a ``config.json`` from which :meth:`from_dict` and other libraries build the same model."""
         return {**self.identity, **dataclasses.asdict(self)}
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+def _allows_null(annotation: Any) -> bool:
+    return types.NoneType in typing.get_args(annotation)
 
 
-def _is_instance(value: Any, annotation: Any) -> bool:
-    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
-    return isinstance(value, (*kinds, int) if float in kinds else kinds)
+def check_heads(width: int, heads: int) -> None:
+    """Raises a UserError if states of a width cannot be divided into so many attention heads."""
+    if width % heads:
+        raise UserError(f"config.json: hidden_size = {width} cannot be divided into {heads} attention heads")
 
 
 Linear = functools.partial(nnx.Linear, kernel_init=UNSET)
@@ -137,10 +150,10 @@ class ResnetBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, time_embedding: jax.Array | None = None) -> jax.Array:
         """Maps ``x`` ``[B, H, W, in]`` and the time embedding ``[B, time_features]`` to ``[B, H, W, out]``."""
-        h = self.conv1(jax.nn.silu(self.norm1(x)))
+        h = self.conv1(self.norm1.silu(x))
         if time_embedding is not None:
             h += self.time_emb_proj(jax.nn.silu(time_embedding))[:, None, None, :]
-        h = self.conv2(jax.nn.silu(self.norm2(h)))
+        h = self.conv2(self.norm2.silu(h))
         return h + (self.conv_shortcut(x) if self.has_shortcut else x)
 
 

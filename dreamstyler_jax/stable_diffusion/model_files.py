@@ -22,7 +22,7 @@ from dreamstyler_jax.stable_diffusion.checkpoint_files import (
 from dreamstyler_jax.stable_diffusion.folder_parts import FolderPart, find_parts
 from dreamstyler_jax.stable_diffusion.hub import downloaded_file, resolve_model
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
-from dreamstyler_jax.stable_diffusion.model_kinds import PART_CLASSES, check_kind
+from dreamstyler_jax.stable_diffusion.model_kinds import PART_CLASSES, check_kind, read_index
 from dreamstyler_jax.stable_diffusion.single_files.configs import vae_config
 from dreamstyler_jax.stable_diffusion.single_files.families import FAMILIES, Family
 from dreamstyler_jax.stable_diffusion.single_files.layout import VAE_PREFIX, OriginalModel, part_source
@@ -192,7 +192,6 @@ def _in_folder(
     advice = f"{ADVICE}, or a single file, such as {folder / files[0]}" if files else ADVICE
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", advice=advice)
     own = scheduler.get("prediction_type") or "epsilon"
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     folders = {name: folder / name for name in PART_CLASSES}
     folders = {name: path for name, path in folders.items() if name not in OPTIONAL_PARTS or path.is_dir()}
     if "text_encoder_2" not in folders:
@@ -212,7 +211,7 @@ def _in_folder(
         {**scheduler, "prediction_type": prediction_type or own},
         lambda name: Tokenizer.from_folder(folder / name),
         folder,
-        zeros_if_empty=index.get("force_zeros_for_empty_prompt") is not False,
+        zeros_if_empty=read_index(folder).get("force_zeros_for_empty_prompt") is not False,
         changes=_changes(prediction_type, own),
     )
 

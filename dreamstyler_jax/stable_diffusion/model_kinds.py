@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.runtime.files import read_json
@@ -12,7 +12,7 @@ from dreamstyler_jax.stable_diffusion.single_files.layout import OTHER_INPUTS, T
 from dreamstyler_jax.stable_diffusion.tiny_autoencoder import AutoencoderTiny
 from dreamstyler_jax.stable_diffusion.unet import UNet2DConditionModel
 from dreamstyler_jax.stable_diffusion.vae import AutoencoderKL
-from dreamstyler_jax.stable_diffusion.weights import ModelClass, class_name_in, read_config
+from dreamstyler_jax.stable_diffusion.weights import ModelClass, NetworkFile, class_name_in, read_config
 
 PART_CLASSES: dict[str, ModelClass[Any]] = {
     "text_encoder": CLIPTextModel,
@@ -33,6 +33,26 @@ _ALONE = {
 _CLASSES = {"text_encoder": ["CLIPTextModel"], "vae": list(AUTOENCODERS), "unet": ["UNet2DConditionModel"]}
 
 
+class ModelIndex(TypedDict, total=False):
+    """What ``model_index.json`` holds: a library and a class for each part, and settings of the pipeline."""
+
+    _class_name: str
+    text_encoder: list[str | None]
+    unet: list[str | None]
+    vae: list[str | None]
+    force_zeros_for_empty_prompt: bool
+
+
+def read_index(folder: Path) -> ModelIndex:
+    """The ``model_index.json`` of a folder; empty if it has none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = folder / "model_index.json"
+    return read_json(file, ModelIndex) if file.is_file() else {}
+
+
 def part_class(part: str, class_name: str) -> ModelClass[Any]:
     """The class of a part; there are several of autoencoders, of which ``class_name`` tells."""
     return AUTOENCODERS.get(class_name, AutoencoderKL) if part == "vae" else PART_CLASSES[part]
@@ -49,16 +69,18 @@ def check_kind(folder: Path, where: str, parts: Collection[str]) -> None:
     Raises:
         UserError: it is not a text-to-image Stable Diffusion; the message says what it is.
     """
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = read_index(folder)
     _refuse_single_networks(folder, where)
-    pipeline = str(index.get("_class_name", ""))
+    pipeline = index.get("_class_name", "")
     for word, channels in _PIPELINES.items():
         if word in pipeline:
             raise UserError(f"{where} {OTHER_INPUTS[channels]} ({shortened(pipeline)}): {TEXT_TO_IMAGE_ADVICE}")
     if pipeline.startswith("Onnx"):
         raise UserError(f"{where} is an export for ONNX ({shortened(pipeline)}): give the model that it was made from")
     if index and not _has(index, "unet"):
-        raise UserError(f"{where} is not Stable Diffusion 1.x, 2.x or XL: its model_index.json names {pipeline!r}")
+        raise UserError(
+            f"{where} is not Stable Diffusion 1.x, 2.x or XL: its model_index.json names {shortened(repr(pipeline))}"
+        )
     if (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
         raise UserError(f"{where} is SDXL's refiner, which only finishes pictures; give a base model")
     for part, wanted in _CLASSES.items():
@@ -85,19 +107,18 @@ def _refuse_single_networks(folder: Path, where: str) -> None:
     """Refuses the folder of one network, by its own config."""
     if not (folder / "config.json").is_file() or (folder / "unet").is_dir():
         return
-    config = read_json(folder / "config.json")
-    architectures = config.get("architectures")
-    name = config.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else "")
-    advice = _ALONE.get(str(name))
-    what = f"one network alone ({shortened(str(name))})" if name else "no whole model"
+    config = read_json(folder / "config.json", NetworkFile)
+    name = config.get("_class_name") or "".join(config.get("architectures", [])[:1])
+    advice = _ALONE.get(name)
+    what = f"one network alone ({shortened(name)})" if name else "no whole model"
     raise UserError(f"{where} is {what}: " + (f"{advice}, and its model with --model" if advice else "give a model"))
 
 
-def _has(index: dict[str, Any], part: str) -> bool:
+def _has(index: ModelIndex, part: str) -> bool:
     """Whether ``model_index.json`` names a part: an absent one is missing, or a pair of nulls."""
     return bool(_class(index, part))
 
 
-def _class(index: dict[str, Any], part: str) -> str:
-    entry = index.get(part)
-    return str(entry[1] or "") if isinstance(entry, list) and len(entry) == 2 else ""
+def _class(index: ModelIndex, part: str) -> str:
+    entry: Any = index.get(part) or []
+    return entry[1] or "" if len(entry) == 2 else ""

@@ -1,5 +1,8 @@
 """The parts of a Stable Diffusion: their classes, whether they fit together, and how they are written to a folder."""
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,29 @@ def networks_of(
         schedule=schedule,
         second_text_encoder=second,
     )
+
+
+def settings_hash(
+    configs: Mapping[str, Any], schedule: NoiseSchedule, tokenizers: Mapping[str, Tokenizer], zeros_if_empty: bool
+) -> str:
+    """Twelve hexadecimal digits of all that pictures depend on in a model's files besides its weights.
+
+    Settings that have their default do not enter, so that a setting of a later version leaves the hash as it is.
+
+    Args:
+        configs, schedule, tokenizers: of the model, by name.
+        zeros_if_empty: whether SDXL encodes an empty prompt as zeros.
+    """
+    of_files = {name: not_default(config) for name, config in {**configs, "scheduler": schedule}.items()}
+    words = {name: tokenizer.hash for name, tokenizer in tokenizers.items()}
+    content = json.dumps([of_files, words, zeros_if_empty], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def not_default(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass that do not have their default."""
+    fields = {field.name: field.default for field in dataclasses.fields(config)}
+    return {name: value for name, default in fields.items() if (value := getattr(config, name)) != default}
 
 
 def save_folder(

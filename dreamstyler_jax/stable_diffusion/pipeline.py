@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +24,14 @@ from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack, merge_lora
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.model_files import find_model
 from dreamstyler_jax.stable_diffusion.networks import Networks
-from dreamstyler_jax.stable_diffusion.parts import check_controlnet, check_fit, networks_of, part_classes
+from dreamstyler_jax.stable_diffusion.parts import (
+    check_controlnet,
+    check_fit,
+    networks_of,
+    not_default,
+    part_classes,
+    settings_hash,
+)
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
 from dreamstyler_jax.stable_diffusion.scheduler_config import scheduler_name
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
@@ -49,6 +57,8 @@ class StableDiffusion:
         folder: the folder it was loaded from; None for a single file and for a model made in memory.
         loras: the LoRAs that are merged into the weights.
         scheduler: which of diffusers' schedulers its files name; empty if none.
+        settings: twelve hexadecimal digits of what its files say besides the weights: configs, noise schedule,
+            tokenizers; empty for the embedded model, where they come with the weights, and for a model made in memory.
     """
 
     networks: Networks
@@ -61,6 +71,7 @@ class StableDiffusion:
     folder: Path | None = None
     loras: LoraStack = dataclasses.field(default_factory=LoraStack)
     scheduler: str = ""
+    settings: str = ""
 
     @classmethod
     def load(
@@ -111,6 +122,7 @@ class StableDiffusion:
         parts = {name: files.parts[name].load(module, configs[name], weights) for name, module in modules.items()}
         graphdefs = {name: graphdef for name, (graphdef, _) in parts.items()}
         vae_config, unet, end_id = configs["vae"], configs["unet"], tokenizers["clip_l"].eos_id
+        settings = "" if model == "mini" else settings_hash(configs, schedule, tokenizers, files.zeros_if_empty)
         loaded = cls(
             networks=networks_of(graphdefs, configs, schedule, end_id=end_id, zeros_if_empty=files.zeros_if_empty),
             params={name: params for name, (_, params) in parts.items()},
@@ -121,6 +133,7 @@ class StableDiffusion:
             hash=files.hash(modules),
             folder=files.folder,
             scheduler=scheduler_name(files.scheduler),
+            settings=settings,
         )
         return loaded.with_clip_skip(clip_skip).with_loras(loras)
 
@@ -163,7 +176,7 @@ class StableDiffusion:
         Raises:
             UserError: not a ControlNet, or one for another family of models.
         """
-        graphdefs, params, hashes = [], [], [self.hash]
+        graphdefs, params, hashes, own = [], [], [self.hash], self.bundled_controlnet
         found = [resolve_model(name, variant=variant or None, allow_pickle=allow_pickle) for name in folders]
         configs = [read_config(ControlNetModel, folder) for folder in found]
         for folder, config in zip(found, configs, strict=True):
@@ -175,8 +188,21 @@ class StableDiffusion:
             params.append(weights)
             hashes.append(hash_files(sorted(parts[str(folder)].files)))
         networks = dataclasses.replace(self.networks, controlnets=tuple(graphdefs), guess_mode=guess_mode)
-        digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
-        return dataclasses.replace(self, networks=networks, params={**self.params, "controlnets": params}, hash=digest)
+        return dataclasses.replace(
+            self.with_settings(
+                *(not_default(config) for name, config in zip(folders, configs, strict=True) if name != own)
+            ),
+            networks=networks,
+            params={**self.params, "controlnets": params},
+            hash=hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12],
+        )
+
+    def with_settings(self, *further: Any) -> Self:
+        """The model with further things, as JSON values, in the hash `settings`, since its pictures depend on them."""
+        if not further:
+            return self
+        content = json.dumps([self.settings, *further], sort_keys=True)
+        return dataclasses.replace(self, settings=hashlib.sha256(content.encode()).hexdigest()[:12])
 
     def with_clip_skip(self, clip_skip: int) -> Self:
         """The model without the last layers of its text encoders, as some models were trained; counted as in diffusers.

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamstyler_jax.runtime import documents
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
-from dreamstyler_jax.stable_diffusion.scheduler_config import check_kind, not_followed
+from dreamstyler_jax.stable_diffusion.scheduler_config import SchedulerFile, check_kind, not_followed
 
 if TYPE_CHECKING:  # commands read the names of solvers and spacings before they import JAX
     import jax
@@ -74,10 +75,10 @@ class NoiseSchedule:
         _require("prediction_type", self.prediction_type, PREDICTION_TYPES)
         _require("timestep_spacing", self.timestep_spacing, (*SPACINGS, None))
         _require("sigmas", self.sigmas, (NORMAL_SIGMAS, *CONFIG_SIGMAS))
-        betas = (self.beta_start, self.beta_end)
-        if not all(isinstance(beta, int | float) for beta in betas) or not 0 < self.beta_start <= self.beta_end < 1:
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            betas = (self.beta_start, self.beta_end)
             raise UserError(f"noise schedule: need 0 < beta_start <= beta_end < 1, not {betas}")
-        if not isinstance(self.steps_offset, int) or not 0 <= self.steps_offset < TRAIN_TIMESTEPS:
+        if not 0 <= self.steps_offset < TRAIN_TIMESTEPS:
             raise UserError(f"noise schedule: steps_offset must be in 0..999, not {self.steps_offset!r}")
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise UserError("noise schedule: rescale_betas_zero_snr needs prediction_type 'v_prediction'")
@@ -93,6 +94,7 @@ class NoiseSchedule:
             UserError: a required key is missing, or a setting is not supported; the message names it.
         """
         config = {key: value for key, value in config.items() if value is not None}
+        documents.check(config, SchedulerFile, "scheduler_config.json")
         check_kind(config)
         missing = [key for key in ("beta_schedule", "beta_start", "beta_end") if key not in config]
         if missing:

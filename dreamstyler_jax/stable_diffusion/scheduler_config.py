@@ -6,8 +6,9 @@ there is, and nothing is refused, except models of another kind.
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
+from dreamstyler_jax.runtime.documents import Range
 from dreamstyler_jax.runtime.errors import UserError, shortened
 
 # The solvers of this package that are diffusers' schedulers.
@@ -25,6 +26,20 @@ _STOCHASTIC = ("DDPMScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDE
 _NEAREST, _NEAREST_STOCHASTIC = "dpmpp_2m", "euler_a"
 # Beginnings of the names of schedulers whose models were trained on other noise, and what that is.
 _OTHER_NOISE = {"EDM": "EDM's continuous noise levels", "FlowMatch": "straight flows from noise to pictures"}
+
+
+class SchedulerFile(TypedDict, total=False):
+    """What the file holds, of the settings that `schedule.NoiseSchedule` follows."""
+
+    _class_name: str
+    beta_schedule: str
+    beta_start: float
+    beta_end: float
+    prediction_type: str
+    timestep_spacing: str
+    steps_offset: Annotated[int, Range(0, 999)]
+    set_alpha_to_one: bool
+    rescale_betas_zero_snr: bool
 
 
 class _Setting(NamedTuple):
@@ -89,8 +104,7 @@ def check_kind(config: Mapping[str, Any]) -> None:
 
 def scheduler_name(config: Mapping[str, Any]) -> str:
     """The name of diffusers' class; empty if the file does not say it."""
-    name = config.get("_class_name")
-    return name if isinstance(name, str) else ""
+    return config.get("_class_name") or ""
 
 
 def not_followed(config: Mapping[str, Any]) -> list[str]:

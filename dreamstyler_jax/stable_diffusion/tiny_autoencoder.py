@@ -4,14 +4,15 @@ Layers have the numbers of their checkpoints, which also count the layers that h
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dreamstyler_jax.runtime.documents import Few, Range, Size
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.stable_diffusion.layers import ModelConfig, doubled
+from dreamstyler_jax.stable_diffusion.layers import Levels, ModelConfig, doubled
 from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
 
 LATENT_RANGE = 3.0  # the decoder squeezes latents into -3 to 3
@@ -27,14 +28,14 @@ class AutoencoderTinyConfig(ModelConfig):
         UserError: encoder and decoder do not have the same number of levels, or the levels of one have several widths.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    encoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
-    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
-    latent_channels: int = 4
-    num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
-    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
-    scaling_factor: float = 1.0
+    in_channels: Size = 3
+    out_channels: Size = 3
+    encoder_block_out_channels: Levels = (64, 64, 64, 64)
+    decoder_block_out_channels: Levels = (64, 64, 64, 64)
+    latent_channels: Size = 4
+    num_encoder_blocks: tuple[Few, ...] = (1, 3, 3, 3)
+    num_decoder_blocks: tuple[Few, ...] = (3, 3, 3, 1)
+    scaling_factor: Annotated[float, Range(1e-6, 1e6)] = 1.0
 
     supported: ClassVar = {
         "act_fn": ("relu",),

@@ -1,25 +1,81 @@
 """CLIP's byte-level BPE, and the folders that hold its vocabulary."""
 
+import functools
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
+from dreamstyler_jax.runtime.documents import Digits, Length, Range
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import read_json, write_atomic, write_json
+
+T = TypeVar("T")
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 _SPECIAL = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
 _MAX_LENGTH = 77
+Index = Annotated[int, Range(0, 2**20)]  # of a token
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 # CLIP's pattern of a word: special tokens, endings such as 's, letters, a digit, anything else but white space.
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class TokenFile(TypedDict):
+    """A token to match before BPE, and its flags."""
+
+    content: str
+    single_word: NotRequired[bool]
+    lstrip: NotRequired[bool]
+    rstrip: NotRequired[bool]
+    normalized: NotRequired[bool]
+    special: NotRequired[bool]
+
+
+class ListedToken(TokenFile):
+    """One of the added tokens of ``tokenizer.json``."""
+
+    id: Index
+
+
+Token = str | TokenFile
+
+
+class RolesFile(TypedDict, total=False):
+    """What ``special_tokens_map.json`` holds."""
+
+    bos_token: Token
+    eos_token: Token
+    unk_token: Token
+    pad_token: Token
+
+
+class ConfigFile(RolesFile, total=False):
+    """What ``tokenizer_config.json`` holds."""
+
+    added_tokens_decoder: dict[Annotated[str, Digits()], TokenFile]
+
+
+class BpeFile(TypedDict, total=False):
+    """The vocabulary in ``tokenizer.json``."""
+
+    type: str
+    vocab: dict[str, Index]
+    merges: list[str | Annotated[tuple[str, ...], Length(2, 2)]]
+
+
+class TokenizerFile(TypedDict, total=False):
+    """What ``tokenizer.json`` holds."""
+
+    model: BpeFile
+    added_tokens: list[ListedToken]
 
 
 class Tokenizer:
@@ -76,11 +132,12 @@ class Tokenizer:
         """
         folder = Path(folder)
         vocab, merges, listed = _read_vocabulary(folder)
-        config = _read_optional(folder / "tokenizer_config.json")
-        roles = {**_SPECIAL, **_roles(config), **_roles(_read_optional(folder / "special_tokens_map.json"))}
+        config = _read_optional(folder / "tokenizer_config.json", ConfigFile)
+        mapped = _read_optional(folder / "special_tokens_map.json", RolesFile)
+        roles = {**_SPECIAL, **_roles(config), **_roles(mapped)}
         special = {role: _added_token(value).content for role, value in roles.items()}
         listed = {**{int(i): token for i, token in config.get("added_tokens_decoder", {}).items()}, **listed}
-        for token, index in _read_optional(folder / "added_tokens.json").items():
+        for token, index in _read_optional(folder / "added_tokens.json", dict[str, Index]).items():
             listed.setdefault(index, {"content": token, "special": token in special.values()})
         added = {token.content: token for _, token in sorted((i, _added_token(t)) for i, t in listed.items())}
         if not listed:
@@ -137,6 +194,13 @@ class Tokenizer:
         write_json(folder / "tokenizer_config.json", config)
         write_json(folder / "special_tokens_map.json", self._special)
 
+    @functools.cached_property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits of the vocabulary and of all else that the ids of a text depend on."""
+        added = [[token.content, *(getattr(token, flag) for flag in _FLAGS)] for token in self._added]
+        content = [self._vocab, self._merges, self._special, added, self.max_length]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
     def words(self, text: str) -> list[int]:
         """The ids of `text` alone: no BOS, no EOS, no padding, however long."""
         return self._bpe.encode(_encodable(text), add_special_tokens=False).ids
@@ -189,40 +253,40 @@ def _backend(vocab: dict[str, int], merges: list[tuple[str, str]], unknown: str)
     return bpe
 
 
-def _read_vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[int, dict[str, Any]]]:
+def _read_vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[int, TokenFile]]:
     """Vocabulary, merges, and the added tokens that ``tokenizer.json`` lists by id."""
-    listed = _read_optional(folder / "tokenizer.json")
-    added = {token["id"]: token for token in listed.get("added_tokens", [])}
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    listed = _read_optional(folder / "tokenizer.json", TokenizerFile)
+    added: dict[int, TokenFile] = {token["id"]: token for token in listed.get("added_tokens", [])}
+    vocab, merges, model = folder / "vocab.json", folder / "merges.txt", listed.get("model", {})
     if vocab.is_file() and merges.is_file():
         try:
             return *models.BPE.read_file(str(vocab), str(merges)), added
         except Exception as error:  # the library raises bare Exceptions
             raise UserError(f"cannot read the tokenizer in {folder}: {error}") from error
-    if listed.get("model", {}).get("type") == "BPE":
-        model = listed["model"]
-        pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    if model.get("type") == "BPE" and "vocab" in model and "merges" in model:
+        pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else pair for pair in model["merges"]]
+        if odd := [pair for pair in pairs if len(pair) != 2]:
+            raise UserError(f"{folder / 'tokenizer.json'} is damaged: {' '.join(odd[0])!r} is no pair to merge")
         return model["vocab"], [(left, right) for left, right in pairs], added
     raise UserError(f"no tokenizer in {folder}: it should hold vocab.json and merges.txt, or tokenizer.json")
 
 
-def _read_optional(path: Path) -> dict[str, Any]:
+def _read_optional(path: Path, shape: type[T]) -> T:
     """The object in a JSON file; empty if there is no such file."""
-    return read_json(path) if path.exists() else {}
+    return read_json(path, shape) if path.exists() else shape()
 
 
-def _roles(config: Mapping[str, Any]) -> dict[str, Any]:
+def _roles(config: RolesFile) -> dict[str, Token]:
     """The special tokens a configuration file sets."""
-    return {role: config[role] for role in _SPECIAL if config.get(role)}
+    return {role: token for role in _SPECIAL if (token := config.get(role))}
 
 
-def _added_token(value: str | Mapping[str, Any]) -> AddedToken:
+def _added_token(value: Token) -> AddedToken:
     """A token to match before BPE; flags that the files do not set have transformers' defaults."""
-    if isinstance(value, str):
-        value = {"content": value}
-    flags = {flag: value[flag] for flag in _FLAGS if flag in value}
+    entry: dict[str, Any] = {"content": value} if isinstance(value, str) else {**value}
+    flags = {flag: entry[flag] for flag in _FLAGS if flag in entry}
     special = flags.pop("special", True)
-    return AddedToken(value["content"], special=special, **{"normalized": not special, **flags})
+    return AddedToken(_encodable(entry["content"]), special=special, **{"normalized": not special, **flags})
 
 
 def _window(length: object) -> int:

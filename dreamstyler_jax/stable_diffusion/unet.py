@@ -228,4 +228,4 @@ class UNet2DConditionModel(UNetEncoder):
         """The prediction, from the results of :meth:`_enter` and :meth:`_deep`."""
         skip = first if deep.residual is None else first + deep.residual
         x = self.up_blocks[-1].layer(-1, jnp.concatenate([deep.features, skip], axis=-1), time, contexts)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out.silu(x))

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dreamstyler_jax.runtime.devices import device as target_device
 from dreamstyler_jax.stable_diffusion.layers import ACTIVATIONS, Conv1x1, Downsample, Linear, ResnetBlock, Upsample
 from dreamstyler_jax.stable_diffusion.ops.attention import attention
 from dreamstyler_jax.stable_diffusion.ops.convolution import UNSET
@@ -151,8 +152,23 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[..., C]`` to ``[..., C]``."""
-        value, gate = jnp.split(self.proj_in(x), 2, axis=-1)
+        halves = two_products if target_device().platform == "tpu" else one_product
+        value, gate = halves(x, self.proj_in)
         return self.proj_out(value * ACTIVATIONS["gelu"](gate))
+
+
+def one_product(x: jax.Array, linear: nnx.Linear) -> tuple[jax.Array, jax.Array]:
+    """Both halves of the channels of ``linear(x)``."""
+    value, gate = jnp.split(linear(x), 2, axis=-1)
+    return value, gate
+
+
+def two_products(x: jax.Array, linear: nnx.Linear) -> tuple[jax.Array, jax.Array]:
+    """The same without an array for both halves, whose gradient a TPU would write once more (docs/tpu.md)."""
+    kernels = jnp.split(linear.kernel[...], 2, axis=-1)
+    biases = jnp.split(cast(nnx.Param, linear.bias)[...], 2)
+    value, gate = (x @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True))
+    return value, gate
 
 
 class TransformerBlock(nnx.Module):

@@ -4,13 +4,15 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
+from dreamstyler_jax.runtime.documents import Few, Range, Side, Size
 from dreamstyler_jax.runtime.errors import UserError, shortened
-from dreamstyler_jax.stable_diffusion.layers import ModelConfig
+from dreamstyler_jax.stable_diffusion.layers import Epsilon, Levels, ModelConfig
 
 T = TypeVar("T")
-Depths = int | tuple[int, ...]  # of the transformers of a level: the same for all, or one for each
+Depths = Few | tuple[Few, ...]  # of the transformers of a level: the same for all, or one for each
+Layers = Annotated[int, Range(1, 8)]  # ResNet blocks of a level
 _PER_LEVEL = (
     "down_block_types", "up_block_types", "layers_per_block", "attention_head_dim", "num_attention_heads",
     "transformer_layers_per_block", "reverse_transformer_layers_per_block",
@@ -36,27 +38,27 @@ class UNetEncoderConfig(ModelConfig):
             groups or heads.
     """
 
-    in_channels: int = 4
+    in_channels: Size = 4
     flip_sin_to_cos: bool = True
-    freq_shift: int = 0
+    freq_shift: Annotated[int, Range(0, 1)] = 0
     down_block_types: tuple[str, ...] = (
         "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"
     )  # fmt: skip
     mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int | tuple[int, ...] = 2
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
-    cross_attention_dim: int = 1280
-    transformer_layers_per_block: int | tuple[Depths, ...] = 1
-    attention_head_dim: int | tuple[int, ...] = 8
-    num_attention_heads: int | tuple[int, ...] | None = None
+    block_out_channels: Levels = (320, 640, 1280, 1280)
+    layers_per_block: Layers | tuple[Layers, ...] = 2
+    norm_num_groups: Size = 32
+    norm_eps: Epsilon = 1e-5
+    cross_attention_dim: Size = 1280
+    transformer_layers_per_block: Few | tuple[Depths, ...] = 1
+    attention_head_dim: Size | tuple[Size, ...] = 8
+    num_attention_heads: Size | tuple[Size, ...] | None = None
     use_linear_projection: bool = False
     upcast_attention: bool = False
     addition_embed_type: str | None = None
-    addition_embed_type_num_heads: int = 64
-    addition_time_embed_dim: int | None = None
-    projection_class_embeddings_input_dim: int | None = None
+    addition_embed_type_num_heads: Size = 64
+    addition_time_embed_dim: Size | None = None
+    projection_class_embeddings_input_dim: Size | None = None
 
     supported: ClassVar = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -87,6 +89,11 @@ class UNetEncoderConfig(ModelConfig):
                     f"config.json: {features} channels are not divisible by norm_num_groups = {self.norm_num_groups} "
                     f"and {heads} attention heads"
                 )
+        if self.addition_embed_type == "text" and self.cross_attention_dim % self.addition_embed_type_num_heads:
+            raise UserError(
+                f"config.json: cross_attention_dim = {self.cross_attention_dim} cannot be divided into "
+                f"addition_embed_type_num_heads = {self.addition_embed_type_num_heads}"
+            )
         depths = self._per_level(self.transformer_layers_per_block)
         _check_depths("transformer_layers_per_block", depths, self.down_block_types, self.layers)
         widths = (self.addition_time_embed_dim, self.projection_class_embeddings_input_dim)
@@ -143,7 +150,7 @@ def _check_depths(name: str, levels: Sequence[Depths], kinds: Sequence[str], cou
     for depths, kind, layers in zip(levels, kinds, counts, strict=True):
         numbers = depths if isinstance(depths, tuple) else (depths,) * layers
         fits = len(numbers) == layers if kind.startswith("CrossAttn") else len(numbers) > 0
-        if not fits or not all(isinstance(number, int) for number in numbers):
+        if not fits:
             raise UserError(
                 f"config.json: {name} has {shortened(repr(depths))} for a level of {layers} layers: it should be a "
                 "number, or one for each layer"
@@ -166,9 +173,9 @@ class UNet2DConditionConfig(UNetEncoderConfig):
     al. 2023, section 4.2).
     """
 
-    sample_size: int | tuple[int, ...] | None = None
-    time_cond_proj_dim: int | None = None
-    out_channels: int = 4
+    sample_size: Side | tuple[Side, ...] | None = None
+    time_cond_proj_dim: Size | None = None
+    out_channels: Size = 4
     up_block_types: tuple[str, ...] = (
         "UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"
     )  # fmt: skip

@@ -2,13 +2,23 @@
 
 import dataclasses
 import itertools
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamstyler_jax.stable_diffusion.layers import Conv1x1, Downsample, Linear, ModelConfig, ResnetBlock, Upsample
+from dreamstyler_jax.runtime.documents import Few, Range, Size
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.layers import (
+    Conv1x1,
+    Downsample,
+    Levels,
+    Linear,
+    ModelConfig,
+    ResnetBlock,
+    Upsample,
+)
 from dreamstyler_jax.stable_diffusion.ops.attention import attention
 from dreamstyler_jax.stable_diffusion.ops.convolution import Conv3x3
 from dreamstyler_jax.stable_diffusion.ops.norms import GroupNorm
@@ -23,16 +33,19 @@ class AutoencoderKLConfig(ModelConfig):
 
     Height and width are halved once per entry of ``block_out_channels`` after the first. Diffusion works on
     ``latents * scaling_factor``. ``sample_size`` (the training size in pixels) is kept but has no influence.
+
+    Raises:
+        UserError: the channels cannot be divided into groups.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    block_out_channels: tuple[int, ...] = (64,)
-    layers_per_block: int = 1
-    latent_channels: int = 4
-    norm_num_groups: int = 32
-    sample_size: int | tuple[int, ...] | None = 32
-    scaling_factor: float = 0.18215
+    in_channels: Size = 3
+    out_channels: Size = 3
+    block_out_channels: Levels = (64,)
+    layers_per_block: Few = 1
+    latent_channels: Size = 4
+    norm_num_groups: Size = 32
+    sample_size: Size | tuple[Size, ...] | None = 32
+    scaling_factor: Annotated[float, Range(1e-6, 1e6)] = 0.18215
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
@@ -46,6 +59,11 @@ class AutoencoderKLConfig(ModelConfig):
         "latents_std": (None,),
     }
     identity: ClassVar = {"_class_name": "AutoencoderKL"}
+
+    def __post_init__(self):
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise UserError(f"config.json: {channels} channels are no {self.norm_num_groups} equal norm_num_groups")
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of a ``config.json`` from which :meth:`from_dict` and other libraries build the same model."""
@@ -142,7 +160,7 @@ class Encoder(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, in_channels]`` to ``[B, h, w, 2 * latent_channels]``."""
         x = self.mid_block(self.levels(x)[-1])
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out.silu(x))
 
     def levels(self, x: jax.Array) -> list[jax.Array]:
         """The features ``[B, h, w, c]`` of every resolution level, the highest first, of ``[B, H, W, in_channels]``."""
@@ -178,7 +196,7 @@ class Decoder(nnx.Module):
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out.silu(x))
 
 
 class AutoencoderKL(nnx.Module):

@@ -4,12 +4,13 @@ A model is a pair ``(graphdef, params)``: ``flax.nnx.merge(graphdef, params)`` i
 plain nested dict of arrays, so every JAX transformation and optimiser takes it; list positions are int keys.
 """
 
+import functools
 import math
 import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypedDict, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,13 @@ INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 EMBEDDING_DEVIATION = 0.02
 _ADVICE = "give a model folder in diffusers' layout"
 _LORA = re.compile(r"[._]lora([._]|_[AB])")
+
+
+class NetworkFile(TypedDict, total=False):
+    """What tells of which class the ``config.json`` of a network is."""
+
+    _class_name: str
+    architectures: list[str]
 
 
 class ModelClass(Protocol[ConfigT]):
@@ -108,7 +116,7 @@ def class_name_in(folder: str | Path) -> str:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return str(read_json(Path(folder) / "config.json", advice=_ADVICE).get("_class_name") or "")
+    return read_json(Path(folder) / "config.json", NetworkFile, advice=_ADVICE).get("_class_name", "")
 
 
 def read_model(
@@ -201,8 +209,12 @@ def save_model(folder: str | Path, config: ModelConfig, params: Params) -> None:
     write_json(folder / "config.json", dict(sorted(config.to_dict().items())))
 
 
+@functools.lru_cache(maxsize=64)
 def _abstract_model(cls: ModelClass[ConfigT], config: ConfigT) -> tuple[nnx.GraphDef, dict[ParamPath, tuple[int, ...]]]:
-    """The module's structure and the shapes of its parameters by path, without making any array."""
+    """The module's structure and the shapes of its parameters by path, without making any array.
+
+    Kept, as building a module takes longer than reading a small model's file.
+    """
 
     def build() -> nnx.Module:
         # An nnx.Rngs counts its keys inside the trace, in time quadratic in their number: 13 s for a full UNet, not 2.

@@ -3,6 +3,7 @@
 Most tests paint eight pictures at a time, so that they share one compiled program.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from cells import CELL
 from PIL import Image
 from sample_tools import (
     DOG,
@@ -30,6 +32,7 @@ from script_tools import contents, refusal, run, start, without_a_tensor
 from dreamstyler_jax.commands import sample
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.commands.sample_inputs import (
+    context_lines,
     newest_style,
     read_prompts,
     scheduler_line,
@@ -75,7 +78,7 @@ def test_a_picture_says_how_it_was_painted(painted, tiny_folder, styles):
     for line in manifest(painted):
         said = images.read_text(painted / line["file"])
         assert said.pop("software").startswith("dreamstyler_jax ")
-        unsaid = ("id", "file", "sha256", "command", "learned_from")
+        unsaid = ("id", "file", "sha256", "command", "learned_from", "learned_from_hashes")
         known = {key: value for key, value in line.items() if key not in unsaid}
         assert {
             key: value if isinstance(known[key], str) else json.loads(value) for key, value in said.items()
@@ -248,6 +251,15 @@ def test_a_setting_without_effect_gives_a_warning():
     for name, value in {"guidance_rescale": [0.7], "apg_eta": [0.0], "guidance_schedule": "linear"}.items():
         with pytest.warns(UserWarning, match=f"{name} only has an effect with guidance, and with these scales"):
             warn_of_settings_without_effect(SampleConfig(guidance_scale=[0.0, 1.0], **{name: value}))
+    with pytest.warns(UserWarning, match="negative_prompt only has an effect with guidance"):
+        warn_of_settings_without_effect(SampleConfig(guidance_scale=[1.0], negative_prompt="blurry"))
+    nets = dict(content=["a.png"], controlnets=["edges"])
+    with pytest.warns(UserWarning, match="control_images only has an effect with --controlnets image=FOLDER"):
+        warn_of_settings_without_effect(SampleConfig(**nets, control_images=["b.png"]))
+    with pytest.warns(UserWarning, match="no whole step of 20 lies between 0.5 and 0.52, so there is no control at"):
+        warn_of_settings_without_effect(SampleConfig(**nets, control_start=0.5, control_end=0.52))
+    with pytest.warns(UserWarning, match=r"no whole step of 25 lies between 0.31 and 0.35, .* is 0.04 long"):
+        warn_of_settings_without_effect(SampleConfig(guidance_start=0.31, guidance_end=0.35))
     with pytest.warns(UserWarning, match="weak_checkpoint only has an effect with --weak_scale"):
         warn_of_settings_without_effect(SampleConfig(weak_checkpoint=100))
     with warnings.catch_warnings():
@@ -298,6 +310,14 @@ def test_a_model_that_embeds_the_scale_of_guidance_asks_for_its_solver():
         warn_of_distillation(SampleConfig(solver=["lcm"], negative_prompt="blurry"), model, [])
 
 
+def test_prompts_without_their_style_are_shown_where_guidance_takes_them():
+    cells = [dataclasses.replace(CELL, prompt=prompt) for prompt in ("a house in the style of {}", "a dog by {}")]
+    assert context_lines(cells, [0, 1]) == []
+    assert context_lines(cells, [0, 1, 2]) == ["Without the style, for guidance: 'a house', 'a dog'"]
+    with pytest.warns(UserWarning, match="'a boat like {}' does not call its style one; .* taken for 'a boat': write"):
+        context_lines([dataclasses.replace(CELL, prompt="a boat like {}")], [2])
+
+
 def test_a_scheduler_that_is_not_implemented_is_named_with_the_nearest_solver():
     def lines(scheduler: str) -> list[str]:
         return scheduler_line(cast(Any, SimpleNamespace(scheduler=scheduler)))
@@ -313,6 +333,8 @@ def test_prompts_from_a_file(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_bytes("\ufeffa {}\r\n\r\n# a remark\r\n  b {} \r\n".encode())
     assert read_prompts(str(file)) == ["a {}", "b {}"]
+    file.write_bytes("a\fb\u2028c {}\rd {}\n".encode())
+    assert read_prompts(str(file)) == ["a\fb\u2028c {}", "d {}"], "only line breaks end a line"
 
 
 def test_a_prompt_that_is_cut_gives_one_line_of_warning(words, styles, tmp_path, monkeypatch, capfd):

@@ -1,4 +1,7 @@
-"""``dreamstyler sample --content``: pictures that are repainted, with and without ControlNets."""
+"""``dreamstyler sample --content``: pictures that are repainted, with and without ControlNets.
+
+Most tests paint two pictures at a time, so that they share compiled programs.
+"""
 
 import re
 import shlex
@@ -64,7 +67,7 @@ def test_less_strength_leaves_more_of_the_content(words, photo, tmp_path):
 
 
 def test_control_scale_start_and_guess_mode_count(words, nets, photo, tmp_path):
-    base = [*words, "--content", photo, "--seeds", 0]
+    base = [*words, "--content", photo]
     net = ["--controlnets", f"edges={nets}"]
 
     def one(name, *options):
@@ -83,7 +86,8 @@ def test_control_scale_start_and_guess_mode_count(words, nets, photo, tmp_path):
 
 def test_the_command_of_a_picture_repaints_it(words, nets, photo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    paint(tmp_path / "first", *words, "--controlnets", f"edges={nets}", "--content", photo, "--control_scale", 0.5, 1)
+    options = ["--controlnets", f"edges={nets}", "--control_scale", 0.5, 1, "--batch_size", 2]
+    paint(tmp_path / "first", *words, "--content", photo, *options)
     line = manifest(tmp_path / "first")[3]
     program, name, *options = shlex.split(line["command"])
     assert (program, name) == ("dreamstyler", "sample")
@@ -96,7 +100,7 @@ def test_the_command_of_a_picture_repaints_it(words, nets, photo, tmp_path, monk
 def test_the_controlnet_in_a_models_folder_is_the_default(words, nets, photo, tiny_folder, tmp_path):
     model = shutil.copytree(tiny_folder, tmp_path / "model")
     shutil.copytree(nets, model / "controlnet")
-    words = [*words, "--content", photo, "--seeds", 0]
+    words = [*words, "--content", photo]
     default = paint(tmp_path / "default", *words, "--model", model)
     line = manifest(tmp_path / "default")[0]
     assert line["controlnets"] == ["edges"] and "--controlnets edges" in line["command"]

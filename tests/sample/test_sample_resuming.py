@@ -3,7 +3,6 @@
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -13,12 +12,13 @@ from cells import CELL, cells_of, plain_picture
 from compilations import compilations
 from PIL import Image
 from sample_tools import HOUSE, difference, eight, manifest
-from script_tools import ROOT, contents, refusal, run, start
+from script_tools import ROOT, collectives, contents, dumping, refusal, run, start
 
 from dreamstyler_jax.commands import cli, sample
 from dreamstyler_jax.commands.sample import paint_into
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.style import FILE_NAME, Style
 
 
@@ -86,30 +86,24 @@ def test_a_part_of_a_grid_is_painted_by_the_program_of_the_whole(words, styles, 
 
 
 def test_hosts_of_a_cluster_take_a_part_each(command, undisturbed, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launched = {  # the environment in which Open MPI starts processes
-        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
-        "OMPI_COMM_WORLD_SIZE": "2",
-        "JAX_COORDINATOR_PORT": str(port),
-    }
-    hosts = []
-    for rank in ("0", "1"):
-        cluster = {**launched, "OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": rank}
-        more = ["--seeds", "0:2", "--shard", "hosts", "--output", tmp_path]
-        hosts.append(start(sample, *command, *more, env=cluster))
-    for rank, host in enumerate(hosts):
-        assert f"Part {rank}/2 is painted" in host.communicate(timeout=300)[0]
+    """Each by its place in the job: it needs no other, which may be late or gone."""
+    for rank in ("1", "0"):
+        job = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": rank}
+        more = ["--seeds", "0:2", "--distributed", "--output", tmp_path]
+        host = start(sample, *command, *more, env=job)
+        output, errors = host.communicate(timeout=300)
+        assert f"Part {rank}/2 is painted" in output, errors
     parts = [manifest_of(tmp_path, "0-of-2"), manifest_of(tmp_path, "1-of-2")]
     assert [len(part) for part in parts] == [4, 4]
     assert {line["id"] for part in parts for line in part} <= {line["id"] for line in manifest(undisturbed)}
 
 
 def test_several_devices_share_each_batch(command, undisturbed, tmp_path):
-    process = start(sample, *command, "--seeds", "0:4", "--output", tmp_path, env={"JAX_NUM_CPU_DEVICES": "3"})
+    env = {"JAX_NUM_CPU_DEVICES": "3", **dumping(tmp_path / "programs", "sample_batch")}
+    process = start(sample, *command, "--seeds", "0:4", "--output", tmp_path, env=env)
     output, errors = process.communicate(timeout=300)
     assert "16 pictures in" in output, errors
+    assert collectives(tmp_path / "programs") == [[]], "a picture needs nothing of another device"
     for line in manifest(tmp_path):
         assert difference(*(Image.open(folder / line["file"]) for folder in (tmp_path, undisturbed))) <= 1
 
@@ -134,6 +128,15 @@ def test_a_changed_grid_is_refused_in_one_line_and_added_with_merge(copy, comman
     assert {name: data for name, data in contents(copy).items() if "grid_" in name} == {
         name: data for name, data in before.items() if "grid_" in name
     }
+
+
+def test_two_processes_do_not_paint_into_one_folder(copy, command):
+    """Each would put its own pictures into the manifest, and leave out some of the other's."""
+    before = contents(copy)
+    with only_process(copy), pytest.raises(UserError, match="another process is writing"):
+        run(sample, *command, "--seeds", "4:6", "--merge", "--output", copy)
+    after = contents(copy)
+    assert {name for name in before if before[name] != after[name]} == {"grid.yaml"}
 
 
 def test_added_pictures_keep_the_earlier_ones_on_the_page(words, styles, tmp_path, capsys):
@@ -272,9 +275,10 @@ def in_the_way_of(folder, lines) -> list:
 
 def test_a_grid_with_failures_is_finished_and_tries_them_again(undisturbed, command, tmp_path, capfd):
     expected = manifest(undisturbed)
-    obstacles = in_the_way_of(tmp_path, expected)
-    with pytest.raises(SystemExit) as end, restored_handler():
-        cli.run_and_exit(lambda: run(sample, *command, "--output", tmp_path))
+    obstacles, traces = in_the_way_of(tmp_path, expected), tmp_path.with_name(f"{tmp_path.name}-traces")
+    with pytest.raises(SystemExit) as end:
+        cli.run_and_exit(lambda: run(sample, *command, "--profile", traces, "--output", tmp_path))
+    assert len(list(traces.rglob("perfetto_trace.json.gz"))) == 1
     printed = capfd.readouterr()
     assert end.value.code == 2
     assert "24 pictures in" in printed.out
@@ -309,13 +313,3 @@ def test_a_shard_says_which_manifest_lists_its_failures(command, undisturbed, tm
     in_the_way_of(tmp_path, manifest(undisturbed))
     with pytest.raises(UserError, match=r"4 of 16 pictures failed, see .*manifest.0-of-2.jsonl"):
         run(sample, *command, "--shard", "0/2", "--output", tmp_path)
-
-
-class restored_handler:
-    """Restores the handler of SIGTERM."""
-
-    def __enter__(self):
-        self.before = signal.getsignal(signal.SIGTERM)
-
-    def __exit__(self, *_):
-        signal.signal(signal.SIGTERM, self.before)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dreamstyler_jax.stable_diffusion.loras.recipes import lora_labels
 
-_NOT_PARAMETERS = ("id", "file", "sha256", "error", "command", "learned_from")
+_NOT_PARAMETERS = ("id", "file", "sha256", "error", "command", "learned_from", "learned_from_hashes")
 _OUTERMOST_FIRST = ("content", "prompt", "style", "styles", "checkpoint", "loras", "seed")
 _MAX_EXACT = 2**53  # JavaScript rounds larger whole numbers
 

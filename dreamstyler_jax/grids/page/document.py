@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
+
+from PIL import Image
 
 from dreamstyler_jax.grids.page.axes import Axis, default_places, find_axes
 from dreamstyler_jax.grids.page.thumbnails import (
@@ -50,13 +51,14 @@ def write_page(
     lines: Iterable[Mapping[str, Any]],
     *,
     title: str,
-    style_pictures: Mapping[str, str | Path] = MappingProxyType({}),
+    style_pictures: Iterable[tuple[str, Image.Image]] = (),
 ) -> Path:
     """Writes the page of the pictures in a manifest, and the thumbnails that it shows.
 
     A line of the manifest is an object with ``id``, with ``file`` (relative to the folder) or, if the picture failed,
     ``error``, and with ``command``, which makes the picture again. All its other fields are parameters, except
-    ``sha256`` and ``learned_from``. A picture that is missing, damaged or outside of the folder is shown as failed.
+    ``sha256``, ``learned_from`` and ``learned_from_hashes``. A picture that is missing, damaged or outside of the
+    folder is shown as failed.
 
     Equal input gives equal bytes. Thumbnails that exist are not made again: their files are named after a digest of
     what they show.
@@ -65,8 +67,8 @@ def write_page(
         folder: the folder with the pictures; the page goes there as well.
         lines: the lines of the manifest, each id once.
         title: the page's heading.
-        style_pictures: the picture that each style was learned from, by the names in ``style`` and ``styles`` of the
-            lines, of any size. One that cannot be read is left out, with a warning.
+        style_pictures: each style, by its name in ``style`` and ``styles`` of the lines, with the picture that it was
+            learned from, in RGB and of any size.
 
     Returns:
         The path of the page.

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.files import inside, write_atomic
 
 ATLAS_FOLDER = "atlas"
 ATLAS_COLUMNS, ATLAS_ROWS = 16, 16
@@ -56,12 +56,12 @@ def examine(folder: Path, line: Mapping[str, Any]) -> Picture | str:
     file = line.get("file")
     if not isinstance(file, str) or not file:
         return "the manifest names no file"
-    name = os.path.normpath(file)
-    if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
+    path = inside(folder, file)
+    if path is None:
         return "the manifest names a file outside of its folder"
     try:
-        content = (folder / name).read_bytes()
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as image:
+        content = path.read_bytes()
+        with warnings.catch_warnings(), images.open_picture(io.BytesIO(content)) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             size = image.size
             image.verify()
@@ -71,8 +71,8 @@ def examine(folder: Path, line: Mapping[str, Any]) -> Picture | str:
         return "the picture's file cannot be read: it is not a picture"
     except Exception as error:  # a damaged file can make Pillow raise anything
         return f"the picture's file cannot be read: {error}"
-    url = "/".join(urllib.parse.quote(os.fsencode(part), safe="") for part in Path(name).parts)
-    return Picture(folder / name, url, size, hashlib.sha256(content).digest())
+    url = "/".join(urllib.parse.quote(os.fsencode(part), safe="") for part in path.relative_to(folder).parts)
+    return Picture(path, url, size, hashlib.sha256(content).digest())
 
 
 def thumbnail_box(pictures: Iterable[Picture | None]) -> tuple[int, int]:
@@ -122,23 +122,19 @@ def _paste(atlas: Image.Image, picture: Picture, place: tuple[int, int]) -> None
     atlas.paste(image.resize(picture.thumbnail_size, Image.Resampling.LANCZOS), place)
 
 
-def write_style_pictures(folder: Path, paths: Mapping[str, str | Path]) -> dict[str, dict[str, Any]]:
+def write_style_pictures(folder: Path, pictures: Iterable[tuple[str, Image.Image]]) -> dict[str, dict[str, Any]]:
     """Writes reduced copies of the pictures that the styles were learned from.
 
     Args:
         folder: the page's folder.
-        paths: the picture of each style. One that cannot be read is left out, with a warning.
+        pictures: the name of each style with its picture, in RGB.
 
     Returns:
         ``{"file": name within the folder, "size": (width, height)}`` by the style's name.
     """
     written = {}
-    for name, path in paths.items():
-        try:
-            image = images.load(path)
-        except UserError as error:
-            warnings.warn(f"the picture of the style {name} is left out: {error}", stacklevel=3)
-            continue
+    for name, picture in pictures:
+        image = picture.copy()
         image.thumbnail((STYLE_PICTURE_SIDE, STYLE_PICTURE_SIDE), Image.Resampling.LANCZOS)
         key = hashlib.sha256(repr((image.size, sorted(_JPEG.items()))).encode() + image.tobytes()).hexdigest()
         written[name] = {"file": _write_once(folder, key, lambda image=image: image), "size": image.size}
@@ -149,10 +145,18 @@ def _write_once(folder: Path, key: str, make: Callable[[], Image.Image]) -> str:
     """Writes a picture under a name made from its key, unless the file exists, and returns the name."""
     name = f"{ATLAS_FOLDER}/{key[:16]}.jpg"
     if not (folder / name).exists():
-        buffer = io.BytesIO()
-        make().save(buffer, "JPEG", **_JPEG)
-        write_atomic(folder / name, buffer.getvalue())
+        write_atomic(folder / name, _to_jpeg(make()))
     return name
+
+
+def _to_jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, "JPEG", **_JPEG)
+    except OSError:  # Pillow has room for a byte per pixel of an optimised file, which is too little for noise
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", **{**_JPEG, "optimize": False})
+    return buffer.getvalue()
 
 
 def remove_unused(folder: Path, used: Iterable[str]) -> None:

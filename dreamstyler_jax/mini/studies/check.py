@@ -15,9 +15,10 @@ from PIL import Image
 
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.guidance import cfg
+from dreamstyler_jax.mini import captioner
 from dreamstyler_jax.mini.judge import LoadedJudge, among_first
 from dreamstyler_jax.mini.studies.words import prompt_of
-from dreamstyler_jax.mini.world import captions, data, manners, scenes
+from dreamstyler_jax.mini.world import captions, data, manners
 from dreamstyler_jax.painting import Request, paint_requests
 from dreamstyler_jax.prompts import guidance_prompts
 from dreamstyler_jax.runtime import contact_sheets, images
@@ -33,10 +34,7 @@ BATCH_SIZE = 8
 SHEET_PICTURES = 8
 # What CLIP is asked about each attribute, in the order of the labels: one sentence per answer.
 QUESTIONS = {
-    "subject": [f"a painting of a {subject}" for subject in scenes.SUBJECTS],
-    "colour": [f"a painting of {captions.describe(0, colour, None, None)}" for colour in range(len(scenes.COLOURS))],
-    "place": [f"a painting of a house {place}" for place in scenes.PLACES],
-    "time": [f"a painting of a house {time}" for time in scenes.TIMES],
+    **captioner.QUESTIONS,
     "painter": [f"a painting in the style of {name}" for name in captions.PAINTER_NAMES[: captions.PAINTERS]],
     "technique": [f"a painting in the style of {words[0]}" for words in captions.TECHNIQUE_WORDS.values()],
     "palette": [f"a painting in {palette} colours" for palette in manners.PALETTES],
@@ -122,9 +120,7 @@ def through_autoencoder(model: StableDiffusion, pictures: np.ndarray) -> np.ndar
 
 def recognised_by_clip(clip: Clip, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """For each attribute the share of pictures [N, 128, 128, 3] in [-1, 1] that CLIP describes rightly."""
-    features = clip.picture_features(pictures)
-    similarities = {name: features @ clip.text_features(answers).T for name, answers in QUESTIONS.items()}
-    return _shares(similarities, labels)
+    return _shares(captioner.similarities(clip, pictures, QUESTIONS), labels)
 
 
 def recognised_by_judge(judge: LoadedJudge, pictures: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -17,13 +17,14 @@ from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg
 from dreamstyler_jax.mini.judge import LoadedJudge, Verdict, style_distance
 from dreamstyler_jax.mini.studies.requests import obeyed
+from dreamstyler_jax.mini.studies.training_captions import TRAINING_CAPTIONS
 from dreamstyler_jax.mini.world import captions, data, scenes
 from dreamstyler_jax.painting import Request, paint_requests
 from dreamstyler_jax.prompts import guidance_prompts
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.sampling import plan_steps
 from dreamstyler_jax.solvers import solver_table
-from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion, model_folder
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.train_settings import BARE_PROMPTS
 from dreamstyler_jax.transfer import ContentEncoder, Net, make_content
@@ -91,6 +92,7 @@ class Learning(NamedTuple):
         stages, vectors, batch_size, norm, prior, average, framing, timesteps, layers: as in `TrainSettings`.
         steps, learning_rate: likewise; None for those that all methods share.
         context: whether the training prompt describes the picture.
+        caption: how it does, one of `TRAINING_CAPTIONS`.
         corner: what becomes of the picture's lower right quarter: "own" leaves it, "covered" paints it over with a
             colour of no painter, "masked" also masks it.
     """
@@ -98,6 +100,7 @@ class Learning(NamedTuple):
     stages: int = 6
     vectors: int = 1
     context: bool = True
+    caption: str = "true"
     steps: int | None = None
     batch_size: int = 8
     learning_rate: float | None = None
@@ -113,9 +116,10 @@ class Learning(NamedTuple):
 def learn(model: StableDiffusion, exam: Exam, learning: Learning) -> Style:
     """Learns the style of the exam's picture; it is called ``style``. The same programs serve all painters."""
     settings = {name: value for name, value in learning._asdict().items() if value is not None}
-    described = settings.pop("context")
-    prompt = captions.full_prompt(*map(int, exam.label)) if described else BARE_PROMPTS["style"]
-    picture = with_corner(images.to_image(exam.picture), settings.pop("corner"))
+    described, caption = settings.pop("context"), TRAINING_CAPTIONS[settings.pop("caption")]
+    picture = images.to_image(exam.picture)
+    prompt = caption(exam.label, picture, model_folder(model.name)) if described else BARE_PROMPTS["style"]
+    picture = with_corner(picture, settings.pop("corner"))
     return api.train_style(model, picture, prompt=prompt, name="style", progress=False, **settings)
 
 

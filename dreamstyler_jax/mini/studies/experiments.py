@@ -28,6 +28,7 @@ from dreamstyler_jax.mini.studies.exam import (
     repaint_photos,
 )
 from dreamstyler_jax.mini.studies.methods import EXPERIMENTS, NO_INVERSION, PAINTERS_OWN, Experiment, Method
+from dreamstyler_jax.mini.studies.mixes import answered_by, mixed, scores_of_both
 from dreamstyler_jax.mini.studies.requests import in_words, requests
 from dreamstyler_jax.mini.studies.results import Results, Scores, differences, draw_chart, table
 from dreamstyler_jax.mini.world import captions
@@ -156,7 +157,7 @@ class Runner:
     def _scores(self, methods: Sequence[Method], painter: int) -> list[Scores]:
         """The mean scores of each method for one painter."""
         exam, method = self._exam(painter), methods[0]
-        styles = {"style": self._style(exam, method.learning)} if method.learning else {}
+        styles = {"style": self._style_of(exam, method.learning, method.mix)} if method.learning else {}
         style = captions.PAINTER_NAMES[painter] if method.trained else "{}"
         texts = [method.prompt.format(context=describe(label), style=style) for label in exam.questions]
         asked = requests(exam.questions, method.asked) if method.asked else None
@@ -182,7 +183,21 @@ class Runner:
         )
         if method.names_nothing:
             return [mean_scores(self._evaluator.recognised(exam, of_method[0])) for of_method in pictures]
+        if method.mix:
+            return [self._scores_of_both(exam, of_method) for of_method in pictures]
         return [mean_scores(self._evaluator.scores(exam, of_method, asked)) for of_method in pictures]
+
+    def _style_of(self, exam: Exam, learning: Learning, mix: str) -> Style:
+        style = self._style(exam, learning)
+        return mixed(style, self._style(self._exam(self._second(exam.painter)), learning), mix) if mix else style
+
+    def _second(self, painter: int) -> int:
+        """Whom a painter is mixed with: the next one, after the last the first."""
+        return captions.PAINTERS + (painter + 1 - captions.PAINTERS) % self.config.painters
+
+    def _scores_of_both(self, exam: Exam, pictures: np.ndarray) -> Scores:
+        both = exam, answered_by(exam, self._second(exam.painter))
+        return mean_scores(scores_of_both(*(self._evaluator.scores(one, pictures) for one in both)))
 
     def _transfer_scores(self, exam: Exam, pictures: np.ndarray) -> Scores:
         """Mean scores of repainted photos [Q, 1, 128, 128, 3], with how much of the structure they keep."""
@@ -211,7 +226,7 @@ def measure(runner: Runner, experiments: Mapping[str, Experiment]) -> None:
         results[name] = found
         print(f"\n{name}\n\n{table(found)}\n\n{table(differences(found, experiment.pairs))}\n", flush=True)
         write_atomic(output / "results.json", json.dumps(results, indent=1).encode())
-        if name != "leakage":
+        if not any(method.names_nothing for method in experiment.methods):
             across = "structure" if name == "transfer" else "text"
             chart = draw_chart(name, found, across, grouped=name in ("guidance", "transfer"))
             images.save_png(output / f"{name}.png", chart)
@@ -222,7 +237,7 @@ def by_program(methods: Sequence[Method]) -> Iterator[list[Method]]:
     groups: dict[tuple[Any, ...], list[Method]] = {}
     for method in methods:
         rows = tuple(np.flatnonzero(method.guidance.weights))
-        shared = method.learning, method.prompt, method.asked, method.trained
+        shared = method.learning, method.prompt, method.asked, method.trained, method.mix
         sampling = method.guidance_span, method.guidance_schedule, method.steps, method.cache_interval
         groups.setdefault((*shared, *sampling, rows), []).append(method)
     return iter(groups.values())

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg_guidance, paper_guidance
 from dreamstyler_jax.mini.studies.exam import SCALE, Learning
+from dreamstyler_jax.mini.studies.mixes import MIXES
+from dreamstyler_jax.mini.studies.training_captions import TRAINING_CAPTIONS
 from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
 from dreamstyler_jax.train_settings import AUTO_STEPS, LEARNING_RATES
 
@@ -31,6 +33,7 @@ class Method(NamedTuple):
         steps: solver steps; 0 for as many as configured.
         cache_interval: steps that share deep features.
         asked: how many things prompts ask for, see `requests`; 0 for the scenes of the questions.
+        mix: with the style of a second painter, see `mixes`; empty for none.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Method(NamedTuple):
     steps: int = 0
     cache_interval: int = 1
     asked: int = 0
+    mix: str = ""
 
     @property
     def names_nothing(self) -> bool:
@@ -194,6 +198,14 @@ def _leakage() -> Experiment:
     return Experiment(methods, [(methods[2].name, methods[1].name)])
 
 
+def _captions(prompt: str, suffix: str) -> Experiment:
+    """What a true caption of the training picture is worth, and what a poor one costs."""
+    methods = [Method(f"{name} caption{suffix}", Learning(caption=name), prompt=prompt) for name in TRAINING_CAPTIONS]
+    methods.append(Method(f"no caption{suffix}", Learning(context=False), prompt=prompt))
+    true, *others = (method.name for method in methods)
+    return Experiment(methods, [(name, true) for name in others])
+
+
 def _transfer() -> Experiment:
     methods = [
         Method(f"control {scale}, strength {strength}", Learning(), strength=strength, control_scale=scale)
@@ -228,6 +240,18 @@ def _timesteps() -> Experiment:
     return Experiment(methods, [(method.name, methods[0].name) for method in methods[1:]])
 
 
+def _mixes() -> Experiment:
+    """Half-way between two painters, along a line or a great circle."""
+    learning = {norm: Learning(norm=norm) for norm in LEARNING_RATES}
+    methods = [
+        Method(f"{norm} norms, {way}", learning[norm], mix=way)
+        for norm, ways in (("free", ("first", "linear")), ("fixed", MIXES))
+        for way in ways
+    ]
+    _, free_line, fixed_one, fixed_line, sphere = (method.name for method in methods)
+    return Experiment(methods, [(sphere, fixed_line), (sphere, free_line), (sphere, fixed_one)])
+
+
 NO_INVERSION = Method("no inversion", None, prompt="A painting of {context}")
 EXPERIMENTS = {
     "bounds": _bounds(),
@@ -242,8 +266,11 @@ EXPERIMENTS = {
     "variants": _variants(),
     "caching": _caching(),
     "leakage": _leakage(),
+    "captions": _captions(BARE_PROMPT, ", nothing named"),
+    "captions_named": _captions(NO_INVERSION.prompt + " in the style of {style}", ""),
     "transfer": _transfer(),
     "masks": _masks(),
     "crops": _crops(),
     "timesteps": _timesteps(),
+    "mixes": _mixes(),
 }

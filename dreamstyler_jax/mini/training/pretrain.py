@@ -30,6 +30,7 @@ from dreamstyler_jax.mini.training.trainer import Part, Plan
 from dreamstyler_jax.mini.training.unet import NOISE_SCHEDULE, latent_pictures, train_unet
 from dreamstyler_jax.mini.world import data
 from dreamstyler_jax.runtime.buckets import in_bucket
+from dreamstyler_jax.runtime.checkpoints import check_path
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import check_output, write_atomic
@@ -114,6 +115,7 @@ def run(config: PretrainConfig) -> None:
     if in_bucket(config.output):
         raise UserError("output: pretrain works in a folder of this machine; copy the finished model into the bucket")
     check_output(Path(config.output))
+    check_path(Path(config.output))
     if config.dtype == "bfloat16" and jax.default_backend() == "cpu":
         raise UserError("dtype: XLA cannot train in bfloat16 on a CPU; give --dtype float32, or use a GPU or TPU")
     pretrain(config)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.devices import replicate
+from dreamstyler_jax.runtime.interruption import patiently, told_to_stop
 from dreamstyler_jax.stable_diffusion.layers import ModelConfig
 from dreamstyler_jax.stable_diffusion.weights import ModelClass, Params, init_model, load_model, save_model
 
@@ -105,6 +106,9 @@ def fit(
         params: the weights to start from.
         data: a pytree of arrays, passed on to ``loss``.
         after_save: called with the step of each checkpoint, once it is on disk.
+
+    Raises:
+        KeyboardInterrupt: the process was told to stop; what was learned is in a checkpoint.
     """
     optimizer = _optimizer()
     start, average = (jax.tree.map(jnp.copy, params) for _ in range(2))  # the compiled call reuses their memory
@@ -112,7 +116,7 @@ def fit(
     data = replicate(data)
     advance = _compiled(plan, loss, optimizer)
     pace = _Pace(plan)
-    with open_checkpoints(plan.folder / "checkpoints") as checkpoints:
+    with open_checkpoints(plan.folder / "checkpoints") as checkpoints, patiently("stopping after a checkpoint"):
         state = replicate(checkpoints.restore(state) or state)
         done = int(state.step)
         with tqdm(total=plan.steps, initial=done, desc=plan.folder.name, unit="step", mininterval=10) as bar:
@@ -123,9 +127,11 @@ def fit(
                 bar.total = max(pace.reconsider(done), done)
                 bar.set_postfix(loss=f"{losses.mean():.4f}", refresh=False)
                 bar.update(done - before)
-                if done // plan.save_every > before // plan.save_every or done >= pace.steps:
+                if told_to_stop() or done // plan.save_every > before // plan.save_every or done >= pace.steps:
                     checkpoints.save(done, state)
                     after_save(done)
+                if told_to_stop():
+                    raise KeyboardInterrupt
     return state.average
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import numpy as np
 import safetensors
 
 from dreamstyler_jax.runtime.buckets import path_of
+from dreamstyler_jax.runtime.documents import parse_json
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 from dreamstyler_jax.runtime.local_copies import local_copy
 from dreamstyler_jax.stable_diffusion.checkpoint_files import SafetensorsSource
@@ -94,13 +94,7 @@ def _settings(path: str, file: Path) -> dict[str, Any]:
         types = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (it is not a dict)
     if unknown := sorted(types - DTYPES):
         raise UserError(f"loras: {path} holds numbers of the type {listing(unknown)}; convert it to float16 or float32")
-    try:
-        settings = json.loads(text)
-        if not isinstance(settings, dict):
-            raise ValueError("not an object")
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"loras: the metadata {SETTINGS_KEY} in {path} are damaged ({error})") from error
-    return settings
+    return parse_json(text, dict[str, Any], f"loras: the metadata {SETTINGS_KEY} in {path}")
 
 
 def _by_layer(path: str, source: SafetensorsSource) -> dict[str, _Roles]:

@@ -1,9 +1,13 @@
 """Normalisation in float32 and two passes; its gradient keeps only the input and the statistics."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+
+from dreamstyler_jax.runtime.devices import device as target_device
 
 Residuals = tuple[Array, Array, Array]
 
@@ -36,6 +40,13 @@ class GroupNorm(nnx.GroupNorm):
         """Normalises each group of channels of each image over all positions."""
         h = standardize(x.reshape(x.shape[0], -1, x.shape[-1]), self.num_groups, self.epsilon)
         return (h * self.scale[...] + self.bias[...]).astype(x.dtype).reshape(x.shape)
+
+    def silu(self, x: Array) -> Array:
+        """``jax.nn.silu`` of the normalised ``[B, ..., C]``; on a TPU with the gradient of :func:`silu_of_norm`."""
+        if target_device().platform != "tpu":
+            return jax.nn.silu(self(x))
+        h = x.reshape(x.shape[0], -1, x.shape[-1])
+        return silu_of_norm(h, self.scale[...], self.bias[...], self.num_groups, self.epsilon).reshape(x.shape)
 
 
 def _standardize(x: Array, groups: int, epsilon: float) -> Array:
@@ -73,6 +84,46 @@ def _backward(groups: int, epsilon: float, residuals: Residuals, dy: Array) -> t
 
 
 standardize.defvjp(_forward, _backward)
+
+
+def _silu_of_norm(x: Array, scale: Array, bias: Array, groups: int, epsilon: float) -> Array:
+    """The SiLU of group normalisation, whose gradient keeps no more than that of the normalisation.
+
+    JAX's gradient would keep the normalised array and its sigmoid as well.
+
+    Args:
+        x: ``[B, N, C]``.
+        scale: ``[C]``.
+        bias: ``[C]``.
+        groups: number of groups, divides C.
+        epsilon: added to the variance.
+
+    Returns:
+        ``[B, N, C]`` in the dtype of ``x``.
+    """
+    return _silu_forward(x, scale, bias, groups, epsilon)[0]
+
+
+silu_of_norm = jax.custom_vjp(_silu_of_norm, nondiff_argnums=(3, 4))
+
+
+def _silu_forward(x: Array, scale: Array, bias: Array, groups: int, epsilon: float) -> tuple[Array, Any]:
+    h, residuals = _forward(x, groups, epsilon)
+    return jax.nn.silu((h * scale + bias).astype(x.dtype)), (residuals, scale, bias)
+
+
+def _silu_backward(groups: int, epsilon: float, kept: Any, dz: Array) -> tuple[Array, Array, Array]:
+    residuals, scale, bias = kept
+    x, mean, inverse = residuals
+    h = (x.astype(jnp.float32) - mean) * inverse
+    y = (h * scale + bias).astype(x.dtype).astype(jnp.float32)
+    sigmoid = jax.nn.sigmoid(y)
+    dy = dz.astype(jnp.float32) * sigmoid * (1 + y * (1 - sigmoid))
+    (dx,) = _backward(groups, epsilon, residuals, dy * scale)
+    return dx, (dy * h).sum((0, 1)).astype(scale.dtype), dy.sum((0, 1)).astype(bias.dtype)
+
+
+silu_of_norm.defvjp(_silu_forward, _silu_backward)
 
 
 def _group_mean(x: Array, groups: int) -> Array:

@@ -1,5 +1,6 @@
 """The settings of networks that the names and shapes of their tensors tell, as ``config.json`` has them."""
 
+import re
 from typing import Any
 
 from dreamstyler_jax.runtime.errors import UserError
@@ -31,10 +32,10 @@ class Sizes:
         return len(self._shape(name))
 
     def count(self, stem: str) -> int:
-        """How many numbered members the list ``stem`` has: one more than its largest number."""
+        """How many numbered members the list ``stem`` has: one more than its largest number, of at most two digits."""
         start = f"{self._prefix}{stem}."
         numbers = (name[len(start) :].partition(".")[0] for name in self._names if name.startswith(start))
-        return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+        return 1 + max((int(number) for number in numbers if re.fullmatch("[0-9]{1,2}", number)), default=-1)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         if self._prefix + name not in self._names:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.stable_diffusion.checkpoint_files import refuse_pointer
+from dreamstyler_jax.stable_diffusion.checkpoint_files import check_names, refuse_pointer
 
 _STARTS = (b"PK\x03\x04", b"\x80")  # of a zip archive, in which newer pickles are, and of an older pickle
 _ADVICE = "convert it to safetensors with a tool that you trust"
@@ -23,6 +23,21 @@ def is_pickle(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(9)
     return start.startswith(_STARTS) and start[8:] != b"{"
+
+
+def as_array(tensor: Any, name: str) -> np.ndarray:
+    """A tensor of PyTorch in float32.
+
+    Raises:
+        UserError: it is sparse, quantized or without numbers, or has more of them than are stored: a small file
+            could fill the memory.
+    """
+    try:
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{name} is a tensor with more numbers than are stored: {_ADVICE}")
+        return tensor.detach().float().numpy()
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{name} is no plain tensor of numbers: {_ADVICE}") from error
 
 
 class PickledSource:
@@ -49,6 +64,7 @@ class PickledSource:
         if not isinstance(content, Mapping):
             raise UserError(f"{path} holds no named tensors: give a checkpoint of Stable Diffusion")
         self._tensors: dict[str, Any] = {name: value for name, value in content.items() if hasattr(value, "detach")}
+        check_names(path, self._tensors)
 
     def names(self) -> Iterable[str]:
         """The names of all tensors."""
@@ -60,4 +76,4 @@ class PickledSource:
 
     def tensor(self, name: str) -> np.ndarray:
         """Reads a tensor, in float32."""
-        return self._tensors[name].detach().float().numpy()
+        return as_array(self._tensors[name], name)

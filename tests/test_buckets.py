@@ -15,10 +15,12 @@ from PIL import Image
 from sample_tools import random_style
 from script_tools import contents, refusal, run, write_picture
 
+from dreamstyler_jax.captioning.sidecars import edit, find_pictures, write_caption
 from dreamstyler_jax.commands import convert, train
 from dreamstyler_jax.commands.cli import run_and_exit
 from dreamstyler_jax.commands.sample import paint_into
 from dreamstyler_jax.commands.sample_inputs import read_prompts
+from dreamstyler_jax.depth import depth_model_hash
 from dreamstyler_jax.grids.cells import definition
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.prompts import sidecar_prompt
@@ -28,6 +30,7 @@ from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.growing_files import growing_file
 from dreamstyler_jax.runtime.local_copies import BucketFolder, local_copy
+from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.runtime.masks import as_masked_picture
 from dreamstyler_jax.runtime.mirrors import Mirror
 from dreamstyler_jax.style import Style
@@ -269,6 +272,44 @@ def test_an_output_that_cannot_be_written_is_refused(folder, reason, store):
     with pytest.raises(UserError, match=reason):
         files.check_output(path_of(folder))
     assert not store.objects
+
+
+def test_a_folder_of_somebody_elses_is_refused_and_one_of_ours_is_not(store):
+    store.objects["styles/run/scores.jsonl"] = b""
+    with pytest.raises(UserError, match=r"output: gs://styles/run holds scores\.jsonl, which this program has not"):
+        files.check_own(path_of(f"{NAME}/run"), ["scores.*"], ["manifest.jsonl", "checkpoints"])
+    store.objects["styles/run/checkpoints/2/state"] = b""
+    files.check_own(path_of(f"{NAME}/run"), ["scores.*"], ["manifest.jsonl", "checkpoints"])
+
+
+def test_a_file_that_is_too_large_is_refused(store, monkeypatch):
+    monkeypatch.setattr(files, "_MAX_BYTES", 8)
+    store.objects |= {"styles/small": b"12345678", "styles/large": b"123456789"}
+    assert files.read_file(f"{NAME}/small") == b"12345678"
+    with pytest.raises(UserError, match=f"{NAME}/large is larger than"):
+        files.read_file(f"{NAME}/large")
+
+
+def test_a_folder_in_a_bucket_is_not_locked(store):
+    with only_process(path_of(f"{NAME}/run")), only_process(path_of(f"{NAME}/run")):
+        assert not store.objects
+
+
+def test_captions_are_written_beside_their_pictures(store):
+    store.objects |= {f"styles/photos/{name}": b"" for name in ("a.png", "a.mask.png", "b.jpg", "c.json")}
+    pictures = find_pictures([f"{NAME}/photos", f"{NAME}/photos/b.jpg"])
+    assert list(map(str, pictures)) == [f"{NAME}/photos/a.png", f"{NAME}/photos/b.jpg"]
+    write_caption(pictures[0], "a boat in the style of {}")
+    assert sidecar_prompt(f"{NAME}/photos/a.png") == "a boat in the style of {}"
+    with pytest.raises(UserError, match=f"edit: no editor reaches the caption of {NAME}/photos/a.png"):
+        edit(["nano"], pictures)
+
+
+def test_a_depth_model_is_known_by_its_files(store, tmp_path):
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (tmp_path / name).write_bytes(name.encode())
+    store.add_folder(f"{NAME}/dpt", tmp_path)
+    assert depth_model_hash(f"{NAME}/dpt") == depth_model_hash(str(tmp_path))
 
 
 def test_missing_access_is_explained_in_one_line(store, capfd):

@@ -247,13 +247,6 @@ def note_of(config: SampleConfig, styles: Mapping[str, Style], cell: Cell) -> di
     return {"command": command_of(config, cell), **learned_from(cell, styles)}
 
 
-def _is_there(picture: str) -> bool:
-    try:
-        return path_of(picture).is_file()
-    except UserError:  # it is in a bucket that this machine cannot read
-        return False
-
-
 def command_of(config: SampleConfig, cell: Cell) -> str:
     """The command that paints one picture of the grid again, into a folder of its own."""
     single = dataclasses.replace(

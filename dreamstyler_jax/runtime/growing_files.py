@@ -68,7 +68,7 @@ class _InBucket:
     """
 
     def __init__(self, path: Path):
-        self._path, self._added = path, b""
+        self._path, self._added = path, bytearray()
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._grown, self._closing = threading.Event(), threading.Event()
@@ -89,7 +89,7 @@ class _InBucket:
             self._closing.set()
             self._grown.set()
             self._thread.join()
-            self._thread, self._added = None, b""
+            self._thread, self._added = None, bytearray()
             self._closing.clear()
         try:
             self._check()

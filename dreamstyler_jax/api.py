@@ -11,8 +11,9 @@ Pictures may be paths, PIL images or arrays; errors that the user can fix are `U
 """
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from PIL import Image
@@ -41,7 +42,7 @@ from dreamstyler_jax.style import Style, StyleRef, load_styles
 from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, TrainSettings, most_steps
 from dreamstyler_jax.training import begin, prepare, style_in, train
 
-StyleLike = Style | str | Path
+StyleLike = Style | str | os.PathLike
 _STEPS_PER_UPDATE = 10  # of the progress bar
 _MAX_SHEET_SIDE = 1 << 15
 
@@ -72,11 +73,11 @@ def train_style(
     """
     train_settings = _settings(settings)
     given = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-    names = [str(item) if isinstance(item, str | Path) else f"picture {i + 1}" for i, item in enumerate(given)]
+    names = [str(item) if isinstance(item, str | os.PathLike) else f"picture {i + 1}" for i, item in enumerate(given)]
     if not names or len(set(names)) < len(names):
         raise UserError("images: give at least one picture, and none of them twice")
     pictures = dict(zip(names, map(as_masked_picture, given), strict=True))
-    stem = Path(names[0]).stem if isinstance(given[0], str | Path) else "style"
+    stem = PurePath(names[0]).stem if isinstance(given[0], str | os.PathLike) else "style"
     texts = _training_prompts([prompt] if isinstance(prompt, str) else list(prompt), given, train_settings)
     lesson = prepare(model, name or stem, pictures, texts, train_settings)
     states = [begin(lesson, train_settings)]
@@ -101,7 +102,7 @@ def _training_prompts(texts: list[str], pictures: Sequence[PictureLike], setting
     if len(texts) == 1:
         return texts * len(pictures)
     if not texts:
-        sidecars = [prompts.sidecar_prompt(item) if isinstance(item, str | Path) else None for item in pictures]
+        sidecars = [prompts.sidecar_prompt(item) if isinstance(item, str | os.PathLike) else None for item in pictures]
         return [text or BARE_PROMPTS[settings.property] for text in sidecars]
     if len(texts) != len(pictures):
         raise UserError(f"prompt: {len(texts)} given for {len(pictures)} pictures; give one for each, or one for all")
@@ -120,7 +121,7 @@ def paint(
     prompt_weights: bool = True,
     long_prompts: bool = False,
     choices: str = ALL,
-    wildcards: str | Path = "",
+    wildcards: str | os.PathLike = "",
     solver: str = "dpmpp_2m",
     steps: int = 25,
     height: int | None = None,
@@ -252,7 +253,7 @@ def _named_styles(
 ) -> dict[str, Style]:
     if isinstance(styles, Mapping):
         return {name: dataclasses.replace(_load(style)[0], name=name) for name, style in styles.items()}
-    given = [styles] if isinstance(styles, Style | str | Path) else styles
+    given = [styles] if isinstance(styles, Style | str | os.PathLike) else styles
     loaded = [style for item in given for style in _load(item, weak_checkpoint)]
     named = {style.name: style for style in loaded}
     if len(named) < len(loaded):
@@ -266,7 +267,7 @@ def _load(style: StyleLike, weak_checkpoint: int = 0) -> list[Style]:
 
 
 def _content(model: StableDiffusion, picture: PictureLike, size: tuple[int | None, int | None]) -> transfer.Content:
-    name = str(picture) if isinstance(picture, str | Path) else "picture"
+    name = str(picture) if isinstance(picture, str | os.PathLike) else "picture"
     asked = model.size(*size) if any(size) else None
     return transfer.make_content(as_picture(picture), name, model.resolution, model.multiple, asked)
 

@@ -6,12 +6,14 @@ either painted in all of its versions, or in one that a seed draws.
 
 import dataclasses
 import itertools
+import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.settings import hint, one_of
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
@@ -34,7 +36,7 @@ class Template:
     parts: tuple["str | Choice", ...]
 
     @classmethod
-    def read(cls, prompt: str, wildcards: str | Path = "") -> Self:
+    def read(cls, prompt: str, wildcards: str | os.PathLike = "") -> Self:
         """Reads a prompt.
 
         Args:
@@ -45,7 +47,7 @@ class Template:
             UserError: a lone brace, a number of choices that is not there, or a file that is missing, empty, unreadable
                 or that names itself.
         """
-        return cls(tuple(_parts(prompt, Wildcards(Path(wildcards)) if wildcards else None)))
+        return cls(tuple(_parts(prompt, Wildcards(path_of(wildcards)) if wildcards else None)))
 
     @property
     def has_choices(self) -> bool:
@@ -200,7 +202,7 @@ class Wildcards:
     def _read(self, name: str) -> list[str]:
         file = self._folder / f"{name}.txt"
         try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
+            lines = [line.strip() for line in re.split(r"\r\n?|\n", file.read_bytes().decode("utf-8-sig"))]
         except FileNotFoundError:
             paths = sorted(self._folder.rglob("*.txt"))
             known = [path.relative_to(self._folder).with_suffix("").as_posix() for path in paths]
@@ -215,7 +217,7 @@ class Wildcards:
 
 
 def resolve(
-    prompts: Mapping[str, Sequence[str]], seeds: Sequence[int], mode: str = ALL, wildcards: str | Path = ""
+    prompts: Mapping[str, Sequence[str]], seeds: Sequence[int], mode: str = ALL, wildcards: str | os.PathLike = ""
 ) -> list[tuple[dict[str, list[str]], list[int]]]:
     """Prompts without choices, with the seeds that they are for.
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import cache_folder, write_atomic
+from dreamstyler_jax.runtime.local_copies import BucketFolder
 from dreamstyler_jax.stable_diffusion.checkpoint_files import hash_files
 
 DepthEstimator = Callable[[Image.Image], np.ndarray]  # from a picture to float32[h, w], larger is nearer
@@ -22,7 +24,7 @@ def load_depth_model(model: str) -> DepthEstimator:
     """Loads a depth model of transformers, such as a DPT or Depth Anything, once per process.
 
     Args:
-        model: its folder or hub id.
+        model: its folder, here or in a bucket, or its hub id.
 
     Raises:
         UserError: PyTorch and transformers are not installed, or the model cannot be loaded.
@@ -32,7 +34,7 @@ def load_depth_model(model: str) -> DepthEstimator:
     except ImportError as error:
         raise UserError("depth maps need PyTorch and transformers: pip install torch transformers") from error
     try:
-        estimator = pipeline("depth-estimation", model=model)
+        estimator = pipeline("depth-estimation", model=str(_folder_of(model)) if in_bucket(model) else model)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -71,7 +73,7 @@ def depth_model_hash(model: str, load: Callable[[str], DepthEstimator] = load_de
     """Twelve hexadecimal digits of a depth model's files; its name where it has none on this machine.
 
     Args:
-        model: its folder or hub id.
+        model: its folder, here or in a bucket, or its hub id.
         load: loads, and so downloads, a model of the hub that is not here yet.
 
     Raises:
@@ -88,7 +90,10 @@ def depth_model_hash(model: str, load: Callable[[str], DepthEstimator] = load_de
 
 
 def _folder_of(model: str) -> Path | None:
-    """The folder of a model, which for one on the hub is in the hub's cache."""
+    """The folder of a model, which for one on the hub is in the hub's cache; from a bucket it is copied."""
+    if in_bucket(model):
+        folder = BucketFolder.look_up(path_of(model))
+        return folder.fetch(list(folder.files))
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import errors, try_to_load_from_cache

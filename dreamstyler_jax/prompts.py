@@ -1,9 +1,11 @@
 """What prompts say: placeholders, and their parts C_o, C_c and S* (Ahn et al. 2024, section 3.2)."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.emphasis import WeightedText, parse_weights
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
@@ -185,7 +187,7 @@ def _context(text: WeightedText) -> WeightedText | None:
     return text.sub(clause, "").sub(r"\s+", " ").sub(LEFTOVERS, "").strip(" ,;:")
 
 
-def sidecar_prompt(picture: str | Path) -> str | None:
+def sidecar_prompt(picture: str | os.PathLike) -> str | None:
     """The prompt in the text file with a picture's name (``boat.txt`` for ``boat.png``), as one line, or None.
 
     Raises:
@@ -193,13 +195,13 @@ def sidecar_prompt(picture: str | Path) -> str | None:
     """
     if not Path(picture).name or "\0" in str(picture):
         raise UserError(f"there is no picture {str(picture)!r}")
-    file = Path(picture).with_suffix(".txt")
+    file = path_of(picture).with_suffix(".txt")
     try:
-        text = " ".join(file.read_text(encoding="utf-8-sig").split())
+        text = " ".join(file.read_bytes().decode("utf-8-sig").split())
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or error
         raise UserError(f"cannot read {file}, the prompt of {Path(picture).name}: {reason}") from error
     if not text:
         raise UserError(f"{file} is empty: write into it what {Path(picture).name} shows, or remove it")

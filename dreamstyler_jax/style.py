@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.style_files import SUFFIXES, StyleContent, export_style, is_second_file, read_style, write_style
 
@@ -132,12 +134,12 @@ class Style:
         layers = f" x {self.layers} layers" if self.layers > 1 else ""
         return f"Style({shortened(self.name)!r}, {self.stages} stages{layers} x {self.vectors} vectors{steps})"
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike) -> None:
         """Writes the style with all its metadata as one ``.safetensors`` file, which appears whole or not at all."""
-        write_style(Path(path), StyleContent(self.name, dict(self.tables), self.metadata, self.hash))
+        write_style(path_of(path), StyleContent(self.name, dict(self.tables), self.metadata, self.hash))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | os.PathLike) -> Self:
         """Reads a style, this project's or another tool's.
 
         * a file of :meth:`save`; tables that are not those saved are refused;
@@ -154,7 +156,7 @@ class Style:
         Raises:
             UserError: no such file, a damaged one, one of another kind, NaN or Inf in it, torch needed and missing.
         """
-        content = read_style(Path(path))
+        content = read_style(path_of(path))
         try:
             style = cls(content.name, content.tables, content.metadata)
         except UserError as error:
@@ -165,7 +167,7 @@ class Style:
             raise UserError(f"{path}: the file is damaged: its vectors are not the ones that were saved")
         return style
 
-    def export(self, path: str | Path, format: str = "dreamstyler") -> list[Path]:
+    def export(self, path: str | os.PathLike, format: str = "dreamstyler") -> list[Path]:
         """Writes the style for another tool; a ``.bin`` or ``.pt`` path is written with torch, which must be installed.
 
         Args:
@@ -185,11 +187,11 @@ class Style:
             UserError: an unknown format or suffix, one that has no room for two text encoders, or torch is needed and
                 missing.
         """
-        return export_style(Path(path), self.name, self.tables, format)
+        return export_style(path_of(path), self.name, self.tables, format)
 
 
 def load_styles(
-    paths: Iterable[str | Path], steps: Sequence[int] = (), refs: Collection[StyleRef] = ()
+    paths: Iterable[str | os.PathLike], steps: Sequence[int] = (), refs: Collection[StyleRef] = ()
 ) -> dict[str, Style]:
     """Loads styles, in the order given.
 
@@ -275,7 +277,7 @@ def _widths(widths: Mapping[str, int]) -> str:
     return " and ".join(map(str, widths.values()))
 
 
-def _style_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str]]:
+def _style_files(paths: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, str]]:
     """The files of final styles, each with the name that ``name=path`` gives it, or ""."""
     for item in paths:
         alias, path = _split_alias(item)
@@ -296,12 +298,12 @@ def _without_step(style: Style) -> str:
     return f"{name}-{step}"
 
 
-def _split_alias(item: str | Path) -> tuple[str, Path]:
+def _split_alias(item: str | os.PathLike) -> tuple[str, Path]:
     """Splits ``name=path``; a path that exists is never split."""
     name, equals, path = str(item).partition("=")
-    if equals and name.strip() and not Path(item).exists():
-        return name.strip(), Path(path)
-    return "", Path(item)
+    if equals and name.strip() and not path_of(item).exists():
+        return name.strip(), path_of(path)
+    return "", path_of(item)
 
 
 def _files_in(path: Path) -> list[Path]:
@@ -332,6 +334,6 @@ def _to_json(value: Any) -> Any:
     """What JSON makes of NumPy's numbers and of paths."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     raise TypeError(f"metadata cannot hold a {type(value).__name__}")

@@ -20,6 +20,7 @@ import safetensors.numpy
 from dreamstyler_jax.runtime.documents import FileText, check, parse_json
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.local_copies import local_copy
 from dreamstyler_jax.stable_diffusion.single_files.pickles import as_array
 
 SUFFIXES = (".safetensors", ".bin", ".pt")
@@ -77,11 +78,12 @@ def read_style(path: Path) -> StyleContent:
         UserError: no such file, a damaged one, or one of another kind.
     """
     try:
-        with path.open("rb") as file:
+        local = local_copy(path)
+        with local.open("rb") as file:
             start = file.read(9)
         if start[8:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
-            return _foreign(path, *_read_torch(path))
-        with safetensors.safe_open(path, "numpy") as file:
+            return _foreign(path, *_read_torch(local))
+        with safetensors.safe_open(local, "numpy") as file:
             _refuse_small_numbers(file)
             header = file.metadata() or {}
             kind, keys = header.get("kind"), list(file.keys())

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dreamstyler_jax.prompts import names_in, sidecar_prompt
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.masks import SUFFIX as MASK_SUFFIX
@@ -22,7 +23,7 @@ def find_pictures(paths: Iterable[str]) -> list[Path]:
         UserError: there is no such file, a folder has no pictures, or two pictures would have the same sidecar.
     """
     found: dict[Path, Path] = {}
-    for path in map(Path, paths):
+    for path in map(path_of, paths):
         if not path.exists():
             raise UserError(f"images: there is no picture {path}")
         inside = [path]
@@ -59,8 +60,8 @@ def write_caption(picture: Path, prompt: str) -> None:
         write_atomic(sidecar(picture), f"{prompt}\n".encode())
     except OSError as error:
         raise UserError(
-            f"cannot write {sidecar(picture)}: {error.strerror}; copy {picture.name} into a folder of yours, or give "
-            "what it shows with dreamstyler train --prompts"
+            f"cannot write {sidecar(picture)}: {error.strerror or error}; copy {picture.name} into a folder of yours, "
+            "or give what it shows with dreamstyler train --prompts"
         ) from error
 
 
@@ -87,6 +88,8 @@ def edit(editor: Sequence[str], pictures: Sequence[Path]) -> None:
     Raises:
         UserError: the editor cannot be started or fails, or a caption that it leaves cannot be used.
     """
+    if there := [str(picture) for picture in pictures if in_bucket(picture)]:
+        raise UserError(f"edit: no editor reaches the caption of {there[0]}: copy the picture to this machine first")
     for picture in pictures:
         file = sidecar(picture)
         try:

@@ -102,7 +102,7 @@ def run(config: BenchmarkConfig) -> None:
     lines = []
     for result in estimates(config) if config.target else measurements(config):
         lines.append(json.dumps(result))
-        write_atomic(Path(config.output), "".join(f"{line}\n" for line in lines).encode())
+        write_atomic(config.output, "".join(f"{line}\n" for line in lines).encode())
 
 
 def measurements(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
+from dreamstyler_jax.runtime.buckets import is_of_store
 from dreamstyler_jax.runtime.errors import UserError, one_line
 from dreamstyler_jax.runtime.interruption import listening
 from dreamstyler_jax.runtime.settings import BOOLEANS, as_given, convert, default_of, hint, kind_of, options_of
@@ -89,8 +90,8 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
     """Calls ``run`` and ends the process.
 
     Exit status: 0 after ``run`` returns; 2, with one line on stderr, after a ``UserError`` or if the disk cannot be
-    written; 75 after Ctrl-C or SIGTERM, with the command that continues, at once after the second. Any other exception
-    is a defect of ours and keeps its traceback, with status 1.
+    written, or a bucket gives an error; 75 after Ctrl-C or SIGTERM, with the command that continues, at once after the
+    second. Any other exception is a defect of ours and keeps its traceback, with status 1.
 
     Args:
         run: the command.
@@ -107,15 +108,23 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
     with listening(give_up):
         try:
             run()
-        except (UserError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
+        except Exception as error:
+            reason = _reason(error)
+            if not reason:
                 raise
-            print("error:", one_line(error), file=sys.stderr)
+            print("error:", reason, file=sys.stderr)
             sys.exit(USER_ERROR)
         except KeyboardInterrupt:
             print(advice, file=sys.stderr)
             sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def _reason(error: Exception) -> str:
+    """What to say of an error; empty for one that is a defect of ours."""
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS):
+        return one_line(error)
+    return f"a bucket gives the error {type(error).__name__}: {one_line(error)}" if is_of_store(error) else ""
 
 
 def _print_anything() -> None:

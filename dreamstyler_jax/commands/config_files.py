@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 
 from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.documents import parse_yaml
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
@@ -58,8 +59,8 @@ def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
 
 def find_config(path: str | Path, suffix: str = ".yaml") -> Traversable:
     """The file at ``path``, or, if there is none, the package's file of that name, with this suffix, in ``configs``."""
-    if Path(path).exists():
-        return Path(path)
+    if in_bucket(path) or Path(path).exists():
+        return path_of(path)
     parts = Path(path).with_suffix(suffix).parts
     tails = ["/".join(parts[start:]) for start in range(len(parts))]  # from the whole path to the name alone
     folder = importlib.resources.files("dreamstyler_jax.configs")

@@ -3,10 +3,10 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.settings import check_values, option
@@ -50,7 +50,7 @@ def run(config: ConvertConfig) -> None:
         UserError: no style, several, or one that the format cannot hold.
     """
     style = joined(load_styles(config.styles))
-    path = Path(config.output)
+    path = path_of(config.output)
     check_output(path.parent)
     if config.format == OURS:
         style.save(path)

@@ -19,6 +19,7 @@ from dreamstyler_jax.evaluation.score_table import SCORES
 from dreamstyler_jax.evaluation.scorer import score_all
 from dreamstyler_jax.evaluation.training_data import find_training_data
 from dreamstyler_jax.grids.gallery import Gallery
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import check_output, check_own
 from dreamstyler_jax.runtime.settings import check_values, option
@@ -81,7 +82,7 @@ def run(config: EvaluateConfig) -> None:
     Raises:
         UserError: pictures, a style, its training pictures or a network cannot be found or read.
     """
-    folder = Path(config.output or config.pictures[0])
+    folder = path_of(config.output or config.pictures[0])
     check_output(folder)
     check_own(folder, ("scores.jsonl", "evaluation.*"), ("manifest*.jsonl", "evaluation.json"))
     painted = read_pictures(config.pictures)
@@ -145,7 +146,7 @@ def read_pictures(folders: Sequence[str]) -> list[PaintedPicture]:
         UserError: a folder has no painted pictures, or its manifest is damaged.
     """
     pictures: dict[Path, PaintedPicture] = {}
-    for folder in map(Path, folders):
+    for folder in map(path_of, folders):
         for picture in painted_pictures(folder, Gallery(folder).lines.values()):
             pictures[picture.path.resolve()] = picture
     return list(pictures.values())

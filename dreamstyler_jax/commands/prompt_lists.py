@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -105,7 +106,8 @@ def read_prompts(path: str) -> list[str]:
 def _text(path: str) -> str:
     suffix = Path(path).suffix.lower()
     try:
-        return find_config(path, suffix if suffix in _READERS else ".txt").read_text(encoding="utf-8-sig")
+        data = find_config(path, suffix if suffix in _READERS else ".txt").read_bytes()
+        return re.sub(r"\r\n?", "\n", data.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"prompts_file: cannot read {path}: {reason}") from error

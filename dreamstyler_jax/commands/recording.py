@@ -79,6 +79,7 @@ class Recorder:
             return
         if due:
             with self._clock.spending("checkpoint"):
+                self.log.save()
                 self._store.save(chunk.step, self.state)
 
     def illustrate(self, chunk: Chunk, number: int) -> None:

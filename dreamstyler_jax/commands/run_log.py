@@ -11,12 +11,15 @@ from typing import Annotated, Any, NotRequired, Self, TypedDict
 import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]  # made when it is imported
+from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import scalar
 
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.charts import INK, Line, line_chart, ramp
 from dreamstyler_jax.runtime.documents import Range, parse_json
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import append_line, naming, write_atomic
+from dreamstyler_jax.runtime.files import naming, write_atomic
+from dreamstyler_jax.runtime.growing_files import GrowingFile, growing_file
 
 METRICS = "metrics.jsonl"
 Loss = Annotated[float, Range(1e-30, 1e30)]
@@ -48,13 +51,16 @@ class RunLog:
     """
 
     def __init__(self, folder: str | Path, start: int = 0):
-        folder = Path(folder)
+        folder = path_of(folder)
         path = folder / METRICS
         self._earlier = [line for line in read_metrics(path) if line["step"] <= start] if path.exists() else []
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in self._earlier).encode())
-        self._path = path
+        self._file = growing_file(path)
         self._board = folder / "tensorboard"
-        self._board.mkdir(exist_ok=True)
+        if in_bucket(folder):
+            register_writer_factory(str(folder).partition("://")[0], _EventsInBucket)
+        else:
+            self._board.mkdir(exist_ok=True)
         # SummaryWriter would write in a thread of its own, later or, on a full disk, never.
         self._events = EventsWriter(str(self._board / "events"))
         self._add_event(start + 1, session_log=SessionLog(status=SessionLog.START))
@@ -63,8 +69,15 @@ class RunLog:
         return self
 
     def __exit__(self, *_) -> None:
-        with naming(self._board):
-            self._events.close()
+        try:
+            with naming(self._board):
+                self._events.close()
+        finally:
+            self.save()
+
+    def save(self) -> None:
+        """Waits until all lines are in the file, so that no checkpoint is ahead of its log."""
+        self._file.close()
 
     def earlier(self, name: str) -> list[Any]:
         """The values of a metric that earlier processes logged, where they did."""
@@ -90,7 +103,7 @@ class RunLog:
                     "start again with a tenth of the --learning_rate, and with --dtype float32 if it was bfloat16"
                 )
         line = {"step": step, **{name: _plain(value) for name, value in values.items()}}
-        append_line(self._path, json.dumps(line))
+        self._file.write((json.dumps(line) + "\n").encode())
         with naming(self._board):
             for name, value in values.items():
                 for tag, number in _scalars(name, value):
@@ -99,6 +112,19 @@ class RunLog:
 
     def _add_event(self, step: int, **content: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+
+
+class _EventsInBucket:
+    """How tensorboardX opens a file in a bucket; its own way needs a further package and a login."""
+
+    @staticmethod
+    def directory_check(path: str) -> None:
+        """Does nothing: buckets have no folders."""
+
+    @staticmethod
+    def open(path: str) -> GrowingFile:
+        """Opens a file of events."""
+        return growing_file(path_of(path))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -110,7 +136,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         UserError: another line is damaged.
         OSError: the file cannot be read.
     """
-    lines = Path(path).read_bytes().split(b"\n")[:-1]
+    lines = path_of(path).read_bytes().split(b"\n")[:-1]
     metrics = [
         parse_json(line, Metrics, f"line {number} of {path}", "delete the line, or the file")
         for number, line in enumerate(lines, 1)

@@ -40,6 +40,7 @@ from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import write_sheets
 from dreamstyler_jax.guidance import SCALES
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
 from dreamstyler_jax.runtime.errors import UserError, listing
@@ -63,7 +64,7 @@ def run(config: SampleConfig) -> None:
     config = with_default_style(config)
     parts = grid_parts(config)
     styles = load_all_styles(config, parts)
-    check_output(Path(config.output) if config.output else default_folder(styles))
+    check_output(path_of(config.output) if config.output else default_folder(styles))
     model = load_model(config.model, config, dtype=config.dtype, clip_skip=config.clip_skip)
     model = model.with_size_conditions(config.original_size, config.crop_top_left)
     warn_of_another_clip_skip(config, styles)
@@ -154,7 +155,7 @@ def open_gallery(
         return gallery
 
     if config.output:
-        gallery = gallery_in(Path(config.output))
+        gallery = gallery_in(path_of(config.output))
         gallery.check_own()
         changed = gallery.holds_another(wanted)
         if changed and not config.merge:
@@ -217,17 +218,18 @@ def paint_into(
         How many failed twice.
     """
     gallery.begin()
-    for attempt in ("painting", "trying again"):
-        if not cells:
-            return 0
-        with Writer(gallery) as writer:
-            for cell, picture in progress(painter(cells), attempt, len(cells), unit="picture"):
-                writer.save(cell, picture)
-        failures = writer.failed
-        cells = [cell for cell, _ in failures]
-    for cell, reason in failures:
-        gallery.fail(cell, reason)
-    return len(failures)
+    with contextlib.closing(gallery):
+        for attempt in ("painting", "trying again"):
+            if not cells:
+                return 0
+            with Writer(gallery) as writer:
+                for cell, picture in progress(painter(cells), attempt, len(cells), unit="picture"):
+                    writer.save(cell, picture)
+            failures = writer.failed
+            cells = [cell for cell, _ in failures]
+        for cell, reason in failures:
+            gallery.fail(cell, reason)
+        return len(failures)
 
 
 def summary(cells: Sequence[Cell]) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -26,6 +25,7 @@ from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
 from dreamstyler_jax.provenance import describe
 from dreamstyler_jax.runtime import hosts
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.checkpoints import Checkpoints, check_path, open_checkpoints
 from dreamstyler_jax.runtime.console import announce
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
@@ -59,7 +59,7 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
     config, *run_configs = (dataclasses.replace(one, caption=False, captioner="") for one in (config, *run_configs))
     clock, asked = Goodput(), []
     for run_config in run_configs:
-        folder, paths = Path(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
+        folder, paths = path_of(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
         check_path(folder)
         with clock.spending("data"):
@@ -101,7 +101,7 @@ def ends_here(model: StableDiffusion, config: TrainConfig, pictures: dict[str, I
     Raises:
         UserError: it was done with other pictures or another model.
     """
-    folder = Path(config.output)
+    folder = path_of(config.output)
     if not is_finished(config, folder):
         return False
     check_same_inputs(folder, {**describe(pictures), "model_hash": model.hash, "model_settings": model.settings})
@@ -120,11 +120,11 @@ def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str,
     """Encodes pictures and prompts, so that problems with the settings show before the training."""
     lesson = prepare(model, config.name, pictures, config.prompts, config)
     if config.resume and not hosts.follows():
-        check_same_inputs(Path(config.output), lesson.style.metadata)
+        check_same_inputs(path_of(config.output), lesson.style.metadata)
     if config.preview_prompts:
         prompts.require_placeholders(config.preview_prompts, {config.name: lesson.style})
         tokenize(model.tokenizers, config.preview_prompts, {config.name: config.vectors})
-    return Run(config, Path(config.output), lesson)
+    return Run(config, path_of(config.output), lesson)
 
 
 def _of_one_shape(runs: Sequence[Run]) -> list[list[Run]]:

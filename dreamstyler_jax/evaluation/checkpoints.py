@@ -9,6 +9,7 @@ from dreamstyler_jax.evaluation.dinov2 import load_dinov2
 from dreamstyler_jax.evaluation.inception import load_inception
 from dreamstyler_jax.evaluation.lpips import load_lpips
 from dreamstyler_jax.evaluation.vgg import load_vgg
+from dreamstyler_jax.runtime.buckets import in_bucket
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.hub import downloaded_file, resolve_model
 
@@ -103,6 +104,6 @@ def _find(checkpoint: Checkpoint, given: str) -> Path:
         return Path(given)
     if file := downloaded_file(given):
         return file
-    if checkpoint.conversion:
+    if checkpoint.conversion and not in_bucket(given):
         raise UserError(f"there is no file {given}")
     return resolve_model(given)

@@ -12,6 +12,7 @@ from dreamstyler_jax.evaluation.painted import PaintedPicture, PaintedStyle, has
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE, EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.provenance import TrainingPicture, texts, training_pictures
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.masks import fill
 from dreamstyler_jax.runtime.settings import one_of
@@ -130,7 +131,7 @@ def _parse_style_pictures(options: Iterable[str], names: Sequence[str]) -> dict[
     files: dict[str, list[str]] = {}
     for option in options:
         name, equals, file = option.partition("=")
-        if not equals or Path(option).exists():
+        if not equals or path_of(option).exists():
             name, file = names[0], option
             if len(names) > 1:
                 raise UserError(f"style_pictures: there are {len(names)} styles, so write {names[0]}={option}")

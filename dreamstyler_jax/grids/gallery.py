@@ -1,7 +1,8 @@
 """A grid's folder: pictures, a manifest with a line for each, and the grid's definition, safe against interruption.
 
 A picture is written to a temporary name, flushed, renamed, and only then listed. So whatever interrupts a run, the
-manifest lists whole pictures only. Several processes may fill one folder, each with a manifest of its own.
+manifest lists whole pictures only. Several processes may fill one folder, each with a manifest of its own. In a bucket
+each picture is one object, and the manifest is one that is written again and again, behind the pictures that it lists.
 """
 
 import concurrent.futures
@@ -19,9 +20,11 @@ import yaml
 from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Cell, id_of_line
 from dreamstyler_jax.grids.file_names import BY_ID, name_files
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.buckets import in_bucket
 from dreamstyler_jax.runtime.documents import FileText, check, parse_json, parse_yaml
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import append_line, check_own, inside, read_file, remove_temporaries, write_atomic
+from dreamstyler_jax.runtime.files import check_own, inside, read_file, remove_temporaries, write_atomic
+from dreamstyler_jax.runtime.growing_files import growing_file
 from dreamstyler_jax.runtime.picture_files import SUFFIXES, to_bytes
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
@@ -80,6 +83,7 @@ class Gallery:
         self.folder = folder
         self.manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
         self.lines = self._read()
+        self._growing = growing_file(self.manifest)
 
     def _read(self) -> dict[str, dict[str, Any]]:
         lines: dict[str, dict[str, Any]] = {}
@@ -113,8 +117,8 @@ class Gallery:
     def define(self, definition: Mapping[str, Any]) -> None:
         """Writes down what is painted here, after what was painted here before."""
         known, wanted = self._definitions(), _as_yaml(definition)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.manifest.touch()  # from now on the folder can be seen to be of a grid
+        if not self.manifest.exists():
+            write_atomic(self.manifest, b"")  # from now on the folder can be seen to be of a grid
         today = [wanted if _is_same(wanted, other) else {**_RECORDED, **other} for other in known]
         if wanted not in today:
             today.append(wanted)
@@ -127,7 +131,10 @@ class Gallery:
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """The cells without a whole picture: never painted, failed, or with a file that is not what was written."""
-        return [cell for cell in cells if not self._is_whole(self.lines.get(cell.id, {}))]
+        cells = list(cells)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            whole = pool.map(lambda cell: self._is_whole(self.lines.get(cell.id, {})), cells)
+            return [cell for cell, is_whole in zip(cells, whole, strict=True) if not is_whole]
 
     def listed(self, cells: Iterable[Cell]) -> int:
         """How many of the cells have been painted at some time."""
@@ -160,9 +167,15 @@ class Gallery:
 
     def begin(self) -> None:
         """Prepares the manifest for more lines: appending to a line cut short would spoil both."""
+        if in_bucket(self.folder):
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.manifest.exists():
             _write_manifest(self.manifest, _read_manifest(self.manifest, self._settings).values())
+
+    def close(self) -> None:
+        """Waits until the manifest holds all lines."""
+        self._growing.close()
 
     def save(self, cell: Cell, picture: np.ndarray) -> None:
         """Writes a picture [H, W, 3] in [-1, 1] and, once it is on the disk, its line.
@@ -184,7 +197,7 @@ class Gallery:
 
     def _append(self, result: Mapping[str, str], cell: Cell) -> None:
         line = {"id": cell.id, **result, **cell.parameters(), **self._note(cell)}
-        append_line(self.manifest, json.dumps(line))
+        self._growing.write(json.dumps(line).encode() + b"\n")
         self.lines[cell.id] = line
 
     def finish(self, cells: Sequence[Cell]) -> None:
@@ -192,6 +205,7 @@ class Gallery:
 
         Also removes what killed processes left behind.
         """
+        self.close()
         self.lines = self._read()  # other processes may have added to it
         wanted = dict.fromkeys(cell.id for cell in cells)
         others = [line for id, line in self.lines.items() if id not in wanted]

@@ -1,9 +1,13 @@
-"""Checkpoints of a training state: Orbax on disk, with a digest of every leaf, since Orbax restores damaged bytes."""
+"""Checkpoints of a training state: Orbax on disk, with a digest of every leaf, since Orbax restores damaged bytes.
+
+Those of a run in a bucket are written on this machine and copied into the bucket.
+"""
 
 import hashlib
 import math
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.runtime.mirrors import Mirror
 
+LAST_FILE = "commit_success.txt"  # Orbax writes it into the folder of a checkpoint when that is whole
 KEPT = 2  # checkpoints in a folder, by default: the newest, and another in case it is damaged
 
 
@@ -22,8 +29,8 @@ class Checkpoints:
     A pytree is stored as the list of its leaves, so that renaming its fields does not invalidate old checkpoints.
     """
 
-    def __init__(self, manager: Any):
-        self._manager = manager
+    def __init__(self, manager: Any, folder: Path, publish: Callable[[], None] = lambda: None):
+        self._manager, self._folder, self._publish = manager, folder, publish
 
     def save(self, step: int, state: Any) -> None:
         """Stores ``state`` as the state after ``step`` steps, and waits until it is on disk.
@@ -47,8 +54,10 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             self._manager.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:  # Orbax makes a ValueError of a full disk
-            place = self._manager.directory / str(step)
-            raise UserError(f"cannot write the checkpoint {place}: {shortened(str(error), 300)}") from error
+            raise UserError(
+                f"cannot write the checkpoint {self._folder / str(step)}: {shortened(str(error), 300)}"
+            ) from error
+        self._publish()
 
     def restore(self, like: Any, max_step: float = math.inf) -> Any | None:
         """The newest undamaged state, or None if there is none. A warning names each damaged checkpoint.
@@ -67,9 +76,7 @@ class Checkpoints:
                 warnings.warn(f"the checkpoint of step {step} is damaged; using an older one", stacklevel=2)
                 continue
             if [(a.shape, a.dtype) for a in restored] != [(np.shape(a), np.asarray(a).dtype) for a in leaves]:
-                raise UserError(
-                    f"the checkpoints in {self._manager.directory} belong to other settings: choose another output"
-                )
+                raise UserError(f"the checkpoints in {self._folder} belong to other settings: choose another output")
             return jax.tree.unflatten(structure, [jax.numpy.asarray(leaf) for leaf in restored])
         return None
 
@@ -93,6 +100,8 @@ def check_path(folder: Path) -> None:
     Raises:
         UserError: the path holds one of ``[*?``.
     """
+    if in_bucket(folder):
+        return
     path = str(folder.absolute())
     if special := sorted(set("[*?") & set(path)):
         raise UserError(
@@ -103,9 +112,22 @@ def check_path(folder: Path) -> None:
 @contextmanager
 def open_checkpoints(folder: str | Path, keep: int = KEPT) -> Iterator[Checkpoints]:
     """Opens the checkpoints in ``folder`` of one process, which keeps the newest ``keep``."""
+    folder = path_of(folder)
+    if not in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _open_manager(folder.absolute(), keep) as manager:
+            yield Checkpoints(manager, folder)
+        return
+    with tempfile.TemporaryDirectory() as here:
+        mirror = Mirror(Path(here), folder, LAST_FILE)
+        mirror.fetch()
+        with _open_manager(Path(here), keep) as manager:
+            yield Checkpoints(manager, folder, mirror.publish)
+
+
+def _open_manager(folder: Path, keep: int) -> Any:
     import orbax.checkpoint as ocp
 
-    Path(folder).mkdir(parents=True, exist_ok=True)
     this = jax.process_index()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
@@ -115,8 +137,7 @@ def open_checkpoints(folder: str | Path, keep: int = KEPT) -> Iterator[Checkpoin
         multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
         atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
     )
-    with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
-        yield Checkpoints(manager)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def _digest(leaf: np.ndarray) -> str:

@@ -1,14 +1,15 @@
-"""Files that appear whole or not at all, JSON files, and the folder for what can be made again."""
+"""Files that appear whole or not at all, here or in buckets, JSON files, and the folder for what can be made again."""
 
 import contextlib
-import errno
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from dreamstyler_jax.runtime.buckets import check_reachable, in_bucket, path_of, upload, write_object
 from dreamstyler_jax.runtime.documents import parse_json
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 
@@ -18,17 +19,23 @@ _MAX_BYTES = 2**28
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path to write a file to, which then takes the place of `path`.
 
     A reader, or a crash, sees the old content or the new, never a part. The temporary file is hidden, lies in the
     folder of `path` and does not have its suffix; it is flushed to the disk and renamed in one step. Missing folders
-    are made. If the block raises, the temporary file is removed and `path` stays as it was.
+    are made. If the block raises, the temporary file is removed and `path` stays as it was. For a path in a bucket the
+    temporary file lies on this machine, and becomes one object.
 
     Raises:
         OSError: the disk is full, the folder cannot be written, or the block wrote no file.
     """
-    path = Path(path)
+    path = path_of(path)
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            upload(Path(folder) / path.name, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -44,7 +51,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def naming(path: str | os.PathLike) -> Iterator[None]:
     """Within this context an OSError without a file's name, such as a full disk while writing, gets this one."""
     try:
         yield
@@ -54,41 +61,29 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
+def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     """Writes a file whole or not at all, as :func:`replacing` does.
 
     Raises:
         OSError: the disk is full, the folder cannot be written, ...
     """
+    path = path_of(path)
+    if in_bucket(path):
+        write_object(path, data)
+        return
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Adds a line and flushes it to the disk; a file that it cannot be added to in full stays as it was.
-
-    Raises:
-        OSError: the disk is full, ...
-    """
-    content = line.encode() + b"\n"
-    with naming(path), path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            if file.write(content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
-        except BaseException:
-            file.truncate(size)
-            raise
-
-
 def remove_temporaries(folder: Path) -> None:
-    """Removes the temporary files that killed processes have left in a folder."""
+    """Removes the temporary files that killed processes have left in a folder; in a bucket there are none."""
+    if in_bucket(folder):
+        return
     for path in folder.glob(f".{'[0-9a-f]' * 32}.tmp"):
         path.unlink(missing_ok=True)
 
 
-def read_file(path: str | Path, *, advice: str = "make or download it again") -> bytes:
+def read_file(path: str | os.PathLike, *, advice: str = "make or download it again") -> bytes:
     """Reads a whole file of at most 256 MiB, such as a list or settings.
 
     Args:
@@ -99,12 +94,12 @@ def read_file(path: str | Path, *, advice: str = "make or download it again") ->
         UserError: it is missing, unreadable, larger, or its name is none.
     """
     try:
-        with Path(path).open("rb") as file:
+        with path_of(path).open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; {advice}") from None
     except OSError as error:
-        raise UserError(f"cannot read {shortened(str(path), 300)}: {error.strerror}") from error
+        raise UserError(f"cannot read {shortened(str(path), 300)}: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the name
         raise UserError(f"cannot read {str(path)!r}: {error}") from error
     if len(content) > _MAX_BYTES:
@@ -113,10 +108,12 @@ def read_file(path: str | Path, *, advice: str = "make or download it again") ->
 
 
 @overload
-def read_json(path: str | Path, *, advice: str = ...) -> dict[str, Any]: ...
+def read_json(path: str | os.PathLike, *, advice: str = ...) -> dict[str, Any]: ...
 @overload
-def read_json(path: str | Path, shape: type[T], *, advice: str = ...) -> T: ...
-def read_json(path: str | Path, shape: Any = dict[str, Any], *, advice: str = "make or download it again") -> Any:
+def read_json(path: str | os.PathLike, shape: type[T], *, advice: str = ...) -> T: ...
+def read_json(
+    path: str | os.PathLike, shape: Any = dict[str, Any], *, advice: str = "make or download it again"
+) -> Any:
     """Reads a JSON file, an object unless its description says otherwise.
 
     Args:
@@ -130,7 +127,7 @@ def read_json(path: str | Path, shape: Any = dict[str, Any], *, advice: str = "m
     return parse_json(read_file(path, advice=advice), shape, str(path), advice)
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Writes an object as indented JSON in UTF-8, whole or not at all."""
     write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
@@ -139,8 +136,12 @@ def check_output(folder: Path) -> None:
     """Refuses an output folder that cannot be written, before any work is done for it. Makes nothing.
 
     Raises:
-        UserError: the folder, or the existing one that it would be made in, is a file or not writable.
+        UserError: the folder, or the existing one that it would be made in, is a file or not writable; or its bucket
+            cannot be reached.
     """
+    if in_bucket(folder):
+        check_reachable(folder)
+        return
     try:
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     except OSError as error:

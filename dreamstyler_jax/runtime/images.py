@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
 
@@ -47,7 +48,7 @@ def as_picture(value: PictureLike | Any, *, on_white: bool = True) -> Image.Imag
         UserError: the value is none of these, the array has another shape, dtype or range, or :func:`load` raises it.
     """
     if isinstance(value, str | os.PathLike):
-        return load(Path(value), on_white=on_white)
+        return load(value, on_white=on_white)
     if isinstance(value, Image.Image):
         return _decode(value, "the picture", on_white)
     if not hasattr(value, "__array__"):
@@ -69,7 +70,7 @@ def _levels(array: np.ndarray) -> np.ndarray:
     return levels.astype(np.uint8)
 
 
-def load(path: str | Path, *, on_white: bool = True) -> Image.Image:
+def load(path: str | os.PathLike, *, on_white: bool = True) -> Image.Image:
     """Reads a picture file of any common kind as 8-bit sRGB.
 
     Applies the EXIF orientation, composites transparency on white, converts an embedded colour profile to sRGB, makes
@@ -83,15 +84,16 @@ def load(path: str | Path, *, on_white: bool = True) -> Image.Image:
         UserError: the file is missing, not a picture, damaged, cut short, of floating-point values, or larger than
             178 megapixels (which is checked before anything is decoded).
     """
+    path = path_of(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # what Pillow says of a damaged EXIF block
-            file = open_picture(path)
+            file = open_picture(_on_this_machine(path))
     except FileNotFoundError as error:
         raise UserError(f"there is no picture {path}") from error
     except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder: name the pictures in it, such as {Path(path) / '*.png'}") from error
+        raise UserError(f"{path} is a folder: name the pictures in it, such as {path / '*.png'}") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not a picture, or of a kind that Pillow cannot read") from error
     except Image.DecompressionBombError as error:
@@ -102,6 +104,11 @@ def load(path: str | Path, *, on_white: bool = True) -> Image.Image:
         if file.width * file.height > MAX_PIXELS:
             raise UserError(f"{path} is larger than {MAX_PIXELS // 10**6} megapixels: make it smaller first")
         return _decode(file, f"the picture {path}", on_white)
+
+
+def _on_this_machine(path: Path) -> Path | io.BytesIO:
+    """What Pillow can open: the path itself, or what a file in a bucket holds."""
+    return io.BytesIO(path.read_bytes()) if in_bucket(path) else path
 
 
 def open_picture(file: str | Path | BinaryIO) -> Image.Image:
@@ -275,7 +282,7 @@ def to_image(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint((np.clip(values, -1, 1) + 1) * 127.5).astype(np.uint8))
 
 
-def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str] | None = None) -> None:
+def save_png(path: str | os.PathLike, image: Image.Image, text: Mapping[str, str] | None = None) -> None:
     """Writes a PNG file, whole or not at all; see :func:`to_png`."""
     write_atomic(path, to_png(image, text))
 
@@ -293,14 +300,14 @@ def to_png(image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def read_text(path: str | Path) -> dict[str, str]:
+def read_text(path: str | os.PathLike) -> dict[str, str]:
     """Reads the text chunks of a PNG file.
 
     Raises:
         UserError: the file is missing, or not a readable PNG.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(_on_this_machine(path_of(path)), formats=["PNG"]) as image:
             assert isinstance(image, PngImageFile)
             return {key: str(value) for key, value in image.text.items()}
     except FileNotFoundError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import filelock
 
+from dreamstyler_jax.runtime.buckets import in_bucket
 from dreamstyler_jax.runtime.errors import UserError
 
 
@@ -13,12 +14,16 @@ from dreamstyler_jax.runtime.errors import UserError
 def only_process(folder: Path) -> Iterator[None]:
     """Keeps other processes that ask for the same folder out, and ends with this process, however it ends.
 
-    Makes the folder, and in it the hidden file ``.lock``, which stays.
+    Makes the folder, and in it the hidden file ``.lock``, which stays. A folder in a bucket
+    cannot be locked: nothing keeps others out of it.
 
     Raises:
         UserError: another process has the folder.
         OSError: the folder cannot be written.
     """
+    if in_bucket(folder):
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:

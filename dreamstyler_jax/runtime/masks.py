@@ -4,7 +4,6 @@ A pixel counts if its alpha is at least half, and otherwise is hidden. So is eve
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image, ImageChops
 from scipy import ndimage
 
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
 
 SUFFIX = ".mask.png"
@@ -35,9 +35,9 @@ def as_masked_picture(value: images.PictureLike | Any) -> Image.Image:
     picture = images.as_picture(value, on_white=False)
     if not isinstance(value, str | os.PathLike):
         return picture
-    if Path(value).name.endswith(SUFFIX):
+    if path_of(value).name.endswith(SUFFIX):
         raise UserError(f"{value} is by its name the mask of a picture: give the picture, and its mask is found")
-    file = Path(value).with_suffix(SUFFIX)
+    file = path_of(value).with_suffix(SUFFIX)
     if not file.exists():
         return picture
     mask = images.load(file).convert("L")

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from PIL import ExifTags, Image
 
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.documents import parse_json
 from dreamstyler_jax.runtime.errors import UserError
 
@@ -78,7 +79,7 @@ def read_text(path: str | Path) -> dict[str, str]:
     if format_of(path) == PNG:
         return images.read_text(path)
     try:
-        with Image.open(path, formats=["JPEG", "WEBP"]) as image:
+        with Image.open(io.BytesIO(path_of(path).read_bytes()), formats=["JPEG", "WEBP"]) as image:
             exif = image.getexif()
         text = parse_json(exif[ExifTags.Base.ImageDescription], dict[str, str], "its ImageDescription")
         comment = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]

@@ -1,7 +1,8 @@
-"""Models on the Hugging Face Hub: which files of a repository are needed, and fetching these alone.
+"""Models on the Hugging Face Hub and in buckets: which files are needed, and fetching these alone.
 
 The list of files and the small configs come first, so that a model that cannot be used is refused before its weights
-are downloaded. What was downloaded lies in the hub's own cache, and an interrupted download is continued.
+are downloaded. What was downloaded lies in the hub's own cache, and an interrupted download is continued. A folder in a
+bucket is treated in the same way; its files lie in this project's cache.
 """
 
 import dataclasses
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.local_copies import BucketFolder, announce_download, local_copy
 from dreamstyler_jax.stable_diffusion.weight_names import require_variant, require_weights
 
 _TOKENIZER = (
@@ -28,6 +31,7 @@ _SMALL = re.compile(
 )
 _WHOLE = {"model_index.json", "unet/config.json"}  # one of them is in every whole model in diffusers' layout
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
+_INSIDE = ("clip/", "controlnet/")  # other networks that may lie in the folder of a model, though on no hub
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
 
@@ -78,11 +82,11 @@ def resolve_model(
     parts: Collection[str] = (),
     check: Callable[[Path], None] = lambda small_files: None,
 ) -> Path:
-    """Finds a model folder on this machine or, by its name, on the Hugging Face Hub.
+    """Finds a model folder on this machine, in a bucket or, by its name, on the Hugging Face Hub.
 
     Args:
-        model: a local folder, ``owner/name``, ``owner/name@revision``, or a URL of the hub; an existing folder of that
-            name has precedence.
+        model: a local folder, the URL of one in a bucket, ``owner/name``, ``owner/name@revision``, or a URL of the hub;
+            an existing folder of that name has precedence.
         revision: branch, tag or commit of the hub repository; it has precedence over one in the name.
         variant: the word in the names of the weights to download, where there are such; otherwise those without.
         allow_pickle: whether ``.bin`` files are wanted where there is no safetensors file.
@@ -90,7 +94,7 @@ def resolve_model(
         check: is called with a folder that holds the small files, before any weights are downloaded.
 
     Returns:
-        The folder. A downloaded one lies in the hub's cache and holds only the files that this package reads.
+        The folder. A downloaded one lies in a cache and holds only the files that this package reads.
 
     Raises:
         UserError: there is no such folder and it is not a hub name, or the download failed, or `check` raised it.
@@ -101,31 +105,34 @@ def resolve_model(
         return folder
     if folder.is_file():
         raise UserError(f"{text} is a file: give the folder of a model")
-    name = HubName.parse(text)
-    if name is None or name.file:
-        raise UserError(f"no model folder {text!r}; give an existing folder or a hub name such as owner/name")
-    repository = _Repository.look_up(name.repo, revision or name.revision)
-    _refuse_other_layouts(name.repo, repository.files)
-    small = [file for file in repository.files if file in _ROOT or _SMALL.fullmatch(file)]
-    check(repository.fetch(small))
+    source = BucketFolder.look_up(path_of(text)) if in_bucket(text) else _Repository.named(text, revision)
+    _refuse_other_layouts(source.name, source.files)
+    small = [file for file in source.files if file in _ROOT or _SMALL.fullmatch(file)]
+    check(source.fetch(small))
     try:
-        weights = wanted_weights(name.repo, repository.files, variant, allow_pickle, parts)
+        weights = wanted_weights(source.name, source.files, variant, allow_pickle, parts)
     except UserError as error:
-        if repository.cached is None:
+        if isinstance(source, BucketFolder) or source.cached is None:
             raise
         raise UserError(
-            f"the hub cannot be reached, and an earlier run has downloaded only a part of {name.repo}: go online "
+            f"the hub cannot be reached, and an earlier run has downloaded only a part of {source.name}: go online "
             "(without HF_HUB_OFFLINE) and try again"
         ) from error
-    return repository.fetch([*small, *weights])
+    inside = [file for file in source.files if isinstance(source, BucketFolder) and file.startswith(_INSIDE)]
+    return source.fetch([*small, *weights, *inside])
 
 
 def downloaded_file(model: str | Path, *, revision: str | None = None) -> Path | None:
-    """Downloads the file that a URL of the hub names; None if ``model`` is no such URL.
+    """Downloads the file that a URL of the hub or of a bucket names; None if ``model`` is no such URL.
 
     Raises:
         UserError: the download failed.
     """
+    if in_bucket(model):
+        try:
+            return None if path_of(model).is_dir() else local_copy(path_of(model))
+        except FileNotFoundError as error:
+            raise UserError(f"there is no file or folder {model}") from error
     name = HubName.parse(str(model))
     if name is None or not name.file:
         return None
@@ -168,7 +175,7 @@ def _refuse_other_layouts(repo: str, files: Collection[str]) -> None:
     if "config.json" in files or not _WHOLE.isdisjoint(files):
         return
     if singles := sorted(file for file in files if re.fullmatch(r"[^/]+\.(safetensors|ckpt)", file)):
-        url = f"https://huggingface.co/{repo}/blob/main/{singles[0]}"
+        url = f"{repo}/{singles[0]}" if in_bucket(repo) else f"https://huggingface.co/{repo}/blob/main/{singles[0]}"
         raise UserError(
             f"{repo} holds {listing(singles)} and no folder in diffusers' layout: give a file, such as {url}"
         )
@@ -182,18 +189,26 @@ class _Repository:
     """One commit of a repository, or what an earlier run downloaded of it.
 
     Attributes:
-        repo: ``owner/name``.
+        name: ``owner/name``.
         revision: branch, tag or commit as asked for.
         commit: the commit.
         files: the size in bytes of each file.
         cached: the folder of the files that are here, where the hub cannot be reached.
     """
 
-    repo: str
+    name: str
     revision: str | None
     commit: str | None
     files: Mapping[str, int]
     cached: Path | None = None
+
+    @classmethod
+    def named(cls, text: str, revision: str | None) -> Self:
+        """Finds the repository that a hub id or a URL of the hub names."""
+        name = HubName.parse(text)
+        if name is None or name.file:
+            raise UserError(f"no model folder {text!r}; give an existing folder or a hub name such as owner/name")
+        return cls.look_up(name.repo, revision or name.revision)
 
     @classmethod
     def look_up(cls, repo: str, revision: str | None) -> Self:
@@ -220,19 +235,12 @@ class _Repository:
 
         if self.cached:
             return self.cached
-        cached = [huggingface_hub.try_to_load_from_cache(self.repo, file, revision=self.commit) for file in files]
+        cached = [huggingface_hub.try_to_load_from_cache(self.name, file, revision=self.commit) for file in files]
         missing = [file for file, path in zip(files, cached, strict=True) if not isinstance(path, str)]
-        if size := sum(self.files[file] for file in missing):
-            count = f"{len(missing)} file{'s' * (len(missing) > 1)}"
-            print(f"Downloading {count} of {self.repo}, {_readable(size)}", file=sys.stderr, flush=True)
-        with _explaining(self.repo, self.revision):
+        announce_download(self.name, [self.files[file] for file in missing])
+        with _explaining(self.name, self.revision):
             patterns = [glob.escape(file) for file in missing or files]
-            return Path(huggingface_hub.snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns))
-
-
-def _readable(size: int) -> str:
-    """A number of bytes as people read it."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+            return Path(huggingface_hub.snapshot_download(self.name, revision=self.revision, allow_patterns=patterns))
 
 
 def _is_unreachable(error: Exception) -> bool:

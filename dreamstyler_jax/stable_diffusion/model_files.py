@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 import safetensors
 
+from dreamstyler_jax.runtime.buckets import in_bucket
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import read_json
 from dreamstyler_jax.stable_diffusion.checkpoint_files import (
@@ -296,6 +297,8 @@ def open_tensors(file: Path, allow_pickle: bool) -> TensorSource:
 def _is_file(model: str | Path) -> bool:
     """Whether a model is given as a file, be it there or not."""
     path = Path(model)
+    if in_bucket(model):  # of files there is a copy on this machine by now
+        return False
     return path.is_file() or (path.suffix in FILE_SUFFIXES and not path.is_dir())
 
 

@@ -19,6 +19,7 @@ import safetensors.numpy
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import read_json, replacing, write_json
 from dreamstyler_jax.stable_diffusion.checkpoint_files import TensorSource, open_weights
@@ -197,7 +198,7 @@ def save_model(folder: str | Path, config: ModelConfig, params: Params) -> None:
         config: the model's config.
         params: the second result of :func:`load_model`, or of the same structure.
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     tensors = {}
     for path, value in flatten_dict(params).items():
         # safetensors writes the buffer of an array without regard to its strides: it must be contiguous.

@@ -26,6 +26,7 @@ from dreamstyler_jax.grids.page.thumbnails import (
     write_atlas,
     write_style_pictures,
 )
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.files import write_atomic
 
 FILE_NAME = "index.html"
@@ -75,7 +76,7 @@ def write_page(
     Raises:
         OSError: the page cannot be written.
     """
-    folder, lines = Path(folder), list(lines)
+    folder, lines = path_of(folder), list(lines)
     with ThreadPoolExecutor() as pool:
         examined = list(pool.map(lambda line: examine(folder, line), lines))
         pictures = [item if isinstance(item, Picture) else None for item in examined]

@@ -33,6 +33,7 @@ from dreamstyler_jax.mini.studies.requests import in_words, requests
 from dreamstyler_jax.mini.studies.results import Results, Scores, differences, draw_chart, table
 from dreamstyler_jax.mini.world import captions
 from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.parsing import parse_shard
 from dreamstyler_jax.runtime.progress import progress
@@ -140,7 +141,7 @@ class Runner:
     def _scores_folder(self) -> Path:
         c = self.config
         rate = "" if c.learning_rate is None else f"-rate{c.learning_rate:g}"
-        return Path(c.output) / f"marks-train{c.train_steps}{rate}-{c.questions}x{c.seeds}-solver{c.steps}"
+        return path_of(c.output) / f"marks-train{c.train_steps}{rate}-{c.questions}x{c.seeds}-solver{c.steps}"
 
     def _style(self, exam: Exam, learning: Learning) -> Style:
         steps, rate = learning.steps or self.config.train_steps, learning.learning_rate or self.config.learning_rate
@@ -148,7 +149,7 @@ class Runner:
         folder = "-".join(
             f"{name}{value}" for name, value in learning._asdict().items() if value != Learning._field_defaults[name]
         )
-        path = Path(self.config.output) / "styles" / folder / f"{exam.painter}.safetensors"
+        path = path_of(self.config.output) / "styles" / folder / f"{exam.painter}.safetensors"
         if not path.exists():
             self._learn(self._model, exam, learning).save(path)
         return Style.load(path)
@@ -210,7 +211,7 @@ class Runner:
 
 def measure(runner: Runner, experiments: Mapping[str, Experiment]) -> None:
     """Runs experiments, by their names; see `run`."""
-    output = Path(runner.config.output)
+    output = path_of(runner.config.output)
     results: dict[str, Results] = {}
     for name, experiment in experiments.items():
         found: Results = {}

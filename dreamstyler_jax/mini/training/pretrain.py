@@ -29,6 +29,7 @@ from dreamstyler_jax.mini.training.tokens import make_tokenizer, tokenize_captio
 from dreamstyler_jax.mini.training.trainer import Part, Plan
 from dreamstyler_jax.mini.training.unet import NOISE_SCHEDULE, latent_pictures, train_unet
 from dreamstyler_jax.mini.world import data
+from dreamstyler_jax.runtime.buckets import in_bucket
 from dreamstyler_jax.runtime.checkpoints import check_path
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.errors import UserError
@@ -111,6 +112,8 @@ def run(config: PretrainConfig) -> None:
         UserError: the work folder cannot be written, its checkpoints are those of other settings, or bfloat16 on a CPU.
     """
     share_cores("mini", *(getattr(config, f"{part}_batch_size") for part in PARTS))
+    if in_bucket(config.output):
+        raise UserError("output: pretrain works in a folder of this machine; copy the finished model into the bucket")
     check_output(Path(config.output))
     check_path(Path(config.output))
     if config.dtype == "bfloat16" and jax.default_backend() == "cpu":

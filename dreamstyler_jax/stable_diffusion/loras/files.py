@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.documents import parse_json
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
+from dreamstyler_jax.runtime.local_copies import local_copy
 from dreamstyler_jax.stable_diffusion.checkpoint_files import SafetensorsSource
 from dreamstyler_jax.stable_diffusion.loras.names import Layer, family, other_methods, split_name, text_width
 from dreamstyler_jax.stable_diffusion.tensor_names import TEXT_PREFIX, ParamPath
@@ -68,27 +70,28 @@ def read_lora(path: str, layers: Mapping[str, Layer], model: str) -> Lora:
         UserError: the file is missing, damaged, no LoRA, or for another model; or it holds numbers that are not finite,
             tensors that fit no layer, or methods that are not implemented. The message names the tensors.
     """
-    if not Path(path).is_file():
+    if not path_of(path).is_file():
         raise UserError(f"loras: there is no file {path}")
+    file = local_copy(path_of(path))
     try:
-        source = SafetensorsSource([Path(path)])
-        settings = _settings(path)
+        source = SafetensorsSource([file])
+        settings = _settings(path, file)
         named = _by_layer(path, source)
         _check_family(path, source, named, layers, model)
         changes = _matched(path, source, named, layers, model, settings)
         _check_numbers(path, source)
     except safetensors.SafetensorError as error:
         raise UserError(f"loras: {path} cannot be read, it is damaged or no safetensors file ({error})") from error
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()[:12]
     return Lora(digest, changes, source)
 
 
-def _settings(path: str) -> dict[str, Any]:
+def _settings(path: str, file: Path) -> dict[str, Any]:
     """The settings of PEFT for each part, such as ``{"unet.lora_alpha": 8}``; most files have none."""
-    with safetensors.safe_open(path, framework="numpy") as file:
-        text = (file.metadata() or {}).get(SETTINGS_KEY, "{}")
-        types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+    with safetensors.safe_open(file, framework="numpy") as opened:
+        text = (opened.metadata() or {}).get(SETTINGS_KEY, "{}")
+        types = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (it is not a dict)
     if unknown := sorted(types - DTYPES):
         raise UserError(f"loras: {path} holds numbers of the type {listing(unknown)}; convert it to float16 or float32")
     return parse_json(text, dict[str, Any], f"loras: the metadata {SETTINGS_KEY} in {path}")

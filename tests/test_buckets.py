@@ -18,8 +18,8 @@ from script_tools import contents, refusal, run, write_picture
 from dreamstyler_jax.captioning.sidecars import edit, find_pictures, write_caption
 from dreamstyler_jax.commands import convert, train
 from dreamstyler_jax.commands.cli import run_and_exit
+from dreamstyler_jax.commands.prompt_lists import read_prompts
 from dreamstyler_jax.commands.sample import paint_into
-from dreamstyler_jax.commands.sample_inputs import read_prompts
 from dreamstyler_jax.depth import depth_model_hash
 from dreamstyler_jax.grids.cells import definition
 from dreamstyler_jax.grids.gallery import Gallery

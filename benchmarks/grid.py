@@ -22,8 +22,8 @@ import numpy as np
 from jax import Array
 
 from dreamstyler_jax.commands.cli import parse, run_and_exit
+from dreamstyler_jax.commands.prompt_lists import read_prompts
 from dreamstyler_jax.commands.sample import paint_into
-from dreamstyler_jax.commands.sample_inputs import read_prompts
 from dreamstyler_jax.grids.axes import Axes, make_cells
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.grids.painting import paint_cells, shape_of

@@ -154,7 +154,7 @@ def train_contest(config: PeerConfig, model: StableDiffusion, peers: dict[str, T
     """A training step of one style."""
     size = model.size(config.resolution, config.resolution)
     picture = np.random.default_rng(0).uniform(-1, 1, (1, *size, 3)).astype(np.float32)
-    ids, slots = tokenize(model.tokenizers, [PROMPT], {"style": 1})["clip_l"]
+    ids, slots, _ = tokenize(model.tokenizers, [PROMPT], {"style": 1})["clip_l"]
     tokens = Tokens(ids[0], slots[0])
     runners = {}
     for name, peer in peers.items():
@@ -176,7 +176,7 @@ def paint_contest(config: PeerConfig, model: StableDiffusion, peers: dict[str, T
         return list(paint_requests(model, requests, styles, plan, size=problem.image_size, batch_size=count))
 
     by_row = [text for row in zip(*(request.prompts for request in requests), strict=True) for text in row]
-    ids, slots = tokenize(model.tokenizers, by_row, {"style": 1})["clip_l"]
+    ids, slots, _ = tokenize(model.tokenizers, by_row, {"style": 1})["clip_l"]
     tokens = Tokens(ids.reshape(4, count, -1), slots.reshape(4, count, -1))
     latent_shape = model.networks.latent_shape(*problem.image_size)
     noise = np.asarray(initial_noise(jnp.arange(count, dtype=jnp.uint32), latent_shape))

@@ -11,25 +11,24 @@ Pictures may be paths, PIL images or arrays; errors that the user can fix are `U
 """
 
 import dataclasses
-import functools
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from dreamstyler_jax import prompts, transfer
-from dreamstyler_jax.grids.axes import Axes, make_cells
+from dreamstyler_jax.choices import ALL
+from dreamstyler_jax.foreign_syntax import warn_of_foreign_syntax
+from dreamstyler_jax.grids.axes import Axes, make_cells, without_choices
 from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
+from dreamstyler_jax.grids.pictures import Picture
 from dreamstyler_jax.grids.sheets import draw_sheet, layout
 from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg_guidance
-from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.contact_sheets import contact_sheet as draw_contact_sheet
-from dreamstyler_jax.runtime.errors import UserError, shortened
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.images import PictureLike, as_picture
 from dreamstyler_jax.runtime.masks import as_masked_picture
 from dreamstyler_jax.runtime.parsing import MAX_SEED
@@ -46,56 +45,6 @@ from dreamstyler_jax.training import begin, prepare, style_in, train
 StyleLike = Style | str | os.PathLike
 _STEPS_PER_UPDATE = 10  # of the progress bar
 _MAX_SHEET_SIDE = 1 << 15
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Picture:
-    """A painted picture that knows its parameters; a notebook displays it.
-
-    Attributes:
-        cell: everything that determines it.
-        pixels: float32[H, W, 3], about in [-1, 1].
-    """
-
-    cell: Cell
-    pixels: np.ndarray
-
-    @functools.cached_property
-    def image(self) -> Image.Image:
-        """The picture as an RGB image of PIL."""
-        return images.to_image(self.pixels)
-
-    @property
-    def prompt(self) -> str:
-        """The prompt, with its placeholder."""
-        return self.cell.prompt
-
-    @property
-    def seed(self) -> int:
-        """The seed."""
-        return self.cell.seed
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters by name, as in a grid's manifest."""
-        return self.cell.parameters()
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes a PNG with the parameters in its text chunks."""
-        images.save_png(path, self.image, self.cell.text())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The picture as uint8[H, W, 3]."""
-        return np.array(self.image, dtype)
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.image.save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def __repr__(self) -> str:
-        styles = f" in {shortened(', '.join(self.cell.styles), 60)}" if self.cell.styles else ""
-        return f"Picture({shortened(self.prompt)!r}{styles}, seed {self.seed}, {self.cell.width} x {self.cell.height})"
 
 
 def train_style(
@@ -169,6 +118,10 @@ def paint(
     seeds: int | Iterable[int] = range(4),
     guidance: Guidance | Sequence[Guidance] = (),
     negative_prompt: str = "",
+    prompt_weights: bool = True,
+    long_prompts: bool = False,
+    choices: str = ALL,
+    wildcards: str | os.PathLike = "",
     solver: str = "dpmpp_2m",
     steps: int = 25,
     height: int | None = None,
@@ -197,6 +150,11 @@ def paint(
             as in ``cfg_guidance(7.5, guidance_rescale=0.7)``; several paint the same again with each. By default
             ``cfg_guidance(3.5)``.
         negative_prompt: what the pictures should not show.
+        prompt_weights: whether (word:1.2), (word) and [word] in prompts weigh words; otherwise brackets are text.
+        long_prompts: whether to read prompts longer than the text encoders' window in several windows, instead of
+            cutting them off.
+        choices: what becomes of {dog|cat}: "all" paints every version, "random" the one that a picture's seed draws.
+        wildcards: a folder of text files; __animal__ in a prompt stands for a line of its ``animal.txt``.
         solver: one of `solvers.SOLVERS`.
         steps: solver steps, 1 to 1000.
         height: in pixels; by default the model's resolution.
@@ -216,17 +174,16 @@ def paint(
         progress: whether to show a progress bar.
 
     Returns:
-        The pictures; guidance varies faster than styles and prompts, seeds fastest.
+        The pictures; guidance varies faster than styles and prompts, seeds fastest, or slowest where they draw prompts.
 
     Raises:
         UserError: a prompt, a style or a number cannot be used.
     """
     named = _named_styles(styles, weak_checkpoint)
-    texts = _versions([prompts] if isinstance(prompts, str) else prompts, named)
     size = model.size(height, width)
     contents = [] if content is None else [_content(model, content, (height, width))]
     axes = Axes(
-        prompts={contents[0].name if contents else "": texts},
+        prompts={contents[0].name if contents else "": [prompts] if isinstance(prompts, str) else prompts},
         styles=[name for name in named if not weak_checkpoint or StyleRef.parse(name).step != weak_checkpoint],
         guidance=[guidance] if isinstance(guidance, Guidance) else list(guidance) or [cfg_guidance(3.5)],
         solvers=[solver],
@@ -236,6 +193,8 @@ def paint(
         strengths=[strength],
         control_scales=[control_scale],
         negative_prompt=negative_prompt,
+        prompt_weights=prompt_weights,
+        long_prompts=long_prompts,
         weak_checkpoint=weak_checkpoint,
         guidance_span=_span(guidance_span),
         guidance_schedule=guidance_schedule,
@@ -246,7 +205,7 @@ def paint(
         controlnets=_kinds(model, nets, contents),
         guess_mode=model.networks.guess_mode,
     )
-    cells = make_cells(axes, model, named, size)
+    cells = _cells(without_choices(axes, choices, wildcards), model, named, size)
     if not cells:
         raise UserError("there is nothing to paint: give a prompt, a seed, and a style if the prompt has a {}")
     encoder, shape = transfer.ContentEncoder(model, nets), shape_of(cells, _within("batch_size", batch_size, 1, 1024))
@@ -257,10 +216,15 @@ def paint(
     return [in_order[cell.id] for cell in cells]
 
 
-def _versions(texts: Sequence[str], styles: Mapping[str, Style]) -> list[str]:
-    versions = list(dict.fromkeys(version for text in texts for version in prompts.expand(text)))
-    prompts.require_placeholders(versions, styles)
-    return versions
+def _cells(
+    parts: Iterable[Axes], model: StableDiffusion, styles: Mapping[str, Style], size: tuple[int, int]
+) -> list[Cell]:
+    cells = []
+    for axes in parts:
+        prompts.require_placeholders([text for texts in axes.prompts.values() for text in texts], styles)
+        cells += make_cells(axes, model, styles, size)
+    warn_of_foreign_syntax(text for cell in cells for text in (cell.prompt, cell.negative_prompt))
+    return cells
 
 
 def _within(name: str, value: int, low: int, high: int) -> int:

@@ -5,6 +5,7 @@ and the text encoder, so the text around it is encoded as in any other prompt.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -18,7 +19,7 @@ from jax import Array
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
-from dreamstyler_jax.stable_diffusion.placeholders import tokenize_with_placeholders
+from dreamstyler_jax.stable_diffusion.placeholders import PLAIN, Reading, tokenize_with_placeholders
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.style import Style, check_layers, check_widths, with_layers
 
@@ -85,30 +86,42 @@ class Tokens(NamedTuple):
     Attributes:
         ids: token ids, int32[..., L].
         slots: int32[..., L]: -1 at an ordinary token, elsewhere the number of the learned vector that replaces it.
+        weights: of the text states, float32[..., L]; None where all of them are 1.
     """
 
     ids: Array | np.ndarray
     slots: Array | np.ndarray
+    weights: Array | np.ndarray | None = None
 
 
 def tokenize(
-    tokenizers: Mapping[str, Tokenizer], prompts: Sequence[str], vectors: Mapping[str, int], *, required: bool = False
+    tokenizers: Mapping[str, Tokenizer],
+    prompts: Sequence[str],
+    vectors: Mapping[str, int],
+    *,
+    required: bool = False,
+    reading: Reading = PLAIN,
 ) -> dict[str, Tokens]:
-    """Tokens [P, L] of prompts, for each text encoder.
+    """Tokens [P, L] of prompts, for each text encoder; L is its window times the number of windows.
 
     Args:
         tokenizers: the model's.
         prompts: texts with placeholders.
         vectors: how many vectors each style has per stage, by the name in its placeholder.
         required: refuse prompts without a placeholder, as training does.
+        reading: weights and windows.
 
     Raises:
         UserError: an unknown placeholder, one beyond the tokenizer's window, or one that is required and missing.
     """
 
     def by(tokenizer: Tokenizer) -> Tokens:
-        pairs = [tokenize_with_placeholders(tokenizer, prompt, vectors, required=required) for prompt in prompts]
-        return Tokens(np.stack([ids for ids, _ in pairs]), np.stack([slots for _, slots in pairs]))
+        rows = [
+            tokenize_with_placeholders(tokenizer, prompt, vectors, required=required, reading=reading)
+            for prompt in prompts
+        ]
+        ids, slots, weights = (np.stack(column) for column in zip(*rows, strict=True))
+        return Tokens(ids, slots, weights if (weights != 1).any() else None)
 
     return {encoder: by(tokenizer) for encoder, tokenizer in tokenizers.items()}
 
@@ -171,7 +184,53 @@ def check_styles(model: StableDiffusion, styles: Mapping[str, Style]) -> None:
     check_layers(styles, model.networks.unet_config.cross_attentions)
 
 
-def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Conditioning:
+@functools.partial(jax.jit, static_argnames="widths")
+def weigh(conditioning: Conditioning, weights: Array | np.ndarray, widths: tuple[int, ...]) -> Conditioning:
+    """Multiplies the text states by the weights of their tokens, and restores the mean of each prompt's states.
+
+    This is the formula of diffusers' community pipeline ``lpw_stable_diffusion`` and, for one prompt at a time, that of
+    AUTOMATIC1111's web UI. Each stage, each layer and each text encoder has a mean of its own. The states of a prompt
+    without weights stay as they are, bit for bit.
+
+    Args:
+        conditioning: [P, R, L, D], or K of them.
+        weights: float32[P, L].
+        widths: of the text encoders, whose states lie side by side in D.
+    """
+    factors = jnp.asarray(weights)[:, None, :, None]
+    is_weighted = jnp.any(factors != 1, axis=(1, 2, 3), keepdims=True)
+
+    def of_encoder(states: Array) -> Array:
+        before = states.astype(jnp.float32)
+        after = before * factors
+        ratio = before.mean((-2, -1), keepdims=True) / after.mean((-2, -1), keepdims=True)
+        return jnp.where(is_weighted, (after * ratio).astype(states.dtype), states)
+
+    def of_all(states: Array) -> Array:
+        parts = jnp.split(states, list(itertools.accumulate(widths[:-1])), axis=-1)
+        return jnp.concatenate([of_encoder(part) for part in parts], axis=-1)
+
+    return conditioning._replace(states=jax.tree.map(of_all, conditioning.states))
+
+
+@functools.partial(jax.jit, static_argnames="windows")
+def join_windows(conditioning: Conditioning, windows: int) -> Conditioning:
+    """The conditioning [P, R, windows * L, D] of prompts whose windows were encoded one by one, [P * windows, R, L, D].
+
+    The pooled text is that of the first window.
+    """
+
+    def join(states: Array) -> Array:
+        by_window = states.reshape(-1, windows, *states.shape[1:])
+        return jnp.concatenate([by_window[:, window] for window in range(windows)], axis=-2)
+
+    pooled = None if conditioning.pooled is None else conditioning.pooled[::windows]
+    return Conditioning(jax.tree.map(join, conditioning.states), pooled)
+
+
+def encode(
+    model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style], reading: Reading = PLAIN
+) -> Conditioning:
     """The conditioning [P, R, L, D] of prompts, or K of them; R and K are 1 where there are no styles.
 
     Its R rows are for the timesteps between `stage_starts`, which is to say for T stages if all styles have as many.
@@ -180,11 +239,23 @@ def encode(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, 
         model: its text encoders encode.
         prompts: texts with placeholders.
         styles: all that the prompts may name, by that name.
+        reading: weights, and how many windows of tokens L takes.
 
     Raises:
         UserError: a style of another model, an unknown placeholder, or one beyond the window.
     """
     check_styles(model, styles)
-    tokens = tokenize(model.tokenizers, prompts, {name: style.vectors for name, style in styles.items()})
-    empty = {name: np.zeros((1, 1, width), np.float32) for name, width in model.networks.text_widths.items()}
-    return encode_tokens(model.networks, model.params, tokens, join_tables(styles) if styles else empty)
+    vectors = {name: style.vectors for name, style in styles.items()}
+    tokens = tokenize(model.tokenizers, prompts, vectors, reading=reading)
+    widths = model.networks.text_widths
+    empty = {name: np.zeros((1, 1, width), np.float32) for name, width in widths.items()}
+    by_window = {
+        name: Tokens(*(rows.reshape(len(prompts) * reading.windows, -1) for rows in (of_encoder.ids, of_encoder.slots)))
+        for name, of_encoder in tokens.items()
+    }
+    tables = join_tables(styles) if styles else empty
+    conditioning = encode_tokens(model.networks, model.params, by_window, tables)
+    if reading.windows > 1:
+        conditioning = join_windows(conditioning, reading.windows)
+    weights = tokens["clip_l"].weights  # the same for all text encoders
+    return conditioning if weights is None else weigh(conditioning, weights, tuple(widths.values()))

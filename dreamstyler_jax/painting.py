@@ -20,6 +20,7 @@ from dreamstyler_jax.runtime.interruption import told_to_stop, until_told
 from dreamstyler_jax.sampling import Batch, ContentBatch, StepPlan, sample_batch
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.placeholders import PLAIN, Reading
 from dreamstyler_jax.stable_diffusion.schedule import stage_of
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import Content, ContentEncoder
@@ -71,6 +72,7 @@ def paint_requests(
     batch_size: int,
     rows: Sequence[int] | None = None,
     varied: bool | None = None,
+    reading: Reading = PLAIN,
     encoder: ContentEncoder | None = None,
     sample: Callable[..., Array] = sample_batch,
 ) -> Iterator[np.ndarray]:
@@ -89,6 +91,7 @@ def paint_requests(
         rows: the rows of guidance to compute; by default those that the requests need. A model that embeds the scale of
             guidance computes the full prompt's alone.
         varied: whether the program has variants of guidance; by default whether a request has.
+        reading: how prompts are read; with several windows of tokens it is another program.
         encoder: encodes the pictures to repaint; by default one without ControlNets.
         sample: paints a batch as `sample_batch` does.
 
@@ -107,7 +110,9 @@ def paint_requests(
     if model.networks.embeds_guidance:
         rows = [FULL]
     encoder, plan = encoder or ContentEncoder(model), with_stages_of(plan, styles)
-    batches = prepare_batches(model, requests, styles, batch_size=batch_size, rows=rows, varied=varied, encoder=encoder)
+    batches = prepare_batches(
+        model, requests, styles, batch_size=batch_size, rows=rows, varied=varied, reading=reading, encoder=encoder
+    )
 
     def start(count: int, batch: Batch) -> tuple[int, Array]:
         return count, sample(model.networks, model.replicated_params, plan, batch, size=size, full_row=_full_row(rows))
@@ -136,6 +141,7 @@ def prepare_batches(
     rows: Sequence[int],
     encoder: ContentEncoder,
     varied: bool = False,
+    reading: Reading = PLAIN,
 ) -> Iterator[tuple[int, Batch]]:
     """What the sampler takes for these requests, batch by batch; arguments as of `paint_requests`.
 
@@ -147,7 +153,7 @@ def prepare_batches(
         prompts = [[request.prompts[row] for row in rows] for request in block]
         distinct = list(dict.fromkeys(itertools.chain.from_iterable(prompts)))
         position = {prompt: i for i, prompt in enumerate(distinct)}
-        conditioning = _encode_in_chunks(model, distinct, styles)
+        conditioning = _encode_in_chunks(model, distinct, styles, reading)
         for group in _cut(block, batch_size):
             filled = [*group, *[group[-1]] * (batch_size - len(group))]
             chosen = np.array([[position[request.prompts[row]] for request in filled] for row in rows])
@@ -161,10 +167,12 @@ def prepare_batches(
             yield len(group), Batch(conditioning.take(chosen), weights, seeds, content, scales, variants)
 
 
-def _encode_in_chunks(model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style]) -> Conditioning:
-    at_once = max(1, _PROMPTS_PER_CALL // layers_of(styles))
+def _encode_in_chunks(
+    model: StableDiffusion, prompts: Sequence[str], styles: Mapping[str, Style], reading: Reading
+) -> Conditioning:
+    at_once = max(1, _PROMPTS_PER_CALL // (layers_of(styles) * reading.windows))
     filled = [*prompts, *[""] * (-len(prompts) % at_once)]
-    return Conditioning.concatenate([encode(model, chunk, styles) for chunk in _cut(filled, at_once)])
+    return Conditioning.concatenate([encode(model, chunk, styles, reading) for chunk in _cut(filled, at_once)])
 
 
 def _variants(requests: Sequence[Request]) -> dict[str, np.ndarray]:

@@ -1,7 +1,5 @@
-"""What prompts say: alternatives, placeholders, and their parts C_o, C_c and S* (Ahn et al. 2024, section 3.2)."""
+"""What prompts say: placeholders, and their parts C_o, C_c and S* (Ahn et al. 2024, section 3.2)."""
 
-import itertools
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +7,7 @@ from pathlib import Path
 
 from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.stable_diffusion.emphasis import WeightedText, parse_weights
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
 from dreamstyler_jax.style import Style, StyleRef
 
@@ -22,12 +21,15 @@ OBJECT_PROMPTS = (  # several wordings, so that the style learns only what they 
     "A view of {}",
     "This is {}",
 )
-_MAX_VERSIONS = 10_000
 # The patterns below see a placeholder as {name} and a literal brace as a character of Unicode's private use area.
 _HIDE_BRACES, _SHOW_BRACES = str.maketrans("{}", "\ue000\ue001"), str.maketrans({"\ue000": "{{", "\ue001": "}}"})
 _NAME = r"\{[^{}]*\}"
 # Atomic, and with one way to read each space between names: the time would double with every name otherwise.
 _NAMES = rf"(?>{_NAME}(?:(?:\s*(?:[,&+]\s*)?|,?\s+and\s+){_NAME})*)"
+# Where another name does not stand before it: from there the same end was found already.
+_FIRST = "".join(
+    rf"(?<!\}}{between})" for between in ("", r"[\s,&+]", r"[,&+]\s", r"\s[,&+]", r"\s[,&+]\s", r"\sand\s", r",\sand\s")
+)
 _AS_IF = r"(?:as\s+(?:(?:if|though)\s+)?(?:it\s+(?:was|were|had\s+been)\s+)?)?"
 _MADE = rf"(?:\b{_AS_IF}(?:painted|drawn|made|done|rendered|inspired)\s+)?"
 # Not in "a {cat} standing by {the_house}", but in "a painting by {}".
@@ -43,7 +45,7 @@ STYLE_CLAUSE = re.compile(
     (?: \b(?:in\s+(?:(?:the|an?)\s+)?{_KIND})?(?:style|manner)\s+of\s+{_NAMES}
       | \b{_BY}\s+{_NAMES}
       | \b(?:in|with)\s+(?:the\s+|an?\s+)?{_NAMES}[\s-]+style\b
-      | (?:\b(?:in|with)\s+)?{_NAMES}['\u2019]s\s+{_KIND}(?:style|manner)\b
+      | (?:\b(?:in|with)\s+)?{_FIRST}{_NAMES}['\u2019]s\s+{_KIND}(?:style|manner)\b
     )
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -67,28 +69,6 @@ OPENING = re.compile(
 )
 
 
-def expand(prompt: str) -> list[str]:
-    """All versions of a prompt with alternatives: "a {dog|cat} in {}" -> ["a dog in {}", "a cat in {}"].
-
-    Alternatives are texts without braces and may be empty. Several groups give their product; the last one varies
-    fastest.
-
-    Raises:
-        UserError: a lone brace, or more than 10 000 versions.
-    """
-    versions = []
-    for part in parse_prompt(prompt):
-        if isinstance(part, Placeholder) and "|" in part.name:
-            versions.append([word.strip() for word in part.name.split("|")])
-        else:
-            versions.append(
-                [str(part) if isinstance(part, Placeholder) else part.replace("{", "{{").replace("}", "}}")]
-            )
-    if math.prod(map(len, versions)) > _MAX_VERSIONS:
-        raise UserError(f"the prompt {prompt[:80]!r} has more than {_MAX_VERSIONS} versions: give fewer alternatives")
-    return list(dict.fromkeys(re.sub(r"\s+", " ", "".join(words)).strip() for words in itertools.product(*versions)))
-
-
 def names_in(prompt: str) -> list[str]:
     """The names of a prompt's placeholders in their order, "" for {}."""
     return [part.name for part in parse_prompt(prompt) if isinstance(part, Placeholder)]
@@ -106,60 +86,104 @@ def name_placeholder(prompt: str, name: str, step: int = 0) -> str:
     return "".join(part.replace("{", "{{").replace("}", "}}") if isinstance(part, str) else str(part) for part in parts)
 
 
-def context_only(prompt: str) -> str:
+def context_only(prompt: str, *, weighted: bool = False) -> str:
     """The prompt without its style: "A painting of a house in the style of {}" -> "A painting of a house".
 
     Removes each placeholder that the prompt calls a style ("in the style of {}", "painted by {}", "in {} style"),
     together with these words. If it calls none a style, removes every placeholder. So the dog stays in
     "a {dog} in the style of {gogh}". A prompt without a placeholder stays as it is.
 
+    Args:
+        prompt: text with placeholders.
+        weighted: whether it has weights, see `emphasis`; what stays keeps its own.
+
     Raises:
         UserError: a lone brace.
     """
-    text, clause = _with_clause(prompt)
-    if not clause.search(text):
-        return prompt
-    text = LEFTOVERS.sub("", re.sub(r"\s+", " ", clause.sub("", text)))
-    return text.strip(" ,;:").translate(_SHOW_BRACES)
+    context = _context(_read(prompt, weighted))
+    return prompt if context is None else _written(context, weighted)
 
 
-def style_only(prompt: str) -> str:
+def style_only(prompt: str, *, weighted: bool = False) -> str:
     """The prompt without its context: "A painting of a house in the style of {}" -> "A painting in the style of {}".
 
     The opening C_o is the prompt's own if it begins with a kind of picture, as "An oil painting of" does, and
     "A painting" otherwise. A prompt without a placeholder leaves the opening alone.
 
+    Args:
+        prompt: text with placeholders.
+        weighted: whether it has weights, see `emphasis`; the opening, the names and the words before them keep theirs.
+
     Raises:
         UserError: a lone brace.
     """
-    text, clause = _with_clause(prompt)
-    names = [name for match in clause.finditer(text) for name in re.findall(_NAME, match[0])]
-    opening = OPENING.match(context_only(prompt))
-    return f"{opening[0] if opening else 'A painting'}{' in the style of ' if names else ''}{', '.join(names)}"
+    text = _read(prompt, weighted)
+    names = [
+        text[clause.start() + name.start() : clause.start() + name.end()]
+        for clause in _clause(text).finditer(text.text)
+        for name in re.finditer(_NAME, clause[0])
+    ]
+    context = _context(text) or text
+    opening = OPENING.match(context.text)
+    style = [context[: opening.end()] if opening else WeightedText.of("A painting")]
+    for number, name in enumerate(names):
+        style += WeightedText.of(", " if number else " in the style of ", name.weights[0]), name
+    return _written(WeightedText.joined(style), weighted)
 
 
-def calls_a_style(prompt: str) -> bool:
-    """Whether a prompt says in words which placeholder is a style; otherwise `context_only` has to guess."""
-    return STYLE_CLAUSE.search(prompt) is not None
+def calls_a_style(prompt: str, *, weighted: bool = False) -> bool:
+    """Whether a prompt says in words which placeholder is a style; otherwise `context_only` has to guess.
+
+    Raises:
+        UserError: a lone brace.
+    """
+    return _clause(_read(prompt, weighted)) is STYLE_CLAUSE
 
 
-def guidance_prompts(prompt: str, negative_prompt: str = "", weak_prompt: str = "") -> tuple[str, str, str, str, str]:
+def guidance_prompts(
+    prompt: str, negative_prompt: str = "", weak_prompt: str = "", *, weighted: bool = False
+) -> tuple[str, str, str, str, str]:
     """The prompts of `guidance.ROWS`: negative, full, context only, style only, weak.
 
     Raises:
         UserError: a lone brace.
     """
-    return negative_prompt, prompt, context_only(prompt), style_only(prompt), weak_prompt
+    context, style = context_only(prompt, weighted=weighted), style_only(prompt, weighted=weighted)
+    return negative_prompt, prompt, context, style, weak_prompt
 
 
-def _with_clause(prompt: str) -> tuple[str, re.Pattern[str]]:
-    """The prompt in this module's notation, and the pattern that finds its style."""
-    text = "".join(
-        # One space for many, or the patterns take a time that grows with the square of their number.
-        str(part) if isinstance(part, Placeholder) else re.sub(r"\s+", " ", part).translate(_HIDE_BRACES)
-        for part in parse_prompt(prompt)
-    )
-    return text, STYLE_CLAUSE if STYLE_CLAUSE.search(text) else BARE_NAMES
+def _read(prompt: str, weighted: bool) -> WeightedText:
+    """The prompt in this module's notation, and with one space for many.
+
+    (Otherwise the patterns take a time that grows with the square of their number.)
+    """
+    parts = [WeightedText.of("")]
+    for piece, weight in parse_weights(prompt) if weighted else [(prompt, 1.0)]:
+        for part in parse_prompt(piece):
+            text = str(part)
+            if not isinstance(part, Placeholder):
+                text = re.sub(r"\s+", " ", part).translate(_HIDE_BRACES)
+                text = text.lstrip(" ") if parts[-1].text.endswith(" ") else text
+            if text:
+                parts.append(WeightedText.of(text, weight))
+    return WeightedText.joined(parts)
+
+
+def _written(text: WeightedText, weighted: bool) -> str:
+    return (str(text) if weighted else text.text).translate(_SHOW_BRACES)
+
+
+def _clause(text: WeightedText) -> re.Pattern[str]:
+    """The pattern that finds the style."""
+    return STYLE_CLAUSE if STYLE_CLAUSE.search(text.text) else BARE_NAMES
+
+
+def _context(text: WeightedText) -> WeightedText | None:
+    """The text without its style; None if it has none."""
+    clause = _clause(text)
+    if not clause.search(text.text):
+        return None
+    return text.sub(clause, "").sub(r"\s+", " ").sub(LEFTOVERS, "").strip(" ,;:")
 
 
 def sidecar_prompt(picture: str | os.PathLike) -> str | None:

@@ -15,7 +15,7 @@ from tiny_model import WIDTH, write_controlnet
 
 import dreamstyler_jax as ds
 from dreamstyler_jax.commands.previews import write_preview
-from dreamstyler_jax.runtime import images
+from dreamstyler_jax.runtime import images, picture_files
 from dreamstyler_jax.style import FILE_NAME, step_file
 
 HOUSE = "a painting of a red house in the style of {}"
@@ -323,6 +323,29 @@ def test_a_saved_picture_holds_its_parameters(painted, tmp_path):
     assert text == picture.cell.text()
     np.testing.assert_array_equal(Image.open(tmp_path / "picture.png"), np.asarray(picture))
     assert picture.parameters["styles"] == {"gogh": GOGH.hash}
+
+
+def test_a_saved_picture_has_the_format_of_its_name(painted, tmp_path):
+    painted[1].save(tmp_path / "picture.JPG", quality=90)
+    with Image.open(tmp_path / "picture.JPG") as image:
+        assert image.format == "JPEG"
+    text = picture_files.read_text(tmp_path / "picture.JPG")
+    assert (text["prompt"], text["format"], text["quality"]) == (HOUSE, "jpeg", "90")
+    with pytest.raises(ds.UserError, match="should end in"):
+        painted[1].save(tmp_path / "picture.bmp")
+
+
+def test_prompts_with_weights_choices_and_wildcards(tiny, painted, tmp_path):
+    (tmp_path / "colour.txt").write_text("red\n")
+    text = HOUSE.replace("red house", "(__colour__:1.7) {house|dog}")
+    drawn = ds.paint(tiny, text, GOGH, **PAINT, choices="random", wildcards=tmp_path)
+    assert [picture.seed for picture in drawn] == [0, 1]
+    assert all(picture.prompt.replace("dog", "house") == HOUSE.replace("red", "(red:1.7)") for picture in drawn)
+    assert all(picture.cell.prompt_weights for picture in drawn)
+    assert min(difference([ours], [plain]) for ours, plain in zip(drawn, painted, strict=True)) > 4
+    with pytest.warns(UserWarning, match="BREAK: only other programs understand this"):
+        as_text = ds.paint(tiny, HOUSE + " BREAK (red)", GOGH, **PAINT, prompt_weights=False)
+    assert not as_text[0].cell.prompt_weights
 
 
 # Contact sheets

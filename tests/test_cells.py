@@ -31,7 +31,8 @@ OTHER_VALUES = {
     "checkpoint": 100, "repaint": REPAINT, "guidance_start": 0.2, "guidance_end": 0.8, "cache_interval": 2,
     "spacing": "trailing", "loras": "gogh.safetensors", "clip_skip": 1, "sigmas": "karras",
     "original_size": (32, 24), "crop_top_left": (0, 4), "guidance_schedule": "linear", "weak_checkpoint": 100,
-    "weak_styles": {"gogh@100": "000000000000"}, "model_settings": "000000000000",
+    "weak_styles": {"gogh@100": "000000000000"}, "format": "jpeg", "quality": 80, "prompt_weights": True,
+    "prompt_windows": 2, "model_settings": "000000000000",
 }  # fmt: skip
 OTHER_REPAINTS = {
     "content": "b.png", "content_hash": "1" * 12, "strength": 0.7, "controlnets": ("depth",), "control_scale": 0.7,
@@ -99,7 +100,7 @@ def test_a_line_of_an_older_version_has_the_id_that_its_cell_has_today(cell):
 
 NEWER = (
     "clip_skip", "sigmas", "original_size", "crop_top_left", "guidance_schedule", "weak_checkpoint", "weak_styles",
-    "model_settings",
+    "format", "quality", "prompt_weights", "prompt_windows", "model_settings",
 )  # fmt: skip
 
 

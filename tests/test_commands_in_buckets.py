@@ -12,7 +12,7 @@ from script_tools import contents, run, write_picture
 
 from dreamstyler_jax.commands import evaluate, sample, train
 from dreamstyler_jax.commands.config import SampleConfig
-from dreamstyler_jax.commands.sample_inputs import all_prompts
+from dreamstyler_jax.commands.prompt_lists import grid_parts
 from dreamstyler_jax.style import FILE_NAME, Style
 
 pytestmark = pytest.mark.usefixtures("one_compilation")
@@ -129,7 +129,8 @@ def test_models_styles_contents_loras_and_prompts_are_read_from_a_bucket(tiny, t
 
 def test_the_prompt_beside_a_content_is_read_from_a_bucket(here, store):
     store.add_folder(f"{NAME}/here", here)
-    assert all_prompts(SampleConfig(content=[f"{NAME}/here/boat.png"])) == {f"{NAME}/here/boat.png": [HOUSE]}
+    (part,) = grid_parts(SampleConfig(content=[f"{NAME}/here/boat.png"]))
+    assert part.texts == {f"{NAME}/here/boat.png": [HOUSE]}
 
 
 # Evaluating

@@ -19,8 +19,9 @@ from dreamstyler_jax import guidance, transfer
 from dreamstyler_jax.commands.cli import parse
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import read_config, read_values, to_yaml, write_config
+from dreamstyler_jax.commands.prompt_lists import Part, grid_parts, read_prompts
 from dreamstyler_jax.commands.runs import runs_of
-from dreamstyler_jax.commands.sample_inputs import all_prompts, axes_of, read_prompts
+from dreamstyler_jax.commands.sample_inputs import axes_of
 from dreamstyler_jax.grids.axes import make_cells
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.runtime.errors import UserError
@@ -71,8 +72,9 @@ def test_paper_eval_is_the_papers_protocol(tmp_path, monkeypatch):
     assert [getattr(train, name) for name in same] == [getattr(sd15, name) for name in same]
     assert train.batch_size * train.gradient_accumulation == sd15.batch_size == 8
     assert [train.output] == sample.styles and len(parse_seeds(sample.seeds)) == 1
-    assert all_prompts(sample)[""] == read_prompts(str(ROOT / "configs/eval_prompts.txt"))
-    assert len(all_prompts(sample)[""]) == 39
+    (part,) = grid_parts(sample)
+    assert part.texts[""] == read_prompts(str(ROOT / "configs/eval_prompts.txt"))
+    assert len(part.texts[""]) == 39
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -107,7 +109,8 @@ def test_every_example_of_a_grid_is_as_large_as_it_says(path, monkeypatch):
     contents = [transfer.load_content(path, 64, 8) for path in config.content]
     if contents:
         config = dataclasses.replace(config, controlnets=["edges"])
-    axes = axes_of(config, all_prompts(config), styles | mixes, contents, [])
+    (part,) = grid_parts(config)
+    axes = axes_of(part, styles | mixes, contents, [])
     cells = make_cells(axes, MODEL, styles | mixes, (64, 64))
     assert len({cell.id for cell in cells}) == len(cells) == count
 
@@ -133,7 +136,7 @@ def test_the_commands_of_the_page_about_training_can_be_copied():
 @pytest.mark.parametrize("value", [4, 4.0])
 def test_a_whole_number_and_a_decimal_make_the_same_grid(value):
     """Pictures painted with --guidance_scale 4 are the same as with 4.0, and have the same ids."""
-    (guidance,) = axes_of(SampleConfig(guidance_scale=[value]), {"": ["{}"]}, {}, [], []).guidance
+    (guidance,) = axes_of(Part(SampleConfig(guidance_scale=[value]), {"": ["{}"]}, [0]), {}, [], []).guidance
     assert repr(guidance.scales) == "{'guidance_scale': 4.0}"
 
 

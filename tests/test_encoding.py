@@ -81,7 +81,7 @@ def test_tokens_are_those_of_each_prompt(tiny):
     texts, vectors = ["a house by {gogh}", "{sea}, {gogh}"], {"gogh": 2, "sea": 1}
     tokens = encoding.tokenize(tiny.tokenizers, texts, vectors)["clip_l"]
     for text, ids, slots in zip(texts, tokens.ids, tokens.slots, strict=True):
-        expected_ids, expected_slots = tokenize_with_placeholders(tiny.tokenizer, text, vectors)
+        expected_ids, expected_slots, _ = tokenize_with_placeholders(tiny.tokenizer, text, vectors)
         np.testing.assert_array_equal(ids, expected_ids)
         np.testing.assert_array_equal(slots, expected_slots)
     tokens = encoding.tokenize(tiny.tokenizers, ["a house"], vectors)["clip_l"]
@@ -95,7 +95,7 @@ def states_by_hand(model, prompt, styles, stage_of_style):
     encoder = nnx.merge(model.networks.text_encoder, model.params["text_encoder"])
     tables = np.concatenate([style.tables["clip_l"][stage_of_style[name]] for name, style in styles.items()])
     counts = {name: style.vectors for name, style in styles.items()}
-    ids, slots = tokenize_with_placeholders(model.tokenizer, prompt, counts)
+    ids, slots, _ = tokenize_with_placeholders(model.tokenizer, prompt, counts)
     embeddings = np.array(encoder.embed_tokens(jnp.asarray(ids)[None])[0])
     for position, slot in enumerate(slots):
         if slot >= 0:

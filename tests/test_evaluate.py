@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from dreamstyler_jax.evaluation import scores
 from dreamstyler_jax.evaluation.checkpoints import CHECKPOINTS
 from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.evaluation.comparisons import AutoencoderGrams
-from dreamstyler_jax.evaluation.painted import plain_context
+from dreamstyler_jax.evaluation.painted import painted_pictures, plain_context
 from dreamstyler_jax.evaluation.report import OVERALL, summarise, summary_points
 from dreamstyler_jax.evaluation.scorer import score_all
 from dreamstyler_jax.evaluation.statistics import Estimate, estimate
@@ -199,6 +200,16 @@ def test_the_chart_has_a_point_per_style_and_one_for_all():
 )
 def test_contexts_have_neither_styles_nor_braces(prompt, context):
     assert plain_context(prompt) == context
+
+
+def test_weights_are_not_words():
+    line = dict(
+        file="a.png", prompt=r"A (red:1.3) house \(old\) by ({}:0.5)", style="gogh", styles={"gogh": "0"}, model="mini",
+        id="0",
+    )  # fmt: skip
+    ((weighted,), (plain,)) = (painted_pictures(Path("."), [line | more]) for more in ({"prompt_weights": True}, {}))
+    assert (weighted.prompt, weighted.context) == ("A red house (old) by {}", "A red house (old)")
+    assert plain.context.startswith("A (red:1.3) house")
 
 
 def test_clip_sees_no_placeholders(model, runs, tmp_path):

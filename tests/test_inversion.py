@@ -137,7 +137,7 @@ def test_views_are_crops_each_before_its_mirror_image_and_weights_are_mirrored_t
 def test_each_picture_has_its_own_prompt(tiny, pictures):
     dataset = inversion.make_dataset(tiny, pictures, PROMPTS, 3, flip=True)
     for i, (prompt,) in enumerate(PROMPTS):
-        ids, slots = tokenize_with_placeholders(tiny.tokenizer, prompt, {"style": 3})
+        ids, slots, _ = tokenize_with_placeholders(tiny.tokenizer, prompt, {"style": 3})
         np.testing.assert_array_equal(dataset.tokens["clip_l"].ids[i, 0], ids)
         np.testing.assert_array_equal(dataset.tokens["clip_l"].slots[i, 0], slots)
     assert (np.asarray(dataset.tokens["clip_l"].slots) >= 0).sum(-1).tolist() == [[3], [3]]

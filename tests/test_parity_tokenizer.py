@@ -94,7 +94,7 @@ def test_placeholder_sits_where_an_added_token_would(tmp_path):
     reference.add_tokens("<sks>")
     added = reference.convert_tokens_to_ids("<sks>")
     for prompt in (*PROMPTS, "{}, a cat{}", "pre{}fix's {}'s", "{}", "x {}!!", "5{}5"):
-        ids, slots = tokenize_with_placeholders(ours, prompt, {"sks": 1})
+        ids, slots, _ = tokenize_with_placeholders(ours, prompt, {"sks": 1})
         expected = reference_ids(reference, [prompt.replace("{}", "<sks>")])[0]
         np.testing.assert_array_equal(np.where(slots == 0, added, ids), expected)
 

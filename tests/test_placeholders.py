@@ -47,25 +47,25 @@ def test_single_braces_are_refused(prompt):
 
 
 def test_one_style_takes_the_placeholder_by_either_name(clip):
-    ids, slots = tokenize_with_placeholders(clip, "a painting in the style of {}", {"gogh": 1})
+    ids, slots, _ = tokenize_with_placeholders(clip, "a painting in the style of {}", {"gogh": 1})
     assert ids.dtype == slots.dtype == np.int32 and ids.shape == slots.shape == (77,)
     assert ids.tolist() == [*STYLE_OF, clip.filler_id, 49407] + [49407] * 68
     assert slots.tolist() == [-1] * 7 + [0] + [-1] * 69
     assert clip.filler_id not in (clip.bos_id, clip.eos_id, clip.pad_id)
-    named, named_slots = tokenize_with_placeholders(clip, "a painting in the style of {gogh}", {"gogh": 1})
+    named, named_slots, _ = tokenize_with_placeholders(clip, "a painting in the style of {gogh}", {"gogh": 1})
     assert (named == ids).all() and (named_slots == slots).all()
 
 
 def test_several_styles_of_several_vectors(clip):
     counts = {"gogh": 2, "monet": 1, "cat": 3}
-    ids, slots = tokenize_with_placeholders(clip, "{cat}, in the style of {gogh}and {cat}", counts)
+    ids, slots, _ = tokenize_with_placeholders(clip, "{cat}, in the style of {gogh}and {cat}", counts)
     assert slots[:13].tolist() == [-1, 3, 4, 5, -1, -1, -1, -1, -1, 0, 1, -1, 3]
     assert slots[13:].tolist() == [4, 5] + [-1] * 62
     assert ids[slots < 0][:9].tolist() == [49406, 267, 530, 518, 1844, 539, 537, 49407, 49407]
 
 
 def test_plain_prompts_and_literal_braces(clip):
-    ids, slots = tokenize_with_placeholders(clip, "a {{x}} b", {})
+    ids, slots, _ = tokenize_with_placeholders(clip, "a {{x}} b", {})
     assert ids.tolist() == clip(["a {x} b"])[0].tolist() and (slots == -1).all()
     with pytest.raises(UserError, match="no placeholder"):
         tokenize_with_placeholders(clip, "a {{x}} b", {"gogh": 1}, required=True)
@@ -85,7 +85,7 @@ def test_placeholders_beyond_the_window_are_refused_and_cut_text_warns(clip):
     fits = "x " * 73 + "{}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ids, slots = tokenize_with_placeholders(clip, fits, {"gogh": 2})
+        ids, slots, _ = tokenize_with_placeholders(clip, fits, {"gogh": 2})
     assert slots[-3:].tolist() == [0, 1, -1] and ids[-1] == clip.eos_id
     with pytest.raises(UserError, match=r"1 token\(s\) beyond the 77-token window: shorten") as caught:
         tokenize_with_placeholders(clip, "x " + fits, {"gogh": 2})
@@ -93,7 +93,7 @@ def test_placeholders_beyond_the_window_are_refused_and_cut_text_warns(clip):
     with pytest.raises(UserError, match=r"20 token\(s\) beyond"):
         tokenize_with_placeholders(clip, "x " * 94 + "{} and\nmore", {"gogh": 1})
     with pytest.warns(UserWarning, match=r"2 token\(s\) too long; cut: 'tree house'"):
-        ids, slots = tokenize_with_placeholders(clip, fits + " tree house", {"gogh": 2})
+        ids, slots, _ = tokenize_with_placeholders(clip, fits + " tree house", {"gogh": 2})
     assert slots[-3:].tolist() == [0, 1, -1] and ids[-1] == clip.eos_id
 
 
@@ -106,7 +106,7 @@ def test_placeholders_beyond_the_window_are_refused_and_cut_text_warns(clip):
 def test_text_around_a_placeholder_tokenises_as_around_a_word(small, before, after, count):
     if len(small.words(before)) + len(small.words(after)) + count > 75:
         return
-    ids, slots = tokenize_with_placeholders(small, f"{before}{{}}{after}", {"s": count})
+    ids, slots, _ = tokenize_with_placeholders(small, f"{before}{{}}{after}", {"s": count})
     content = ids[1:][slots[1:] < 0]
     expected = [*small.words(before), *small.words(after), small.eos_id]
     assert content[: len(expected)].tolist() == expected

@@ -1,6 +1,5 @@
-"""Prompts: alternatives, placeholders, and the prompts without their style or their context."""
+"""Prompts: placeholders, and the prompts without their style or their context."""
 
-import math
 import time
 import warnings
 
@@ -109,43 +108,6 @@ def test_both_parts_of_any_prompt_are_prompts(prompt):
     assert bool(shown) == bool(names)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "versions"),
-    [
-        ("a {dog|cat} in the style of {}", ["a dog in the style of {}", "a cat in the style of {}"]),
-        ("a { red | small  } dog, {gogh}", ["a red dog, {gogh}", "a small dog, {gogh}"]),
-        ("a {|red} dog{|, at night} by {}", ["a dog by {}", "a dog, at night by {}", "a red dog by {}",
-                                             "a red dog, at night by {}"]),
-        ("{big|} {a|b}", ["big a", "big b", "a", "b"]),
-        ("{dog|dog} by {}", ["dog by {}"]),
-        ("a {{dog|cat}} by {}", ["a {{dog|cat}} by {}"]),
-        ("no  alternatives \n by {}", ["no alternatives by {}"]),
-        ("{}", ["{}"]),
-    ],
-)  # fmt: skip
-def test_alternatives(prompt, versions):
-    assert prompts.expand(prompt) == versions
-
-
-def test_unusable_alternatives_are_refused():
-    with pytest.raises(UserError, match=r"lone '\{'"):
-        prompts.expand("a {dog|cat")
-    with pytest.raises(UserError, match="more than 10000 versions: give fewer"):
-        prompts.expand("{a|b}" * 40)
-    assert len(prompts.expand(" ".join(["{a|b|c|d|e|f|g|h|i|j}"] * 4))) == 10_000
-
-
-@given(st.lists(st.sampled_from([*PIECES, "{a|b}", "{|c|d}"]), max_size=5).map("".join))
-def test_versions_are_prompts_without_alternatives_and_with_all_placeholders(prompt):
-    groups = [name.split("|") for name in prompts.names_in(prompt) if "|" in name]
-    names = [name for name in prompts.names_in(prompt) if "|" not in name]
-    versions = prompts.expand(prompt)
-    assert len(set(versions)) == len(versions) <= math.prod(map(len, groups))
-    for version in versions:
-        assert prompts.names_in(version) == names
-        assert prompts.expand(version) == [version]
-
-
 def test_names_in_a_prompt_and_a_name_for_placeholders_without_one():
     assert prompts.names_in("a {} by { van gogh }, {{not}} {}") == ["", "van gogh", ""]
     assert prompts.name_placeholder("a {} by {gogh}, {{not}} {}", "wave") == "a {wave} by {gogh}, {{not}} {wave}"
@@ -188,10 +150,14 @@ def test_prompts_that_ignore_the_styles_given_are_refused():
 
 
 @pytest.mark.parametrize(
-    "many", [" " * 20_000, "\t" * 20_000, "{} " * 200, "{a} and " * 200, "in the style of " * 2000]
-)
-def test_the_time_to_take_a_prompt_apart_grows_with_its_length_alone(many):
+    "many",
+    [" " * 20_000, "\t" * 20_000, "{a}, and " * 5000, "{a} & " * 5000, "{}" * 10_000, "in the style of " * 2000,
+     "( )" * 7000, "(" * 20_000 + ")" * 20_000, "(a:1)[b]" * 3000, f":{'1' * 20_000}"],
+)  # fmt: skip
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_time_to_take_a_prompt_apart_grows_with_its_length_alone(many, weighted):
     started = time.perf_counter()
-    prompts.guidance_prompts(f"A painting of a house in {many}{{x}}")
-    prompts.context_only(f"in {{x}} {many}of a, a")
+    prompts.guidance_prompts(f"A painting of a house in {many}{{x}}", weighted=weighted)
+    prompts.context_only(f"in {{x}} {many}of a, a", weighted=weighted)
+    prompts.calls_a_style(f"a house, {many}", weighted=weighted)
     assert time.perf_counter() - started < 5  # hours where the time doubles with every word; here some milliseconds

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from readme_tools import commands_of, python_of
-from script_tools import ROOT, write_picture
+from script_tools import ROOT, last_of_each, write_picture
 from tiny_model import write_controlnet
 
 README = ROOT / "README.md"
@@ -84,7 +84,7 @@ def shortened(command: str) -> list[str]:
     options = [re.sub(r"^0:(\d+)$", lambda seeds: f"0:{int(seeds[1]) // 4}", word) for word in options]
     options = [word.replace("edges=PATH", "edges=controlnet").replace("=PATH", "=controlnet") for word in options]
     options = [word.replace("PATH", "model").replace("runs/PHOTO", "runs/photo") for word in options]
-    return [name, *options, *SHORTER[name], *(SMALL[name] if "PATH" in command else [])]
+    return [name, *last_of_each([*options, *SHORTER[name], *(SMALL[name] if "PATH" in command else [])])]
 
 
 def test_every_command_is_run_or_says_why_not():

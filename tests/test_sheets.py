@@ -63,6 +63,20 @@ def colours_of(files, cells):
 # What varies, and where it goes
 
 
+def test_pictures_with_few_of_all_combinations_have_a_row_each():
+    """As where each seed has drawn its prompt, or each line of a list has settings of its own."""
+    drawn = [dataclasses.replace(CELL, prompt=f"a {word} {{}}", seed=seed) for seed, word in enumerate("abcd")]
+    (sheet,) = layout(drawn, "title")
+    assert sheet == Sheet("title", [f"a {w} {{}}, seed {s}" for s, w in enumerate("abcd")], [""], [[c] for c in drawn])
+    listed = [dataclasses.replace(cell, steps=10 + cell.seed, height=8 * cell.seed) for cell in drawn]
+    (sheet,) = layout(listed, "title")
+    assert sheet.rows[2] == "a c {}, steps 12, seed 2" and cells_on(sheet) == [[cell] for cell in listed]
+    most = [dataclasses.replace(cell, seed=(cell.seed + more) % 4) for cell in drawn for more in range(3)]
+    assert [len(sheet.columns) for sheet in layout(most, "title")] == [4], "more than half of them are there"
+    many = [dataclasses.replace(CELL, prompt=str(seed), seed=seed) for seed in range(44)]
+    assert [len(sheet.rows) for sheet in layout(many, "title")] == [20, 20, 4]
+
+
 def test_the_axes_are_what_varies():
     assert axes([CELL]) == []
     assert axes(cells_of("ab", (0, 1))) == ["prompt", "seed"]

@@ -1,6 +1,5 @@
 """``dreamstyler train``: what it writes, how it stops and resumes, and what it says about mistakes."""
 
-import json
 import re
 import shlex
 import shutil
@@ -280,12 +279,13 @@ def test_a_run_without_its_metrics_still_ends_with_its_style(finished, words, tm
 
 
 def test_the_style_is_written_before_the_chart(finished, words, tmp_path):
-    """A loss of 0, which has no logarithm, ends the drawing of the chart."""
+    """Something is in the chart's place, so that it cannot be written."""
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / FILE_NAME).unlink()
-    (folder / "metrics.jsonl").write_text(json.dumps({"step": 10, "loss": 0.0}) + "\n")
-    with pytest.raises(ValueError):
+    (folder / "loss.png").unlink()
+    (folder / "loss.png").mkdir()
+    with pytest.raises(OSError, match=r"loss\.png"):
         run(train, *words, "--output", folder, "--resume")
     np.testing.assert_array_equal(table_of(folder / FILE_NAME), table_of(finished / FILE_NAME))
 
@@ -436,6 +436,7 @@ def test_styles_that_are_far_apart_go_on_from_where_each_is(separate, tmp_path, 
     for name in ("stars", "wave"):
         (folder / name / FILE_NAME).unlink()
     shutil.rmtree(folder / "wave" / "checkpoints")
+    (folder / "wave" / "checkpoints").mkdir()
     before = (folder / "stars" / "metrics.jsonl").read_bytes()
     run(train, *command, "--output", folder, "--resume")
     for name in ("stars", "wave"):
@@ -522,7 +523,7 @@ def test_two_hosts_of_four_devices_go_on_as_one_device_would(batches_of_eight, t
     printed = [host.communicate(timeout=300) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], printed
     said = [[line for line in output.splitlines() if not line.startswith("[Gloo]")] for output, _ in printed]
-    assert "paint with it" in said[0][-1] and not said[1]
+    assert "paint with it" in said[0][-2] and not said[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["programs", "run"]
     assert [collectives(tmp_path / "programs" / number) for number in "01"] == [[["all-reduce"]]] * 2
     assert_the_same_runs(one, folder, 1)

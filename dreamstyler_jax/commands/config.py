@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dreamstyler_jax.captioning.caption import BLIP2, CAPTIONER_HELP, JUDGE
+from dreamstyler_jax.choices import ALL, MODES
+from dreamstyler_jax.grids.file_names import BY_ID, FIELDS, check_pattern
 from dreamstyler_jax.guidance import CONSTANT, FORMS, SCALES, SCHEDULES, WEAK_SCALE, forms_with
 from dreamstyler_jax.guidance_variants import Scale
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
+from dreamstyler_jax.runtime.picture_files import PNG, SUFFIXES
 from dreamstyler_jax.runtime.settings import check_pair, check_values, option
 from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, SIGMAS, SOLVERS
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS, parse_loras
@@ -223,14 +226,29 @@ class SampleConfig(GuidanceOptions):
     )
     prompts: list[str] = option(
         [],
-        "What to paint. {} stands for each style in turn, {name} for one style, {a|b} for both words in turn. Default: "
-        "four examples, or the text file next to each picture in content.",
+        "What to paint. {} stands for each style in turn, {name} for one style, {a|b} for both words in turn, "
+        "{2$$a|b|c} for two of them. Default: four examples, or the text file next to each picture in content.",
     )
     prompts_file: str = option(
         "",
-        "Text file with one prompt per line, in place of prompts. Empty lines and # comments are skipped.",
+        "Text file with one prompt per line, in place of prompts. Empty lines and # comments are skipped. In a .csv or "
+        ".jsonl file each line can also have a negative_prompt, a style, a seed, scales and more (docs/prompts.md).",
     )
+    choices: str = option(
+        ALL,
+        "What becomes of {a|b} and wildcards: all paints every version, random the one that a picture's seed draws.",
+        choices=MODES,
+    )
+    wildcards: str = option("", "Folder of text files: __animal__ in a prompt stands for a line of its animal.txt.")
     negative_prompt: str = option("", "What the pictures should not show.")
+    prompt_weights: bool = option(
+        True,
+        "Read (word:1.2), (word) and [word] in prompts as more and less weight; \\( is a bracket that is meant as one. "
+        "false: all brackets are text.",
+    )
+    long_prompts: bool = option(
+        False, "Read prompts longer than the text encoders' window in several windows, instead of cutting them off."
+    )
     content: list[str] = option([], "Pictures to repaint in each style with each prompt. Default: paint from noise.")
     strength: list[float] = option(
         [0.8], "How much of the content is repainted; 1 keeps nothing of it.", low=0.01, high=1
@@ -308,6 +326,14 @@ class SampleConfig(GuidanceOptions):
     crop_top_left: list[int] = option(
         [], "SDXL: paint as if the pictures had been cut out of larger ones at this top and left. Default: 0 0."
     )
+    format: str = option(
+        PNG, "Format of the pictures' files. jpeg and webp are smaller, and not exact in every pixel.", choices=SUFFIXES
+    )
+    quality: int = option(95, "Quality of jpeg and webp files.", low=1, high=100)
+    name_format: str = option(
+        BY_ID,
+        "Names of the pictures' files, such as {index:04}-{prompt}-{seed}. Of " + ", ".join(FIELDS) + ".",
+    )
     batch_size: int = option(8, "Pictures painted at once; they do not depend on it.", low=1, high=1024)
     dtype: str = option("float32", "Precision of the model's computations.", choices=DTYPES)
     shard: str = option(
@@ -327,6 +353,7 @@ class SampleConfig(GuidanceOptions):
         check_pair(self, "original_size", "height and width", 1)
         check_pair(self, "crop_top_left", "top and left", 0)
         parse_seeds(self.seeds)
+        check_pattern(self.name_format)
         if self.distributed:
             if self.shard not in (SampleConfig.shard, HOSTS):
                 raise UserError("distributed, shard: give one of them, not both")

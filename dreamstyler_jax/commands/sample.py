@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-import itertools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.commands.cli import command_line
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.commands.models import load_model
+from dreamstyler_jax.commands.prompt_lists import Part, grid_parts
 from dreamstyler_jax.commands.sample_inputs import (
-    all_prompts,
     axes_of,
     check_prompts,
     context_lines,
@@ -30,6 +30,7 @@ from dreamstyler_jax.commands.sample_inputs import (
     with_default_controlnet,
     with_default_style,
 )
+from dreamstyler_jax.foreign_syntax import warn_of_foreign_syntax
 from dreamstyler_jax.grids.axes import make_cells
 from dreamstyler_jax.grids.cells import Cell, definition, warn_of_equal_cells
 from dreamstyler_jax.grids.gallery import Gallery, Writer
@@ -49,7 +50,8 @@ from dreamstyler_jax.runtime.interruption import patiently
 from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.runtime.profiling import traced
 from dreamstyler_jax.runtime.progress import progress
-from dreamstyler_jax.stable_diffusion.loras.merging import read_loras
+from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack, read_loras
+from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
 
 WARM_UP = 2  # of a trace, in batches
@@ -60,14 +62,14 @@ def run(config: SampleConfig) -> None:
     share_cores(config.model, config.batch_size)
     index, count = shard_of(config.shard)
     config = with_default_style(config)
-    texts = all_prompts(config)
-    styles = load_all_styles(config, texts)
+    parts = grid_parts(config)
+    styles = load_all_styles(config, parts)
     check_output(path_of(config.output) if config.output else default_folder(styles))
-    warn_of_settings_without_effect(config)
     model = load_model(config.model, config, dtype=config.dtype, clip_skip=config.clip_skip)
     model = model.with_size_conditions(config.original_size, config.crop_top_left)
     warn_of_another_clip_skip(config, styles)
     config = with_default_controlnet(config, model)
+    parts = [part._replace(config=with_default_controlnet(part.config, model)) for part in parts]
     nets = [transfer.parse_net(net) for net in config.controlnets]
     model = transfer.with_nets(
         model,
@@ -78,23 +80,27 @@ def run(config: SampleConfig) -> None:
         guess_mode=config.guess_mode,
     )
     loras = read_loras(config.loras, model.params, model.name)
-    warn_of_distillation(config, model, loras)
+    for settings in {id(part.config): part.config for part in parts}.values():
+        warn_of_settings_without_effect(settings)
+        warn_of_distillation(settings, model, loras)
     contents = load_contents(config, model)
     encoder = transfer.ContentEncoder(model, nets, config.depth_model)
     for content in contents[:1]:
         encoder.control_maps(content)  # a problem with one is a problem with all; find it before painting
-    cells = make_cells(
-        axes_of(config, texts, styles, contents, loras), model, styles, model.size(config.height, config.width)
-    )
+    cells = cells_of(parts, model, styles, contents, loras)
     warn_of_equal_cells(cells)
     shape = shape_of(cells, config.batch_size)
     check_prompts(model, cells, styles, shape.rows)
     gallery = open_gallery(config, cells, styles, (index, count))
     shard_cells = cells[index::count]
     with only_process(gallery.folder) if count == 1 else contextlib.nullcontext():  # shards have a manifest each
+        if others := gallery.other_names():
+            warnings.warn(f"name_format: {others} pictures are there already and keep their names", stacklevel=2)
         todo = missing(gallery, shard_cells)
         if todo:
-            warn_of_unknown_words(config.model, [*itertools.chain(*texts.values()), config.negative_prompt])
+            texts = list(dict.fromkeys(text for cell in todo for text in (cell.prompt, cell.negative_prompt)))
+            warn_of_unknown_words(config.model, texts)
+            warn_of_foreign_syntax(texts)
             warn_of_earlier_weights(model, styles)
             lines = dict.fromkeys(line for stack in loras for line in stack.lines)
             announce(model, *lines, *scheduler_line(model), summary(todo), *context_lines(todo, shape.rows))
@@ -115,6 +121,22 @@ def run(config: SampleConfig) -> None:
         )
 
 
+def cells_of(
+    parts: Sequence[Part],
+    model: StableDiffusion,
+    styles: Mapping[str, Style],
+    contents: Sequence[transfer.Content],
+    loras: Sequence[LoraStack],
+) -> list[Cell]:
+    """The cells of all parts of a grid, each of them once."""
+    cells: dict[str, Cell] = {}
+    for part in parts:
+        size = model.size(part.config.height, part.config.width)
+        for cell in make_cells(axes_of(part, styles, contents, loras), model, styles, size):
+            cells.setdefault(cell.id, cell)
+    return list(cells.values())
+
+
 def open_gallery(
     config: SampleConfig, cells: Sequence[Cell], styles: Mapping[str, Style], shard: tuple[int, int]
 ) -> Gallery:
@@ -126,8 +148,14 @@ def open_gallery(
     wanted = definition(cells)
     settings = {cell.model_hash: cell.model_settings for cell in cells}
     note = functools.partial(note_of, config, styles)
+
+    def gallery_in(folder: Path) -> Gallery:
+        gallery = Gallery(folder, shard, note, settings)
+        gallery.name_files(cells, config.name_format)
+        return gallery
+
     if config.output:
-        gallery = Gallery(path_of(config.output), shard, note, settings)
+        gallery = gallery_in(path_of(config.output))
         gallery.check_own()
         changed = gallery.holds_another(wanted)
         if changed and not config.merge:
@@ -138,10 +166,11 @@ def open_gallery(
             )
     else:
         first = default_folder(styles)
-        galleries = (Gallery(folder, shard, note, settings) for folder in _numbered(first))
-        gallery = next(g for g in galleries if is_free(g) and (config.merge or not g.holds_another(wanted)))
+        gallery = next(
+            g for g in map(gallery_in, _numbered(first)) if is_free(g) and (config.merge or not g.holds_another(wanted))
+        )
         if gallery.folder != first:
-            what = "another grid; this one" if is_free(Gallery(first, shard)) else "files of yours; this grid"
+            what = "another grid; this one" if is_free(gallery_in(first)) else "files of yours; this grid"
             print(f"{first} holds {what} goes to {gallery.folder}")
     gallery.define(wanted)
     return gallery
@@ -253,6 +282,9 @@ def command_of(config: SampleConfig, cell: Cell) -> str:
         config,
         prompts=[prompts.name_placeholder(cell.prompt, cell.style)],
         prompts_file="",
+        choices=SampleConfig.choices,
+        wildcards="",
+        guidance=cell.guidance,
         negative_prompt=prompts.name_placeholder(cell.negative_prompt, cell.style),
         seeds=str(cell.seed),
         loras=[cell.loras],

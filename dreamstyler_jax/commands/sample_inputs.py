@@ -1,16 +1,15 @@
-"""What ``dreamstyler sample`` is asked to paint: prompts, styles and mixes, contents, and the axes of the grid."""
+"""What ``dreamstyler sample`` is asked to paint: styles and mixes, contents, and the axes of the grid."""
 
 import dataclasses
 import itertools
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dreamstyler_jax import prompts, transfer
 from dreamstyler_jax.commands.config import SampleConfig
-from dreamstyler_jax.commands.config_files import find_config
+from dreamstyler_jax.commands.prompt_lists import Part
 from dreamstyler_jax.encoding import check_styles, tokenize
 from dreamstyler_jax.grids.axes import Axes
 from dreamstyler_jax.grids.cells import Cell
@@ -28,16 +27,16 @@ from dreamstyler_jax.guidance_variants import NUMBERS
 from dreamstyler_jax.mini.shipped import EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix, parse_recipe
 from dreamstyler_jax.runtime.errors import UserError, listing, shortened
-from dreamstyler_jax.runtime.parsing import parse_seeds
+from dreamstyler_jax.runtime.picture_files import PNG
+from dreamstyler_jax.runtime.settings import one_of
 from dreamstyler_jax.solvers import steps_within
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.placeholders import Reading
 from dreamstyler_jax.stable_diffusion.scheduler_config import solver_of
 from dreamstyler_jax.style import FILE_NAME, Style, StyleRef, load_styles
-from dreamstyler_jax.train_settings import BARE_PROMPTS
 
 DISTILLED_SOLVERS = {"lcm": 1.5, "tcd": 1.0}  # with the guidance scale that such models take
-Texts = Mapping[str, Sequence[str]]  # prompts by the name of their content; under "" those without content
 
 
 def with_default_style(config: SampleConfig) -> SampleConfig:
@@ -57,50 +56,20 @@ def newest_style() -> Path:
     return finished[-1] if finished else EXAMPLE_STYLE
 
 
-def all_prompts(config: SampleConfig) -> dict[str, list[str]]:
-    """Every version of every prompt, without duplicates, for each picture in ``content``; under "" without content."""
-    shared = read_prompts(config.prompts_file) if config.prompts_file else config.prompts
-    lines = {
-        content: shared or [prompts.sidecar_prompt(content) or BARE_PROMPTS["style"]]
-        for content in config.content or [""]
-    }
-    return {
-        content: list(dict.fromkeys(itertools.chain.from_iterable(map(prompts.expand, given))))
-        for content, given in lines.items()
-    }
-
-
-def read_prompts(path: str) -> list[str]:
-    """The lines of a text file, or of the package's in ``configs``, without empty lines and those that begin with #.
-
-    Raises:
-        UserError: the file cannot be read, or holds no prompt.
-    """
-    try:
-        text = find_config(path, ".txt").read_bytes().decode("utf-8-sig")
-        lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or error
-        raise UserError(f"prompts_file: cannot read {path}: {reason}") from error
-    texts = [line for line in lines if line and not line.startswith("#")]
-    if not texts:
-        raise UserError(f"prompts_file: {path} holds no prompt; write one per line")
-    return texts
-
-
-def load_all_styles(config: SampleConfig, texts: Texts) -> dict[str, Style]:
+def load_all_styles(config: SampleConfig, parts: Sequence[Part]) -> dict[str, Style]:
     """The styles and mixes that prompts may name, by ``str(StyleRef)``.
 
     Raises:
         UserError: a style or a recipe cannot be read, or a prompt names no style.
     """
     recipes = [parse_recipe(text) for text in config.mixes]
-    refs = {StyleRef.parse(name) for text in _all_texts(config, texts) for name in prompts.names_in(text)}
+    all_texts = dict.fromkeys(text for part in parts for given in part.texts.values() for text in given)
+    negative_prompts = dict.fromkeys(part.config.negative_prompt for part in parts)
+    refs = {StyleRef.parse(name) for text in (*all_texts, *negative_prompts) for name in prompts.names_in(text)}
     refs |= {ref for recipe in recipes for ref in recipe.refs}
-    steps = _steps_of_styles(config)
+    steps = list(dict.fromkeys(step for part in parts for step in _steps_of_styles(part.config)))
     styles = load_styles(config.styles, steps, refs)
-    for given in texts.values():
-        prompts.require_placeholders(given, styles)
+    prompts.require_placeholders(list(all_texts), styles)
     mixes: dict[str, Style] = {}
     for recipe in recipes:
         for step in [0] if StyleRef.parse(recipe.text).names_step else steps:
@@ -115,10 +84,6 @@ def _steps_of_styles(config: SampleConfig) -> list[int]:
     """The training steps at which styles are needed, 0 for the final ones."""
     weak = [config.weak_checkpoint] if any(config.weak_scale) else []
     return list(dict.fromkeys([*(config.checkpoints or [0]), *weak]))
-
-
-def _all_texts(config: SampleConfig, texts: Texts) -> Iterable[str]:
-    return itertools.chain([config.negative_prompt], *texts.values())
 
 
 def load_contents(config: SampleConfig, model: StableDiffusion) -> list[transfer.Content]:
@@ -144,23 +109,29 @@ def warn_of_another_clip_skip(config: SampleConfig, styles: Mapping[str, Style])
 
 
 def axes_of(
-    config: SampleConfig,
-    texts: Texts,
-    styles: Mapping[str, Style],
-    contents: Sequence[transfer.Content],
-    loras: Sequence[LoraStack],
+    part: Part, styles: Mapping[str, Style], contents: Sequence[transfer.Content], loras: Sequence[LoraStack]
 ) -> Axes:
-    """The axes of the grid that the settings ask for."""
-    final_names = dict.fromkeys(StyleRef.parse(name).name for name in styles)
+    """The axes of a part of the grid that the settings ask for.
+
+    Raises:
+        UserError: the part's style is not there, or no prompt asks for it.
+    """
+    config = part.config
+    names = config.mixes or list(dict.fromkeys(StyleRef.parse(name).name for name in styles))
+    if part.style and part.style not in names:
+        raise UserError(f"prompts_file: unknown style {part.style!r}; it must be {one_of(names, part.style)}")
+    for text in itertools.chain(*part.texts.values()) if part.style else ():
+        if "" not in prompts.names_in(text) + prompts.names_in(config.negative_prompt):
+            raise UserError(f"prompts_file: the prompt {shortened(text)!r} has no {{}} for its style, {part.style}")
     return Axes(
-        prompts=texts,
-        styles=config.mixes or list(final_names),
+        prompts=part.texts,
+        styles=[part.style] if part.style else names,
         checkpoints=config.checkpoints,
         loras=loras,
         guidance=all_guidance(config),
         solvers=config.solver,
         steps=config.steps,
-        seeds=parse_seeds(config.seeds),
+        seeds=part.seeds,
         contents=contents,
         strengths=config.strength,
         control_scales=config.control_scale,
@@ -175,6 +146,10 @@ def axes_of(
         controlnets=config.controlnets,
         control_span=(config.control_start, config.control_end),
         guess_mode=config.guess_mode,
+        format=config.format,
+        quality=config.quality,
+        prompt_weights=config.prompt_weights,
+        long_prompts=config.long_prompts,
     )
 
 
@@ -200,9 +175,13 @@ def check_prompts(
         UserError: as said.
     """
     check_styles(model, styles)
-    distinct = {(cell.prompt, cell.style): cell for cell in cells}.values()
-    texts = list(dict.fromkeys(cell.texts[row] for cell in distinct for row in rows))
-    tokenize(model.tokenizers, texts, {name: style.vectors for name, style in styles.items()})
+    vectors = {name: style.vectors for name, style in styles.items()}
+    texts: dict[Reading, dict[str, None]] = {}
+    for cell in {(cell.prompt, cell.style, cell.negative_prompt): cell for cell in cells}.values():
+        reading = Reading(cell.prompt_weights, cell.prompt_windows)
+        texts.setdefault(reading, {}).update(dict.fromkeys(cell.texts[row] for row in rows))
+    for reading, of_reading in texts.items():
+        tokenize(model.tokenizers, list(of_reading), vectors, reading=reading)
 
 
 def context_lines(cells: Sequence[Cell], rows: Iterable[int]) -> list[str]:
@@ -214,15 +193,24 @@ def context_lines(cells: Sequence[Cell], rows: Iterable[int]) -> list[str]:
     """
     if CONTEXT not in rows:
         return []
-    texts = dict.fromkeys(cell.prompt for cell in cells)
-    if unsure := [text for text in texts if not prompts.calls_a_style(text)]:
+    contexts = {
+        (cell.prompt, cell.prompt_weights): prompts.context_only(cell.prompt, weighted=cell.prompt_weights)
+        for cell in cells
+    }
+    unsure = [
+        (text, context)
+        for (text, weighted), context in contexts.items()
+        if not prompts.calls_a_style(text, weighted=weighted)
+    ]
+    if unsure:
+        text, context = unsure[0]
         warnings.warn(
-            f"the prompt {shortened(unsure[0])!r} does not call its style one; without it, it is taken for "
-            f"{shortened(prompts.context_only(unsure[0]))!r}: write in the style of {{}}, if that is wrong",
+            f"the prompt {shortened(text)!r} does not call its style one; without it, it is taken for "
+            f"{shortened(context)!r}: write in the style of {{}}, if that is wrong",
             stacklevel=2,
         )
-    contexts = dict.fromkeys(repr(shortened(prompts.context_only(text))) for text in texts)
-    return [f"Without the style, for guidance: {listing(list(contexts), 3)}"]
+    shown = dict.fromkeys(repr(shortened(context)) for context in contexts.values())
+    return [f"Without the style, for guidance: {listing(list(shown), 3)}"]
 
 
 def warn_of_distillation(config: SampleConfig, model: StableDiffusion, loras: Sequence[LoraStack]) -> None:
@@ -278,6 +266,8 @@ def warn_of_settings_without_effect(config: SampleConfig) -> None:
     if not any(map(has_effect, map(in_effect, all_guidance(config)))):
         of_guidance = (*NUMBERS, "guidance_schedule", "negative_prompt")
         conditions |= dict.fromkeys(of_guidance, "guidance, and with these scales there is none")
+    if config.format == PNG:
+        conditions["quality"] = "--format jpeg or webp"
     if not any(config.weak_scale):
         conditions["weak_checkpoint"] = "--weak_scale"
     if not config.content:

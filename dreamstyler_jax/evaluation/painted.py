@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from dreamstyler_jax import prompts
 from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.runtime.files import inside
+from dreamstyler_jax.stable_diffusion.emphasis import without_weights
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
 from dreamstyler_jax.style import StyleRef
 
@@ -29,7 +30,7 @@ class PaintedPicture(NamedTuple):
 
     Attributes:
         path: its file.
-        prompt: as it was given, {} included.
+        prompt: as it was given, {} included, but without weights.
         context: the prompt without the style, in plain words (see `plain_context`).
         styles: the styles that the prompt names.
         model: the model that painted it: "mini", a folder or a hub id.
@@ -80,6 +81,8 @@ def painted_pictures(folder: Path, lines: Iterable[Mapping[str, Any]]) -> list[P
 
 def _painted_picture(folder: Path, line: Mapping[str, Any]) -> PaintedPicture:
     prompt, hashes = line["prompt"], line["styles"]
+    if line.get("prompt_weights"):
+        prompt = without_weights(prompt)
     named_prompt = prompts.name_placeholder(prompt, line["style"])
     names = prompts.names_in(prompts.style_only(named_prompt))
     if not names or not set(names) <= hashes.keys():

@@ -1,21 +1,29 @@
 """What a grid combines: axes -> cells, one for each combination."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dreamstyler_jax import prompts
+from dreamstyler_jax.choices import ALL, resolve
 from dreamstyler_jax.grids.cells import Cell, Repaint
 from dreamstyler_jax.guidance import CONSTANT, WEAK_SCALE, Guidance, cfg_guidance, has_effect, in_effect
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.picture_files import PNG
 from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING, sigmas_in_effect, solver_table
+from dreamstyler_jax.stable_diffusion.emphasis import has_weights
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.placeholders import count_windows
 from dreamstyler_jax.style import Style, StyleRef
 from dreamstyler_jax.transfer import Content
+
+MAX_WINDOWS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +42,9 @@ class Axes:
         weak_checkpoint: the training step of the weak prompt's styles, for the cells with a weak scale.
         negative_prompt, guidance_span, guidance_schedule, cache_interval, spacing, sigmas, dtype: shared by all cells.
         controlnets, control_span, guess_mode: shared by all cells with content.
+        format, quality: of all pictures' files, see `picture_files`.
+        prompt_weights: whether brackets in prompts are weights, see `emphasis`.
+        long_prompts: whether prompts that are longer than the text encoders' window take several of them.
     """
 
     prompts: Mapping[str, Sequence[str]]
@@ -58,6 +69,18 @@ class Axes:
     controlnets: Sequence[str] = ()
     control_span: tuple[float, float] = (0.0, 1.0)
     guess_mode: bool = False
+    format: str = PNG
+    quality: int | None = None
+    prompt_weights: bool = True
+    long_prompts: bool = False
+
+
+def without_choices(axes: Axes, mode: str = ALL, wildcards: str | Path = "") -> list[Axes]:
+    """The axes with prompts without choices; those of each seed, where seeds draw them. Arguments as of `resolve`."""
+    return [
+        dataclasses.replace(axes, prompts=texts, seeds=seeds)
+        for texts, seeds in resolve(axes.prompts, axes.seeds, mode, wildcards)
+    ]
 
 
 def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], size: tuple[int, int]) -> list[Cell]:
@@ -94,6 +117,7 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                 styles={name: styles[ref].hash for name, ref in refs.items() if ref in styles},
                 checkpoint=checkpoint,
                 repaint=repaint,
+                prompt_weights=axes.prompt_weights and any(map(has_weights, (text, axes.negative_prompt))),
             )
             cells += [
                 Cell(
@@ -110,7 +134,24 @@ def make_cells(axes: Axes, model: StableDiffusion, styles: Mapping[str, Style], 
                     weights, all_guidance, axes.solvers, axes.steps, axes.seeds
                 )
             ]
-    return cells
+    return _with_windows(cells, model, styles) if axes.long_prompts else cells
+
+
+def _with_windows(cells: Sequence[Cell], model: StableDiffusion, styles: Mapping[str, Style]) -> list[Cell]:
+    """The cells with as many windows of tokens as the longest of their prompts takes."""
+    vectors = {name: style.vectors for name, style in styles.items()}
+
+    @functools.cache
+    def count(prompt: str, weighted: bool) -> int:
+        counts = (count_windows(t, prompt, vectors, weighted=weighted) for t in model.tokenizers.values())
+        if (windows := max(counts)) > MAX_WINDOWS:
+            raise UserError(f"the prompt {prompt[:80]!r} takes {windows} windows of tokens; give at most {MAX_WINDOWS}")
+        return windows
+
+    return [
+        dataclasses.replace(cell, prompt_windows=max(count(text, cell.prompt_weights) for text in cell.texts))
+        for cell in cells
+    ]
 
 
 def _same_in_all(axes: Axes, model: StableDiffusion) -> dict[str, Any]:
@@ -128,6 +169,8 @@ def _same_in_all(axes: Axes, model: StableDiffusion) -> dict[str, Any]:
         spacing=axes.spacing,
         original_size=networks.original_size,
         crop_top_left=networks.crop_top_left if any(networks.crop_top_left) else None,
+        format=axes.format,
+        quality=None if axes.format == PNG else axes.quality,
     )
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from dreamstyler_jax import __version__, prompts
+from dreamstyler_jax.grids.infotext import infotext
 from dreamstyler_jax.guidance import CONSTANT, Guidance
 from dreamstyler_jax.runtime.errors import shortened
+from dreamstyler_jax.runtime.picture_files import PARAMETERS, PNG
 from dreamstyler_jax.solvers import AUTO_SPACING
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.schedule import NORMAL_SIGMAS
@@ -22,12 +24,13 @@ from dreamstyler_jax.style import StyleRef
 ABSENT = {
     "checkpoint": 0, "guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "spacing": "auto",
     "loras": NO_LORAS, "clip_skip": 0, "sigmas": NORMAL_SIGMAS, "original_size": None, "crop_top_left": None,
-    "guidance_schedule": CONSTANT, "weak_checkpoint": 0, "weak_styles": None, "model_settings": "",
+    "guidance_schedule": CONSTANT, "weak_checkpoint": 0, "weak_styles": None, "format": PNG, "quality": None,
+    "prompt_weights": False, "prompt_windows": 1, "model_settings": "",
 }  # fmt: skip
 # Those of them that count in an id only where they have another value, so that older pictures keep their ids.
 _NOT_IN_OLDER_IDS = (
     "clip_skip", "sigmas", "original_size", "crop_top_left", "guidance_schedule", "weak_checkpoint", "weak_styles",
-    "model_settings",
+    "format", "quality", "prompt_weights", "prompt_windows", "model_settings",
 )  # fmt: skip
 # Those of them that pictures always depended on: what older pictures had is not known, and taken to be as it is now.
 UNRECORDED = ("model_settings",)
@@ -81,6 +84,10 @@ class Cell:
         guidance_schedule: one of `guidance.SCHEDULES`.
         weak_checkpoint: the training step at which the weak prompt takes its styles; 0 without a weak scale.
         weak_styles: name and hash of each of these; None without a weak scale.
+        format: of the picture's file, one of `picture_files.SUFFIXES`.
+        quality: of a JPEG or WebP file, 1 to 100; None for PNG, which keeps every pixel.
+        prompt_weights: whether the prompts have weights, see `emphasis`; without, brackets are text.
+        prompt_windows: how many windows of tokens the longest of its prompts takes, if more than the first count.
         repaint: None for a picture painted from the prompt alone.
     """
 
@@ -111,6 +118,10 @@ class Cell:
     guidance_schedule: str = CONSTANT
     weak_checkpoint: int = 0
     weak_styles: Mapping[str, str] | None = None
+    format: str = PNG
+    quality: int | None = None
+    prompt_weights: bool = False
+    prompt_windows: int = 1
     model_settings: str = ""
     repaint: Repaint | None = None
 
@@ -130,7 +141,7 @@ class Cell:
         full = prompts.name_placeholder(self.prompt, self.style, self.checkpoint)
         negative = prompts.name_placeholder(self.negative_prompt, self.style, self.checkpoint)
         weak = prompts.name_placeholder(self.prompt, self.style, self.weak_checkpoint) if self.weak_checkpoint else full
-        return prompts.guidance_prompts(full, negative, weak)
+        return prompts.guidance_prompts(full, negative, weak, weighted=self.prompt_weights)
 
     @property
     def guidance_span(self) -> tuple[float, float]:
@@ -148,11 +159,11 @@ class Cell:
         return Guidance(self.guidance, self.scales).variants
 
     def text(self) -> dict[str, str]:
-        """The parameters as text chunks of a PNG."""
+        """The texts in the picture's file: all parameters by name, and once more as other programs read them."""
         values = {
             key: value if isinstance(value, str) else json.dumps(value) for key, value in self.parameters().items()
         }
-        return {**values, "software": f"dreamstyler_jax {__version__}"}
+        return {**values, "software": f"dreamstyler_jax {__version__}", PARAMETERS: infotext(self)}
 
 
 def id_of_line(line: Mapping[str, Any]) -> str:

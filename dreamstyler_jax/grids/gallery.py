@@ -6,6 +6,7 @@ each picture is one object, and the manifest is one that is written again and ag
 """
 
 import concurrent.futures
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,12 +18,14 @@ import numpy as np
 import yaml
 
 from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Cell, id_of_line
+from dreamstyler_jax.grids.file_names import BY_ID, name_files
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.buckets import in_bucket
 from dreamstyler_jax.runtime.documents import FileText, check, parse_json, parse_yaml
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import check_own, inside, read_file, remove_temporaries, write_atomic
 from dreamstyler_jax.runtime.growing_files import growing_file
+from dreamstyler_jax.runtime.picture_files import SUFFIXES, to_bytes
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
 _SHARDS = "manifest.*-of-*.jsonl"
@@ -75,6 +78,7 @@ class Gallery:
     ):
         index, count = shard
         self._note, self._settings = note, settings
+        self._files: dict[str, str] = {}  # by cell id, in the folder images
         self.folder = folder
         self.manifest = folder / (MANIFEST if count == 1 else f"manifest.{index}-of-{count}.jsonl")
         self.lines = self._read()
@@ -105,7 +109,9 @@ class Gallery:
 
     def check_own(self) -> None:
         """Raises a UserError if the folder holds files that would be replaced, and no manifest of ours."""
-        check_own(self.folder, _WRITTEN, (MANIFEST, _SHARDS))
+        named = [f"images/{file}" for id, file in self._files.items() if Path(file).stem != id]
+        there = [glob.escape(file) for file in named if (self.folder / file).exists()]
+        check_own(self.folder, (*_WRITTEN, *there), (MANIFEST, _SHARDS))
 
     def define(self, definition: Mapping[str, Any]) -> None:
         """Writes down what is painted here, after what was painted here before."""
@@ -145,6 +151,19 @@ class Gallery:
             return False
         return hashlib.sha256(content).hexdigest() == line.get("sha256")
 
+    def name_files(self, cells: Sequence[Cell], pattern: str = BY_ID) -> None:
+        """Chooses the names of the pictures of a grid, see `file_names`; without this they are their cells' ids."""
+        names = name_files(cells, pattern, self._kept_names())
+        self._files = {cell.id: f"{names[cell.id]}{SUFFIXES[cell.format]}" for cell in cells}
+
+    def other_names(self) -> int:
+        """How many of the pictures named are there already under another name, which stays."""
+        kept = self._kept_names()
+        return sum(kept.get(id, Path(file).stem) != Path(file).stem for id, file in self._files.items())
+
+    def _kept_names(self) -> dict[str, str]:
+        return {id: Path(line["file"]).stem for id, line in self.lines.items() if "file" in line}
+
     def begin(self) -> None:
         """Prepares the manifest for more lines: appending to a line cut short would spoil both."""
         if in_bucket(self.folder):
@@ -166,8 +185,8 @@ class Gallery:
         """
         if not np.isfinite(picture).all():
             raise ValueError("the picture holds NaN or Inf")
-        file = f"images/{cell.id}.png"
-        content = images.to_png(images.to_image(picture), cell.text())
+        file = f"images/{self._files.get(cell.id, cell.id + SUFFIXES[cell.format])}"
+        content = to_bytes(images.to_image(picture), cell.text(), cell.format, cell.quality)
         write_atomic(self.folder / file, content)
         self._append({"file": file, "sha256": hashlib.sha256(content).hexdigest()}, cell)
 

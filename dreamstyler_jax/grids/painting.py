@@ -19,6 +19,7 @@ from dreamstyler_jax.sampling import StepPlan, plan_steps, sample_batch
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.stable_diffusion.placeholders import Reading
 from dreamstyler_jax.style import Style
 from dreamstyler_jax.transfer import Content, ContentEncoder
 
@@ -81,7 +82,10 @@ def paint_cells(
         options = dict(rows=shape.rows, varied=shape.varied, encoder=encoder, sample=sample)
         for group in _grouped(members, _program):
             plan, size = _plan(merged, group[0]), _size(group[0], content_of)
-            paint = functools.partial(paint_requests, merged, styles=styles, plan=plan, size=size, **options)
+            reading = Reading(any(cell.prompt_weights for cell in group), group[0].prompt_windows)
+            paint = functools.partial(
+                paint_requests, merged, styles=styles, plan=plan, size=size, reading=reading, **options
+            )
             painted = _that_fit(paint, [_request(cell, plan, content_of, encoder) for cell in group], batch)
             for cell, picture in zip(group, painted, strict=True):
                 yield cell, picture[: cell.height, : cell.width]
@@ -138,7 +142,7 @@ def _program(cell: Cell) -> Hashable:
     strength = cell.repaint.strength if cell.repaint else None
     of_solver = cell.solver, cell.steps, cell.spacing, cell.sigmas, strength
     of_plan = *of_solver, cell.guidance_span, cell.guidance_schedule, cell.cache_interval
-    return *of_plan, cell.height, cell.width
+    return *of_plan, cell.height, cell.width, cell.prompt_windows
 
 
 def _plan(model: StableDiffusion, cell: Cell) -> StepPlan:

@@ -60,7 +60,8 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
 
     Rows are prompts (with a single prompt, the first other axis that varies), columns are seeds (or the last axis that
     varies). If the styles would be the columns, they are the rows, and the prompts the columns. Each combination of the
-    remaining axes has its own sheet, cut after 20 rows or 16 columns.
+    remaining axes has its own sheet, cut after 20 rows or 16 columns. Where most combinations are not there, as when
+    each prompt has a seed of its own, there is a row per picture instead.
     """
     varying = axes(cells)
     *rest, column = [axis for axis in varying if axis != "prompt"] or ["seed"]
@@ -70,9 +71,14 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(tuple(value_of(cell, axis) for axis in rest), []).append(cell)
+    if rest and len(groups) == len(cells):
+        return _list(cells, title, [row, *rest, column])
     sheets = []
     for combination, members in groups.items():
         sheet_title = ", ".join(map(_label, rest, combination)) or title
+        if column == "seed" and row == "prompt" and _is_sparse(members):
+            sheets += _list(members, sheet_title, [row, column])
+            continue
         at = {(value_of(cell, row), value_of(cell, column)): cell for cell in members}
         row_values, column_values = (list(dict.fromkeys(values)) for values in zip(*at, strict=True))
         for sheet_rows in _cut(row_values, MAX_ROWS):
@@ -82,6 +88,19 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
                 places = [[at.get((r, c)) for c in sheet_columns] for r in sheet_rows]
                 sheets.append(Sheet(sheet_title, row_labels, column_labels, places))
     return sheets
+
+
+def _is_sparse(cells: Sequence[Cell]) -> bool:
+    """Whether at most half of the combinations of prompts and seeds are there."""
+    rows, columns = ({value_of(cell, axis) for cell in cells} for axis in ("prompt", "seed"))
+    return 1 < len(cells) <= len(rows) * len(columns) / 2
+
+
+def _list(cells: Sequence[Cell], title: str, axes: Sequence[str]) -> list[Sheet]:
+    """Sheets with a row per picture, which the values of these axes label."""
+    labels = [", ".join(_label(axis, value_of(cell, axis)) for axis in axes) for cell in cells]
+    parts = zip(_cut(labels, MAX_ROWS), _cut(list(cells), MAX_ROWS), strict=True)
+    return [Sheet(title, of_part, [""], [[cell] for cell in members]) for of_part, members in parts]
 
 
 def _label(axis: str, value: Any) -> str:

@@ -23,8 +23,8 @@ from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.evaluation.painted import painted_pictures
 from dreamstyler_jax.evaluation.training_data import find_training_data
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
-from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.masks import as_masked_picture, fill
+from dreamstyler_jax.runtime.picture_files import SUFFIXES, read_text, to_bytes
 from dreamstyler_jax.stable_diffusion.loras.merging import read_loras
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style, load_styles
@@ -60,13 +60,15 @@ def picture_files() -> dict[str, bytes]:
     exif[274] = 6
     picture.save(buffer, "JPEG", exif=exif, icc_profile=b"x" * 200)
     files["exif.jpg"] = buffer.getvalue()
-    files["text.png"] = images.to_png(picture, {"prompt": "x" * 300, "note": "चित्र"})
+    text = {"prompt": "x" * 300, "note": "चित्र", "parameters": "a house\nSteps: 5"}
+    for format, suffix in SUFFIXES.items():
+        files[f"text{suffix}"] = to_bytes(picture, text, format, 90)
     files["script.eps"] = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     return files
 
 
 class Pictures(Door):
-    """Pictures of every format that Pillow knows, their masks, and the text in PNG files."""
+    """Pictures of every format that Pillow knows, their masks, and the text in pictures' files."""
 
     def prepare(self) -> None:
         self.pictures = picture_files()
@@ -87,8 +89,8 @@ class Pictures(Door):
                 spoil_file(rng, path, lambda rng: mutated_bytes(rng, self.pictures[name]))
             picture = fill(as_masked_picture(path))
             transfer.make_content(picture, str(path), 16, 8, None)
-            if path.suffix == ".png":
-                images.read_text(path)
+            if path.suffix in SUFFIXES.values():
+                read_text(path)
         finally:
             remove(path)
             remove(self.folder / "picture.mask.png")

@@ -72,6 +72,8 @@ class Manifests(FolderDoor):
         gallery.define(wanted)
         gallery.missing(self.cells)
         gallery.listed(self.cells)
+        gallery.name_files(self.cells, rng.choice(("{seed}", "{id}")))
+        gallery.other_names()
         gallery.begin()
         sample.show(gallery, self.cells, {"gogh": self.style})
         painted = painted_pictures(self.folder, gallery.lines.values())

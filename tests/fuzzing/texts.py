@@ -1,28 +1,34 @@
 """The doors for what users write: settings, prompts, recipes."""
 
+import json
+from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 from sample_tools import random_style
 
 from dreamstyler_jax import mixing, prompts, transfer
-from dreamstyler_jax.commands import sample, sample_inputs
+from dreamstyler_jax.choices import MODES, Template
+from dreamstyler_jax.commands import prompt_lists, sample
 from dreamstyler_jax.commands.cli import command_line, parse
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import read_config, write_config
 from dreamstyler_jax.commands.evaluate import EvaluateConfig
 from dreamstyler_jax.encoding import tokenize
+from dreamstyler_jax.foreign_syntax import foreign_syntax
 from dreamstyler_jax.runtime import images, parsing
 from dreamstyler_jax.stable_diffusion.loras.recipes import parse_loras
+from dreamstyler_jax.stable_diffusion.placeholders import Reading
 from dreamstyler_jax.style import StyleRef
-from fuzzing.door import Door
+from fuzzing.door import Door, FolderDoor
 from fuzzing.mutations import (
     ODD_TEXTS,
     mutated_bytes,
     mutated_text,
     remove,
     spoil_file,
+    spoilt_lines,
     yaml_file,
 )
 
@@ -86,17 +92,58 @@ class Prompts(Door):
                 rng, file, lambda rng: mutated_bytes(rng, f"# text\n{prompt}\n\n{prompt}".encode("utf-8", "replace"))
             )
             try:
-                texts = sample_inputs.read_prompts(str(self.folder / "prompts.txt"))
+                texts = prompt_lists.read_prompts(str(self.folder / "prompts.txt"))
                 texts += [prompts.sidecar_prompt(rng.choice((self.folder / "a.png", *ODD_TEXTS))) or ""]
             finally:
                 remove(file)
         else:
             texts = [prompt]
-        for version in [version for text in texts for version in prompts.expand(text)[:3]]:
+        for version in [version for text in texts for version in Template.read(text).versions()[:3]]:
+            foreign_syntax([version])
             named = prompts.name_placeholder(version, "gogh", rng.choice((0, 5)))
             prompts.names_in(named)
-            rows = prompts.guidance_prompts(named, version, named)
-            tokenize(self.materials.model.tokenizers, rows, self.vectors)
+            reading = Reading(rng.random() < 0.5, rng.choice((1, 2)))
+            rows = prompts.guidance_prompts(named, version, named, weighted=reading.weighted)
+            prompts.calls_a_style(named, weighted=reading.weighted)
+            tokenize(self.materials.model.tokenizers, rows, self.vectors, reading=reading)
+
+
+class PromptLists(FolderDoor):
+    """Lists of prompts with settings of their own, and files of wildcards."""
+
+    LIST: ClassVar = (
+        {"prompt": "a __animal__ by {}", "style": "gogh", "seed": 3, "guidance_scale": 2.5, "negative_prompt": "fog"},
+        {"prompt": "a {red|blue} (house:1.2), {}", "style": None, "seed": "4:6", "steps": 9, "solver": "ddim"},
+    )
+
+    def prepare(self) -> None:
+        animals = "# animals\ncat\n{big|small} dog\n__bird__\n"
+        rows = ("prompt,style,seed", '"a __animal__ by {}",gogh,"3,5"', "a {2$$red|blue|old} house by {},,4")
+        texts = {"list.csv": "\n".join(rows) + "\n", "animal.txt": animals, "bird.txt": "wren\nrobin\n"}
+        for name, text in texts.items():
+            (self.folder / name).write_text(text)
+        (self.folder / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.LIST))
+        self.files = {name: self.spoilt(text) for name, text in texts.items()}
+        self.files["list.jsonl"] = lambda rng: spoilt_lines(rng, self.LIST)
+
+    @staticmethod
+    def spoilt(text: str) -> Callable[[Random], bytes]:
+        """What writes a spoilt version of a text."""
+
+        def write(rng: Random) -> bytes:
+            if rng.random() < 0.3:
+                return mutated_bytes(rng, text.encode())
+            return mutated_text(rng, text).encode("utf-8", "replace")
+
+        return write
+
+    def read(self, rng: Random) -> None:
+        """Reads both lists."""
+        for name in ("list.csv", "list.jsonl"):
+            folder, file = str(self.folder), str(self.folder / name)
+            config = SampleConfig(prompts_file=file, wildcards=folder, choices=rng.choice(MODES), seeds="0:3")
+            for part in prompt_lists.grid_parts(config):
+                repr(part)
 
 
 class Recipes(Door):

@@ -20,11 +20,11 @@ from fuzzing.door import Door, Materials
 from fuzzing.files import Loras, Pickles, Pictures, Styles
 from fuzzing.models import Clips, Models, ScoreNetworks, Tokenizers, Weights
 from fuzzing.outputs import Manifests, Runs
-from fuzzing.texts import Prompts, Recipes, Settings
+from fuzzing.texts import PromptLists, Prompts, Recipes, Settings
 
 DOORS: tuple[type[Door], ...] = (
-    Settings, Prompts, Recipes, Pictures, Styles, Pickles, Loras, Models, Tokenizers, Clips, Weights, ScoreNetworks,
-    Manifests, Runs,
+    Settings, Prompts, PromptLists, Recipes, Pictures, Styles, Pickles, Loras, Models, Tokenizers, Clips, Weights,
+    ScoreNetworks, Manifests, Runs,
 )  # fmt: skip
 MAX_SECONDS = 10
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")

@@ -31,10 +31,10 @@ from script_tools import contents, refusal, run, start, without_a_tensor
 
 from dreamstyler_jax.commands import sample
 from dreamstyler_jax.commands.config import SampleConfig
+from dreamstyler_jax.commands.prompt_lists import read_prompts
 from dreamstyler_jax.commands.sample_inputs import (
     context_lines,
     newest_style,
-    read_prompts,
     scheduler_line,
     warn_of_distillation,
     warn_of_earlier_weights,
@@ -77,6 +77,7 @@ def test_pictures_have_the_models_size_and_differ(painted):
 def test_a_picture_says_how_it_was_painted(painted, tiny_folder, styles):
     for line in manifest(painted):
         said = images.read_text(painted / line["file"])
+        assert said.pop("parameters").startswith(line["prompt"].replace("{}", "gogh"))
         assert said.pop("software").startswith("dreamstyler_jax ")
         unsaid = ("id", "file", "sha256", "command", "learned_from", "learned_from_hashes")
         known = {key: value for key, value in line.items() if key not in unsaid}

@@ -53,9 +53,10 @@ STYLE_CLAUSE = re.compile(
 # A placeholder without such words: "a house, {}", "a {} painting".
 BARE_NAMES = re.compile(rf",?\s*(?:\b(?:in|with|like)\s+(?:the\s+|an?\s+)?)?{_NAMES}(?:[\s-]*style\b)?", re.IGNORECASE)
 # What removing a style may leave behind: empty brackets, a space before a comma, "of a" or "as if by" at the end.
-LEFTOVERS = re.compile(
-    r"\(\s*\)|\[\s*\]|\s+(?=[,.;:!?])|(?:\s+(?:an?|the|of|by|in|with|like|as|if|though|after|from))+\s*$"
-)
+# (The last of these begins where no such word stands before, or the time grows with the square of their number.)
+_LEFT = r"\s+(?:an?|the|of|by|in|with|like|as|if|though|after|from)"
+_NONE_BEFORE = r"(?<!\s(?:an|of|by|in|as|if))(?<!\sa)(?<!\sthe)(?<!\s(?:with|like|from))(?<!\safter)(?<!\sthough)"
+LEFTOVERS = re.compile(rf"\(\s*\)|\[\s*\]|\s+(?=[,.;:!?])|{_NONE_BEFORE}(?:{_LEFT})+\s*$")
 # C_o: "A painting", "An old oil painting", where it ends the prompt or "of" follows.
 OPENING = re.compile(
     r"""

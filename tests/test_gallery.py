@@ -244,6 +244,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
         b"\xff\n",
         b'{"id": "0"}\n{\n{"id": "1"}\n',
         nested,
+        json.dumps({"id": "0", **CELLS[0].parameters(), "model_hash": []}).encode() + b"\n",
     ):
         (tmp_path / "manifest.jsonl").write_bytes(content)
         with pytest.raises(UserError, match=r"line \d of .*manifest\.jsonl is damaged, .*; remove it"):

@@ -152,7 +152,7 @@ def test_prompts_that_ignore_the_styles_given_are_refused():
 @pytest.mark.parametrize(
     "many",
     [" " * 20_000, "\t" * 20_000, "{a}, and " * 5000, "{a} & " * 5000, "{}" * 10_000, "in the style of " * 2000,
-     "( )" * 7000, "(" * 20_000 + ")" * 20_000, "(a:1)[b]" * 3000, f":{'1' * 20_000}"],
+     "of a " * 10_000, "( )" * 7000, "(" * 20_000 + ")" * 20_000, "(a:1)[b]" * 3000, f":{'1' * 20_000}"],
 )  # fmt: skip
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_time_to_take_a_prompt_apart_grows_with_its_length_alone(many, weighted):

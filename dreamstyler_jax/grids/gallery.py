@@ -42,6 +42,7 @@ class Line(TypedDict):
     style: str
     styles: dict[str, str]
     model: str
+    model_hash: NotRequired[str]
     checkpoint: NotRequired[int]
     loras: NotRequired[str]
     content: NotRequired[FileText]

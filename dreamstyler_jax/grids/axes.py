@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dreamstyler_jax import prompts
@@ -75,7 +75,7 @@ class Axes:
     long_prompts: bool = False
 
 
-def without_choices(axes: Axes, mode: str = ALL, wildcards: str | Path = "") -> list[Axes]:
+def without_choices(axes: Axes, mode: str = ALL, wildcards: str | os.PathLike = "") -> list[Axes]:
     """The axes with prompts without choices; those of each seed, where seeds draw them. Arguments as of `resolve`."""
     return [
         dataclasses.replace(axes, prompts=texts, seeds=seeds)

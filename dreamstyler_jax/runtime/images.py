@@ -89,7 +89,7 @@ def load(path: str | os.PathLike, *, on_white: bool = True) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # what Pillow says of a damaged EXIF block
-            file = open_picture(on_this_machine(path))
+            file = open_picture(_on_this_machine(path))
     except FileNotFoundError as error:
         raise UserError(f"there is no picture {path}") from error
     except IsADirectoryError as error:
@@ -106,7 +106,7 @@ def load(path: str | os.PathLike, *, on_white: bool = True) -> Image.Image:
         return _decode(file, f"the picture {path}", on_white)
 
 
-def on_this_machine(path: Path) -> Path | io.BytesIO:
+def _on_this_machine(path: Path) -> Path | io.BytesIO:
     """What Pillow can open: the path itself, or what a file in a bucket holds."""
     return io.BytesIO(path.read_bytes()) if in_bucket(path) else path
 
@@ -307,7 +307,7 @@ def read_text(path: str | os.PathLike) -> dict[str, str]:
         UserError: the file is missing, or not a readable PNG.
     """
     try:
-        with Image.open(on_this_machine(path_of(path)), formats=["PNG"]) as image:
+        with Image.open(_on_this_machine(path_of(path)), formats=["PNG"]) as image:
             assert isinstance(image, PngImageFile)
             return {key: str(value) for key, value in image.text.items()}
     except FileNotFoundError as error:

@@ -80,7 +80,7 @@ def read_text(path: str | os.PathLike) -> dict[str, str]:
     if format_of(path) == PNG:
         return images.read_text(path)
     try:
-        with Image.open(images.on_this_machine(path_of(path)), formats=["JPEG", "WEBP"]) as image:
+        with Image.open(io.BytesIO(path_of(path).read_bytes()), formats=["JPEG", "WEBP"]) as image:
             exif = image.getexif()
         text = parse_json(exif[ExifTags.Base.ImageDescription], dict[str, str], "its ImageDescription")
         comment = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]

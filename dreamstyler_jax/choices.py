@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from dreamstyler_jax.runtime.buckets import path_of
+from dreamstyler_jax.runtime.buckets import in_bucket, list_objects, path_of
 from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.files import text_of
 from dreamstyler_jax.runtime.settings import hint, one_of
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
 
@@ -202,18 +203,24 @@ class Wildcards:
     def _read(self, name: str) -> list[str]:
         file = self._folder / f"{name}.txt"
         try:
-            lines = [line.strip() for line in re.split(r"\r\n?|\n", file.read_bytes().decode("utf-8-sig"))]
+            lines = [line.strip() for line in text_of(file.read_bytes()).split("\n")]
         except FileNotFoundError:
-            paths = sorted(self._folder.rglob("*.txt"))
-            known = [path.relative_to(self._folder).with_suffix("").as_posix() for path in paths]
-            raise UserError(f"wildcards: there is no {file} for __{name}__{hint(name, known)}") from None
+            raise UserError(f"wildcards: there is no {file} for __{name}__{hint(name, self._names())}") from None
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or error
             raise UserError(f"wildcards: cannot read {file}: {reason}") from error
         texts = [line for line in lines if line and not line.startswith("#")]
         if not texts:
             raise UserError(f"wildcards: {file} holds no line to choose from")
         return texts
+
+    def _names(self) -> list[str]:
+        """The names of all files."""
+        if in_bucket(self._folder):
+            files = [item.name for item in list_objects(self._folder)]
+        else:
+            files = [path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*.txt")]
+        return sorted(file.removesuffix(".txt") for file in files if file.endswith(".txt"))
 
 
 def resolve(

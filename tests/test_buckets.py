@@ -16,6 +16,7 @@ from sample_tools import random_style
 from script_tools import contents, refusal, run, write_picture
 
 from dreamstyler_jax.captioning.sidecars import edit, find_pictures, write_caption
+from dreamstyler_jax.choices import resolve
 from dreamstyler_jax.commands import convert, train
 from dreamstyler_jax.commands.cli import run_and_exit
 from dreamstyler_jax.commands.prompt_lists import read_prompts
@@ -23,8 +24,9 @@ from dreamstyler_jax.commands.sample import paint_into
 from dreamstyler_jax.depth import depth_model_hash
 from dreamstyler_jax.grids.cells import definition
 from dreamstyler_jax.grids.gallery import Gallery
+from dreamstyler_jax.grids.pictures import Picture
 from dreamstyler_jax.prompts import sidecar_prompt
-from dreamstyler_jax.runtime import files, images
+from dreamstyler_jax.runtime import files, images, picture_files
 from dreamstyler_jax.runtime.buckets import check_reachable, path_of
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
@@ -205,34 +207,37 @@ def fill(folder, shard=(0, 1)) -> None:
         gallery.finish(CELLS)
 
 
-@given(changes=st.integers(0, 16))
-def test_a_grid_is_completed_whenever_its_process_was_killed(changes, tmp_path_factory):
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """The files of this grid on this machine."""
     folder = tmp_path_factory.mktemp("grid")
-    fill(folder / "grid")
-    with bucket(folder / "cache") as store:
+    fill(folder)
+    return {name: data for name, data in contents(folder).items() if data is not None}
+
+
+@given(changes=st.integers(0, 17))
+def test_a_grid_is_completed_whenever_its_process_was_killed(changes, filled, tmp_path_factory):
+    with bucket(tmp_path_factory.mktemp("cache")) as store:
         store.changes_left = changes
         try:
             fill(path_of(f"{NAME}/grid"))
         except OSError:
-            assert changes < 16
+            assert changes < 17
         store.changes_left = float("inf")
         listed = Gallery(path_of(f"{NAME}/grid"))
         assert len(listed.missing(CELLS)) == len(CELLS) - listed.listed(CELLS)
         fill(path_of(f"{NAME}/grid"))
-        here = {name: data for name, data in contents(folder / "grid").items() if data is not None}
-        assert store.contents(f"{NAME}/grid") == here
+        assert store.contents(f"{NAME}/grid") == filled
 
 
-def test_parts_of_a_grid_are_joined(store, tmp_path):
+def test_parts_of_a_grid_are_joined(store, filled):
     there = path_of(f"{NAME}/grid")
     for part in range(2):
         fill(there, (part, 2))
     assert {"manifest.0-of-2.jsonl", "manifest.1-of-2.jsonl"} < set(store.contents(str(there)))
     assert not Gallery(there).missing(CELLS)
-    for folder in (there, tmp_path / "grid"):
-        fill(folder)
-    here = {name: data for name, data in contents(tmp_path / "grid").items() if data is not None}
-    assert store.contents(str(there)) == here
+    fill(there)
+    assert store.contents(str(there)) == filled
 
 
 # Pictures, styles and mistakes
@@ -247,6 +252,20 @@ def test_pictures_with_their_masks_are_read_and_written(store, tmp_path):
     assert images.read_text(f"{NAME}/new.png") == {"prompt": "a boat"}
     with pytest.raises(UserError, match=f"there is no picture {NAME}/none.png"):
         images.load(f"{NAME}/none.png")
+
+
+def test_a_picture_of_another_format_keeps_its_texts(store):
+    picture = Picture(CELLS[0], plain_picture(0))
+    picture.save(f"{NAME}/new.webp")
+    assert picture_files.read_text(f"{NAME}/new.webp")["prompt"] == CELLS[0].prompt
+
+
+def test_lines_of_wildcards_are_read(store):
+    store.objects |= {"styles/words/animal.txt": b"a dog\r\n# none\r\na cat\r\n", "styles/words/of/sky.txt": b"blue"}
+    texts = resolve({"": ["__animal__ below a __of/sky__ sky"]}, [0], wildcards=f"{NAME}/words")
+    assert texts[0][0] == {"": ["a dog below a blue sky", "a cat below a blue sky"]}
+    with pytest.raises(UserError, match=r"there is no gs://styles/words/of/sk.txt for __of/sk__.*of/sky"):
+        resolve({"": ["__of/sk__"]}, [0], wildcards=f"{NAME}/words")
 
 
 def test_styles_are_converted_from_bucket_to_bucket(store, tmp_path):

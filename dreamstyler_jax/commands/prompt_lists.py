@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from dreamstyler_jax.commands.config_files import find_config
 from dreamstyler_jax.guidance import SCALES
 from dreamstyler_jax.runtime.documents import parse_json
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import text_of
 from dreamstyler_jax.runtime.parsing import parse_seeds
 from dreamstyler_jax.runtime.settings import convert, one_of
 from dreamstyler_jax.train_settings import BARE_PROMPTS
@@ -106,10 +106,9 @@ def read_prompts(path: str) -> list[str]:
 def _text(path: str) -> str:
     suffix = Path(path).suffix.lower()
     try:
-        data = find_config(path, suffix if suffix in _READERS else ".txt").read_bytes()
-        return re.sub(r"\r\n?", "\n", data.decode("utf-8-sig"))
+        return text_of(find_config(path, suffix if suffix in _READERS else ".txt").read_bytes())
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or error
         raise UserError(f"prompts_file: cannot read {path}: {reason}") from error
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import io
-from pathlib import Path
+import os
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class Picture:
         """All parameters by name, as in a grid's manifest."""
         return self.cell.parameters()
 
-    def save(self, path: str | Path, quality: int = 95) -> None:
+    def save(self, path: str | os.PathLike, quality: int = 95) -> None:
         """Writes a file with the parameters in it, as ``dreamstyler sample`` does.
 
         Args:

@@ -107,6 +107,15 @@ def read_file(path: str | os.PathLike, *, advice: str = "make or download it aga
     return content
 
 
+def text_of(content: bytes) -> str:
+    """The text in a file in UTF-8, with or without a byte order mark, with line breaks of any system as \\n.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
 @overload
 def read_json(path: str | os.PathLike, *, advice: str = ...) -> dict[str, Any]: ...
 @overload

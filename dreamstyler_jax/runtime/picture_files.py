@@ -2,8 +2,9 @@
 
 import io
 import json
+import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePath
 from types import MappingProxyType
 
 from PIL import ExifTags, Image
@@ -20,13 +21,13 @@ _MAX_EXIF = 65_000  # bytes; a JPEG file holds them in one segment
 _UNICODE = b"UNICODE\0"  # what EXIF writes in front of a comment in UTF-16
 
 
-def format_of(path: str | Path) -> str:
+def format_of(path: str | os.PathLike) -> str:
     """The format that the name of a picture's file asks for, one of `SUFFIXES`.
 
     Raises:
         UserError: it asks for another.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = PurePath(path).suffix.lower()
     names = {**{ending: name for name, ending in SUFFIXES.items()}, ".jpeg": "jpeg"}
     if suffix not in names:
         raise UserError(f"{path}: the name of a picture should end in {', '.join(names)}")
@@ -70,7 +71,7 @@ def _to_exif(text: Mapping[str, str]) -> bytes:
     return exif.tobytes()
 
 
-def read_text(path: str | Path) -> dict[str, str]:
+def read_text(path: str | os.PathLike) -> dict[str, str]:
     """The texts in a picture's file that this project has written.
 
     Raises:

@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.torch_model import STAGES, Torch
 from dreamstyler_jax.commands.cli import parse, run_and_exit
-from dreamstyler_jax.commands.config import DTYPES
 from dreamstyler_jax.commands.measuring import conditions, timed
+from dreamstyler_jax.commands.shared_options import DTYPES
 from dreamstyler_jax.commands.workloads import (
     PROMPT,
     SIZES,

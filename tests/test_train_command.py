@@ -24,10 +24,11 @@ from script_tools import (
 from benchmarks.interruptions import InterruptionsConfig, interrupt_training
 from dreamstyler_jax.commands import sample, train
 from dreamstyler_jax.commands.cli import parse
-from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
+from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.run_log import read_metrics
 from dreamstyler_jax.commands.runs import check_resumable, check_same_inputs, is_finished
+from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
 from dreamstyler_jax.prompts import OBJECT_PROMPTS, sidecar_prompt
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints

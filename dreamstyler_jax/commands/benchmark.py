@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from dreamstyler_jax.commands import estimating
-from dreamstyler_jax.commands.config import DTYPES
 from dreamstyler_jax.commands.measuring import build, conditions, measure, peak, statistics, timed
+from dreamstyler_jax.commands.shared_options import DTYPES
 from dreamstyler_jax.commands.workloads import (
     GRID_BATCHES,
     SIZES,

@@ -6,16 +6,24 @@ other are refused when an instance is made. Importing this module does not impor
 
 import dataclasses
 import os
-import re
-import unicodedata
-from pathlib import Path
-from typing import Any
 
 from dreamstyler_jax.captioning.caption import BLIP2, CAPTIONER_HELP, JUDGE
 from dreamstyler_jax.choices import ALL, MODES
+from dreamstyler_jax.commands.names import is_name, name_of
+from dreamstyler_jax.commands.shared_options import (
+    CLIP_SKIP_HELP,
+    DTYPES,
+    LORAS_HELP,
+    MODEL_HELP,
+    PICKLE_HELP,
+    PREDICTION_HELP,
+    REVISION_HELP,
+    VAE_HELP,
+    VARIANT_HELP,
+    GuidanceOptions,
+)
 from dreamstyler_jax.grids.file_names import BY_ID, FIELDS, check_pattern
-from dreamstyler_jax.guidance import CONSTANT, FORMS, SCALES, SCHEDULES, WEAK_SCALE, forms_with
-from dreamstyler_jax.guidance_variants import Scale
+from dreamstyler_jax.guidance import CONSTANT, SCHEDULES, WEAK_SCALE
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import HOSTS, parse_seeds, parse_shard
 from dreamstyler_jax.runtime.picture_files import PNG, SUFFIXES
@@ -31,30 +39,6 @@ EXAMPLE_PROMPTS = (
     "A painting of an orange cat in the snow by day in the style of {}",
     "A painting of a green tree in the desert at night in the style of {}",
 )
-MODEL_HELP = (
-    "Stable Diffusion model: a folder in diffusers' layout, a single .safetensors file, a hub id or URL, or mini, the "
-    "embedded model."
-)
-VARIANT_HELP = (
-    "Variant of the model's weight files, such as fp16 for model.fp16.safetensors. Parts of the model without such a "
-    "file are read from the one without a variant."
-)
-REVISION_HELP = "Branch, tag or commit of the model's hub repository. Default: its main branch."
-VAE_HELP = "Autoencoder (VAE) to use instead of the model's own: a file, a folder or a hub id."
-PREDICTION_HELP = "What the model predicts, where its files do not say it or say it wrongly."
-PICKLE_HELP = "Read the tensors of .ckpt and .bin files, with PyTorch's restricted unpickler. Needs torch."
-LORAS_HELP = (
-    "LoRA files to merge into the model, with their scales: gogh.safetensors*0.8, or several as in "
-    "gogh.safetensors*0.8+ink.safetensors*0.5; none for the model without."
-)
-CLIP_SKIP_HELP = (
-    "How many of the text encoders' last layers to leave out, for models that were trained so. What other programs "
-    "call Clip skip 2 is 1 here, as in diffusers."
-)
-DTYPES = ("float32", "bfloat16")
-MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle", "clip_skip")
-
-_JOINERS = "\u200c\u200d"  # within words of several scripts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +122,7 @@ class TrainConfig(TrainSettings):
             object.__setattr__(self, "output", self.output or "runs")
             return
         name = self.name or (name_of(self.images[0]) if self.images else "example")
-        if not _is_name(name):
+        if not is_name(name):
             raise UserError(f"name: a letter, then letters, digits, _ and -, not {name!r}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "output", self.output or os.path.join("runs", name))
@@ -170,23 +154,6 @@ class TrainConfig(TrainSettings):
         if duplicates := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             count = names.count(duplicates[0])
             raise UserError(f"separate: the styles of {count} pictures would have the same name, {duplicates[0]}")
-
-
-def _scale_option(scale: Scale) -> tuple[str, type, Any]:
-    """Name, type and field of the option for a scale of guidance."""
-    forms = forms_with(scale.name)
-    text = f"{scale.help} For --guidance {' or '.join(forms)}." if forms else scale.help
-    return scale.name, list[float], option([scale.default], text, low=scale.low, high=scale.high)
-
-
-GuidanceOptions: Any = dataclasses.make_dataclass(
-    "GuidanceOptions",
-    [
-        ("guidance", str, option("cfg", "; ".join(f"{f.name}: {f.help}" for f in FORMS.values()) + ".", choices=FORMS)),
-        *map(_scale_option, SCALES.values()),
-    ],
-    frozen=True,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,19 +357,3 @@ class SampleConfig(GuidanceOptions):
                 f"control_images: {len(self.control_images)} given for {len(self.content)} pictures in content; "
                 "give one for each"
             )
-
-
-def name_of(picture: str) -> str:
-    """The name of a style that is learned from a picture, by the path of its file."""
-    letters = "".join(letter if _in_names(letter) else "_" for letter in Path(picture).stem)
-    name = re.sub("_+", "_", letters).strip("_-") or "style"
-    return name if _is_name(name) else f"style_{name}"
-
-
-def _is_name(text: str) -> bool:
-    """Whether a text is a letter or _, then letters of any script with their marks, digits, _ and -."""
-    return bool(re.match(r"[^\W\d]", text)) and all(map(_in_names, text))
-
-
-def _in_names(letter: str) -> bool:
-    return letter in "-_" + _JOINERS or letter.isalnum() or unicodedata.category(letter).startswith("M")

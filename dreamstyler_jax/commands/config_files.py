@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
+from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
+from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
 from dreamstyler_jax.runtime.buckets import in_bucket, path_of
 from dreamstyler_jax.runtime.documents import parse_yaml
 from dreamstyler_jax.runtime.errors import UserError

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamstyler_jax import __version__
-from dreamstyler_jax.commands.config import PICKLE_HELP, PREDICTION_HELP, VAE_HELP
 from dreamstyler_jax.commands.models import load_model
+from dreamstyler_jax.commands.shared_options import PICKLE_HELP, PREDICTION_HELP, VAE_HELP
 from dreamstyler_jax.evaluation.artfid import art_fid
 from dreamstyler_jax.evaluation.checkpoints import CHECKPOINTS, load_checkpoint
 from dreamstyler_jax.evaluation.clip import Clip

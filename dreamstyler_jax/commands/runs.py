@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamstyler_jax.commands.config import TrainConfig, name_of
+from dreamstyler_jax.commands.config import TrainConfig
 from dreamstyler_jax.commands.config_files import OF_ONE_CALL, read_config
+from dreamstyler_jax.commands.names import name_of
 from dreamstyler_jax.provenance import changed_inputs
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_own

@@ -13,13 +13,14 @@ from dreamstyler_jax import inversion, prompts
 from dreamstyler_jax.captioning.sidecars import find_pictures
 from dreamstyler_jax.commands.caption import caption_pictures, captioner_for
 from dreamstyler_jax.commands.cli import command_line
-from dreamstyler_jax.commands.config import MODEL_OPTIONS, SampleConfig, TrainConfig
+from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.models import load_model
 from dreamstyler_jax.commands.processes import processes_of
 from dreamstyler_jax.commands.recording import Recorder, Run, is_kept, make_by_products
 from dreamstyler_jax.commands.run_log import RunLog
 from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished
+from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words

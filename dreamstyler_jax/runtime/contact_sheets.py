@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamstyler_jax.runtime.errors import shortened
@@ -178,6 +177,8 @@ def font_for(text: str, font_size: int) -> Font:
     """
     fonts = [ImageFont.load_default(font_size)]
     if lacking := _lacking(fonts[0], text):
+        import matplotlib
+
         further = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
         fonts.append(ImageFont.truetype(further, font_size))
         lacking = min((_lacking(font, text) for font in fonts), key=len)

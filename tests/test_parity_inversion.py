@@ -67,7 +67,7 @@ def reference(folder, prediction_type, batches, table):
     optimizer = torch.optim.AdamW([table], lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     losses = []
     for batch in batches:
-        ids, slots, t = (torch.from_numpy(np.array(a)).long() for a in (*batch.tokens["clip_l"], batch.timesteps))
+        ids, slots, t = (torch.from_numpy(np.array(a)).long() for a in (*batch.tokens["clip_l"][:2], batch.timesteps))
 
         def splice(module, inputs, output, slots=slots, t=t):
             rows = []

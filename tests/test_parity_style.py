@@ -66,10 +66,10 @@ def test_damaged_and_dangerous_pytorch_files(tmp_path):
 def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path):
     torch.save({"sea": torch.ones(1, 1).expand(10**5, 10**5)}, tmp_path / "a.pt")
     assert (tmp_path / "a.pt").stat().st_size < 10_000
-    with pytest.raises(UserError, match=r"a\.pt: sea has 10000000000 numbers, which the file does not hold"):
+    with pytest.raises(UserError, match=r"a\.pt: sea is a tensor with more numbers than are stored"):
         Style.load(tmp_path / "a.pt")
-    with pytest.raises(UserError, match=r"a\.pt: sea has 10000000000 numbers"):
-        PickledSource(tmp_path / "a.pt")
+    with pytest.raises(UserError, match="sea is a tensor with more numbers than are stored"):
+        PickledSource(tmp_path / "a.pt").tensor("sea")
 
 
 def test_a_file_of_other_things_than_tensors_is_not_called_damaged(tmp_path):

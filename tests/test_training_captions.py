@@ -29,7 +29,7 @@ def test_a_caption_becomes_a_prompt_in_the_papers_form():
 def test_every_prompt_fits_the_text_encoder_with_its_style(phrases):
     prompt, left_out, _ = training_caption(" ".join(phrases))
     assert names_in(prompt) == [""]
-    _, slots = tokenize_with_placeholders(TOKENIZER, prompt, {"": 16}, required=True)
+    _, slots, _ = tokenize_with_placeholders(TOKENIZER, prompt, {"": 16}, required=True)
     assert (slots >= 0).sum() == 16
     assert bool(left_out) == (len(TOKENIZER.words(" ".join(phrases).rstrip(","))) > MAX_TOKENS)
 

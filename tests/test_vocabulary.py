@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from readme_tools import commands_of
 
+from dreamstyler_jax.choices import Template
 from dreamstyler_jax.commands.config import EXAMPLE_PROMPTS, SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import read_config
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import known_words, unknown_words, warn_of_unknown_words
 from dreamstyler_jax.mini.world import captions, scenes
 from dreamstyler_jax.mini.world.manners import MANNERS
-from dreamstyler_jax.prompts import expand
 from dreamstyler_jax.train_settings import BARE_PROMPTS
 
 ROOT = Path(__file__).parent.parent
@@ -56,13 +56,13 @@ def test_the_prompts_of_the_readme_are_known():
     commands = [shlex.split(line) for line in commands_of(ROOT / "README.md") if "PATH" not in line]
     prompts = [word for words in commands for word in words if " " in word and "{" in word]
     assert len(prompts) > 3
-    assert unknown_words(version for prompt in prompts for version in expand(prompt)) == []
+    assert unknown_words(version for prompt in prompts for version in Template.read(prompt).versions()) == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_the_prompts_of_the_config_files_are_known(file):
     prompts = read_config(TrainConfig, file).prompts + read_config(SampleConfig, file).prompts
-    assert unknown_words(version for prompt in prompts for version in expand(prompt)) == []
+    assert unknown_words(version for prompt in prompts for version in Template.read(prompt).versions()) == []
 
 
 def test_the_warning_is_one_line_with_unknown_words_and_known_subjects():

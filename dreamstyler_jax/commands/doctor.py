@@ -18,7 +18,7 @@ GIB = 2**30
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # GiB with the shipped configs: the compiler's estimates for a TPU (docs/tpu.md), weights included.
 NEEDS = {
-    "Stable Diffusion 1.5, 512 x 512, bfloat16": {"paint": 5.3, "learn": 6.8},
+    "Stable Diffusion 1.5, 512 x 512, bfloat16": {"paint": 5.3, "learn": 6.5},
     "SDXL, 1024 x 1024, bfloat16": {"paint": 7.2, "learn": 9.0},
 }
 OPTIONAL = {

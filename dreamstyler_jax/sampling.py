@@ -15,6 +15,7 @@ from jax import Array, lax
 
 from dreamstyler_jax.guidance import CONSTANT, StepInputs, by_row, guided, schedule_factors
 from dreamstyler_jax.runtime.devices import split_batch
+from dreamstyler_jax.runtime.traced_programs import traced_once
 from dreamstyler_jax.solvers import SolverTable, solver_start, solver_step, steps_apart, steps_within
 from dreamstyler_jax.stable_diffusion.conditioning import Conditioning
 from dreamstyler_jax.stable_diffusion.networks import Control, Networks
@@ -144,6 +145,7 @@ def fresh_noise(seeds: Array | np.ndarray, step: Array | int, shape: tuple[int, 
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
+@traced_once("networks", "size", "full_row")
 @functools.partial(jax.jit, static_argnames=("networks", "size", "full_row"))
 def sample_batch(
     networks: Networks, params: Any, plan: StepPlan, batch: Batch, *, size: tuple[int, int], full_row: int

@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dreamstyler_jax.depth import depth_map, depth_model_hash
-from dreamstyler_jax.edges import canny
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.solvers import steps_within
@@ -263,6 +262,8 @@ def control_map(kind: str, content: Content, depth_model: str) -> np.ndarray:
             raise UserError(f"control_images: give the control map of {content.name}, or use edges or depth")
         picture = content.control_image
     elif kind == "edges":
+        from dreamstyler_jax.edges import canny  # with scipy.ndimage, which takes long to import
+
         picture = Image.fromarray(canny(np.asarray(content.picture)))
     else:
         picture = depth_map(content.picture, depth_model)

@@ -120,6 +120,7 @@ def test_the_commands_keep_their_programs_and_paint_the_same(tiny_folder, tmp_pa
         assert process.returncode == 0 and "warning" not in printed, printed
         kept.append([file for file in programs(tmp_path / "cache") if file.name.startswith("jit_sample_batch")])
     assert kept[0] == kept[1] and len(kept[0]) == 1  # smaller programs are kept if compiling happens to take long
+    assert len(list((tmp_path / "cache" / "dreamstyler_jax" / "programs" / "traced").iterdir())) == 1
     pictures = [next((tmp_path / name / "images").iterdir()).read_bytes() for name in ("cold", "first", "second")]
     assert pictures[0] == pictures[1] == pictures[2]
 

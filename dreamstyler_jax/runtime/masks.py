@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
-from scipy import ndimage
 
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.buckets import path_of
@@ -80,5 +79,7 @@ def fill(picture: Image.Image) -> Image.Image:
     opaque = picture.convert("RGB")
     if not hidden.any():
         return opaque
+    from scipy import ndimage  # takes long to import, and most pictures have no mask
+
     nearest: Any = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
     return Image.fromarray(np.asarray(opaque)[tuple(nearest)])

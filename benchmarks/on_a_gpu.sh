@@ -23,7 +23,7 @@ speed() {
     benchmark() { # name, seconds, options
         timeout "$2" python3 -m dreamstyler_jax benchmark --dtype bfloat16 --output "$OUT/$1.jsonl" "${@:3}" 2>&1 | tee "$OUT/$1.txt"
     }
-    benchmark latency_sd15 120 --model sd15 --batch 1 --steps 50 --repeats 5 --measure cfg
+    benchmark latency_sd15 120 --model sd15 --steps 50 --repeats 5 --measure latency
     benchmark painting_sdxl 200 --model sdxl --resolution 1024 --batch 1 --steps 30 --repeats 3 --measure cfg
     benchmark training_sdxl 240 --model sdxl --resolution 1024 --batch 1 --repeats 3 --measure train
 }

@@ -10,7 +10,7 @@ from compilations import compilations
 from flax import nnx
 
 from dreamstyler_jax.commands import benchmark
-from dreamstyler_jax.commands.benchmark import BenchmarkConfig, measure_grid
+from dreamstyler_jax.commands.benchmark import BenchmarkConfig, measure_grid, measure_latency
 from dreamstyler_jax.commands.measuring import programs_kept_in
 from dreamstyler_jax.commands.workloads import (
     GRID_BATCHES,
@@ -157,9 +157,17 @@ def test_a_grid_is_measured_until_its_last_file_is_written(tiny, problem):
     assert result["flop"] == GRID_BATCHES * operations(make_workload("cfg", tiny, problem))
 
 
+def test_latency_is_of_one_picture_whatever_the_batch(tiny, problem):
+    result = measure_latency(tiny, problem._replace(batch=7), 2)
+    assert len(result["seconds"]) == 2
+    assert result["images_per_s"] == pytest.approx(1 / result["median_s"])
+    assert result["flop"] == operations(make_workload("cfg", tiny, problem._replace(batch=1)))
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
+        (dict(target="v5e:2x2", compare="x"), "compare: estimates are no measurements"),
         (dict(sweep="batch=a"), "sweep: 'batch=a' should read like batch=1,2,4,8"),
         (dict(batch=0), "batch: must be from 1"),
         (dict(measure=["paint"]), "measure: must be one of"),

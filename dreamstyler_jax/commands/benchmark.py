@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from dreamstyler_jax.commands import estimating
+from dreamstyler_jax.commands import comparing, estimating
 from dreamstyler_jax.commands.measuring import build, conditions, measure, peak, statistics, timed
 from dreamstyler_jax.commands.shared_options import DTYPES
 from dreamstyler_jax.commands.workloads import (
@@ -22,19 +22,20 @@ from dreamstyler_jax.commands.workloads import (
     SIZES,
     ProblemSize,
     grid_painter,
+    latency_painter,
     make_workload,
     random_model,
 )
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.compilation import share_cores
-from dreamstyler_jax.runtime.devices import programs_for
+from dreamstyler_jax.runtime.devices import padded_batch_size, programs_for
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.settings import check_values, option
 from dreamstyler_jax.runtime.topologies import described_chip
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 
-MEASURES = ("train", "cfg", "paper", "grid", "unet", "encode", "decode", "text")
+MEASURES = ("train", "cfg", "paper", "grid", "latency", "unet", "encode", "decode", "text")
 HEADS = (
     "", "batch", "trace, lower s", "compile s", "from cache s", "median ms", "p10 to p90", "images/s", "steps/s",
     "GFLOP", "of peak", "MiB",
@@ -54,7 +55,8 @@ class BenchmarkConfig:
     measure: list[str] = option(
         list(MEASURES),
         "train: training steps. cfg, paper: painting, with two rows of guidance and with four. grid: painting four "
-        "batches as cfg does, with prompts and files. unet: one pass. encode, decode: the autoencoder. text: prompts "
+        "batches as cfg does, with prompts and files. latency: one picture as cfg does, from its prompt until its "
+        "pixels are here, whatever the batch. unet: one pass. encode, decode: the autoencoder. text: prompts "
         "in six stages.",
         choices=MEASURES,
     )
@@ -73,14 +75,21 @@ class BenchmarkConfig:
     target: str = option(
         "",
         "A TPU that need not be here, such as v5e:2x2 or v6e:2x2: compile for one chip of it, and print what its "
-        "compiler estimates (docs/tpu.md). All measures but grid, whose program is that of cfg. In a sweep the values "
-        "above one that does not fit are left out. Needs the extra tpu.",
+        "compiler estimates (docs/tpu.md). All measures but grid and latency, whose program is cfg's. In a sweep the "
+        "values above one that does not fit are left out. Needs the extra tpu.",
     )
-    output: str = option("build/benchmark.jsonl", "File of the results, one line each.")
+    compare: str = option(
+        "", "File of an earlier run: print how many times as fast each of its measures is now, with 95 % intervals."
+    )
+    output: str = option(
+        "build/benchmark.jsonl", "File of the results, one line each, with all that is needed to measure them again."
+    )
 
     def __post_init__(self):
         check_values(self)
         self.points()
+        if self.compare and self.target:
+            raise UserError("compare: estimates are no measurements; leave out compare or target")
 
     def points(self) -> list[Self]:
         """The settings with each value of the sweep."""
@@ -99,10 +108,17 @@ class BenchmarkConfig:
 
 def run(config: BenchmarkConfig) -> None:
     """Prints a table as it grows, and writes the results."""
-    lines = []
+    earlier = comparing.read_results(config.compare) if config.compare else {}
+    lines, compared = [], []
     for result in estimates(config) if config.target else measurements(config):
         lines.append(json.dumps(result))
         write_atomic(config.output, "".join(f"{line}\n" for line in lines).encode())
+        if before := earlier.get(comparing.key_of(result)):
+            compared.append(comparing.row(result["measure"], before, result))
+    if config.compare:
+        print("\n" + "\n".join([comparing.HEAD, *compared]))
+        if len(compared) < len(lines):
+            print(f"{config.compare} has {len(compared)} of these {len(lines)} measures")
 
 
 def measurements(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
@@ -120,6 +136,8 @@ def measurements(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
         problem = point.problem(model)
         if name == "grid":
             costs = measure_grid(model, problem, config.repeats)
+        elif name == "latency":
+            costs = measure_latency(model, problem, config.repeats)
         else:
             costs = measure(make_workload(name, model, problem), config.repeats)
         utilisation = {"utilisation": costs["flop_per_s"] / limit}
@@ -138,7 +156,7 @@ def estimates(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
     too_large: dict[str, ProblemSize] = {}
     for point, name in itertools.product(config.points(), config.measure):
         problem = point.problem(model)
-        if name == "grid" or (name in too_large and too_large[name] <= problem):
+        if name in ("grid", "latency") or (name in too_large and too_large[name] <= problem):
             continue
         with programs_for(device):
             costs = estimating.estimate(estimating.describe_workload(name, model, problem), chip)
@@ -162,6 +180,19 @@ def measure_grid(
     seconds = [timed(paint)[0] for _ in range(1 + repeats)]
     count = GRID_BATCHES
     return costs | statistics(seconds[1:], count * problem.batch, count * problem.steps, count * costs["flop"])
+
+
+def measure_latency(model: StableDiffusion, problem: ProblemSize, repeats: int) -> dict[str, Any]:
+    """What one picture costs, from its prompt until its pixels are in the host's memory.
+
+    Args:
+        model, problem: as of `latency_painter`.
+        repeats: timed runs.
+    """
+    costs, _ = build(make_workload("cfg", model, problem._replace(batch=padded_batch_size(1))))
+    paint = latency_painter(model, problem)
+    seconds = [timed(paint)[0] for _ in range(1 + repeats)]
+    return costs | statistics(seconds[1:], 1, problem.steps, costs["flop"])
 
 
 def label(point: BenchmarkConfig, name: str) -> str:

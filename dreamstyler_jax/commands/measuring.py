@@ -99,6 +99,7 @@ def statistics(seconds: Sequence[float], images: int, steps: int, operations: in
     """
     p10, median, p90 = np.percentile(seconds, [10, 50, 90]).tolist()
     return {
+        "seconds": list(seconds),
         "median_s": median,
         "p10_s": p10,
         "p90_s": p90,

@@ -16,7 +16,7 @@ from dreamstyler_jax.grids.axes import Axes, make_cells
 from dreamstyler_jax.grids.gallery import Gallery, Writer
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.guidance import cfg, paper
-from dreamstyler_jax.painting import FULL, Request, needed_rows, prepare_batches
+from dreamstyler_jax.painting import FULL, Request, needed_rows, paint_requests, prepare_batches
 from dreamstyler_jax.prompts import guidance_prompts
 from dreamstyler_jax.runtime.devices import shared, split_batch
 from dreamstyler_jax.sampling import plan_steps, sample_batch
@@ -259,5 +259,18 @@ def grid_painter(
         with tempfile.TemporaryDirectory() as folder, Writer(open_gallery(Path(folder))) as writer:
             for cell, picture in paint_cells(model, cells, styles, shape):
                 writer.save(cell, picture)
+
+    return paint
+
+
+def latency_painter(model: StableDiffusion, problem: ProblemSize) -> Callable[[], np.ndarray]:
+    """A function that paints one picture as ``cfg`` does, float32[H, W, 3]: encodes its prompt, paints, decodes."""
+    styles = {"style": blank_style(model)}
+    request = Request(guidance_prompts(PROMPT), WEIGHTS["cfg"], seed=0)
+    plan = plan_steps(solver_table(SOLVER, model.networks.schedule, problem.steps))
+
+    def paint() -> np.ndarray:
+        (picture,) = paint_requests(model, [request], styles, plan, size=problem.image_size, batch_size=1)
+        return picture
 
     return paint

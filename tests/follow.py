@@ -2,7 +2,7 @@
 
 It reads a JSON list from the file that its only word names. A step is ``{"folder", "words"}`` or ``{"folder", "code"}``
 with ``"scope"``, a name under which code shares its variables; ``"anew"`` names a folder to remove before. After each
-step it says with which status it ended and how many seconds it took; a step that fails does not stop the others.
+step it says with which status it ended and how many seconds it computed; a step that fails does not stop the others.
 """
 
 import gc
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     gc.set_threshold(70_000, 10, 10)
     scopes: dict[str, dict] = {}
     for step in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
-        begun = time.perf_counter()
+        begun = time.process_time()
         status = follow(step, scopes)
         sys.stderr.flush()
-        print(f"\nstatus {status} after {time.perf_counter() - begun:.1f} s", flush=True)
+        print(f"\nstatus {status} after {time.process_time() - begun:.1f} s", flush=True)

@@ -189,6 +189,15 @@ def test_the_reference_has_every_public_name():
         assert re.search(rf"^::: dreamstyler_jax\.{name}$|`ds\.{name}`", text, flags=re.MULTILINE), name
 
 
+@pytest.mark.parametrize("page", ["README.md", "PACKAGE.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page):
+    """Those of the site's own pages are checked when it is built; what PyPI shows has none into the repository."""
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    inside = [link for link in links if not link.startswith("https://")]
+    assert all((ROOT / link).exists() for link in inside)
+    assert page == "README.md" or not inside
+
+
 def test_python_code_that_needs_more_can_be_read():
     for page in pages():
         for code in python_of(page):

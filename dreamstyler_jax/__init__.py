@@ -6,7 +6,7 @@ The names below are the public API; they are loaded when they are first used, so
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from dreamstyler_jax.api import Picture, contact_sheet, paint, train_style

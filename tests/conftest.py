@@ -36,7 +36,7 @@ settings.load_profile("project")
 
 # Each of these takes half a minute or more; they begin first, so that no worker waits for another one's last file.
 LONGEST = (
-    "test_readme.py", "test_parity_fullsize.py", "test_train_command.py", "test_exam.py", "test_embedded.py",
+    "test_documentation.py", "test_parity_fullsize.py", "test_train_command.py", "test_exam.py", "test_embedded.py",
     "test_api.py", "test_compilation.py", "test_pretrain.py", "test_sdxl.py", "test_sample_repainting.py",
 )  # fmt: skip
 

@@ -1,13 +1,11 @@
 """``dreamstyler caption`` and ``train --caption``: what they write beside pictures, what they leave, and the editor."""
 
 import os
-import shlex
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from readme_tools import commands_of
 from script_tools import ROOT, refusal, run, write_picture
 
 from dreamstyler_jax.captioning.caption import BLIP2, JUDGE, Caption
@@ -16,7 +14,6 @@ from dreamstyler_jax.commands import caption, cli, train
 from dreamstyler_jax.commands.config import TrainConfig
 from dreamstyler_jax.commands.config_files import read_config, write_config
 from dreamstyler_jax.mini.captioner import EmbeddedCaptioner
-from dreamstyler_jax.mini.studies.captioning import CaptionsConfig
 from dreamstyler_jax.prompts import context_only, sidecar_prompt
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
@@ -257,10 +254,3 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, describer):
     (tmp_path / "a.txt").mkdir()  # nor may this, which also holds for a superuser
     with pytest.raises(UserError, match=r"cannot write .*a\.txt: .* --prompts"):
         run(caption, picture, "--overwrite")
-
-
-def test_the_commands_of_the_page_about_captions_can_be_copied():
-    commands = [shlex.split(line)[1:] for line in commands_of(ROOT / "docs/captions.md")]
-    classes = {"caption": caption.CaptionConfig, "captions": CaptionsConfig}
-    parsed = [cli.parse(classes[name], words) for name, *words in commands]
-    assert [type(config) for config in parsed] == list(classes.values())

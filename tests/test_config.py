@@ -12,7 +12,6 @@ import pytest
 from cells import MODEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from readme_tools import commands_of
 from script_tools import from_yaml
 
 from dreamstyler_jax import guidance, transfer
@@ -123,14 +122,6 @@ def test_the_options_for_models_are_those_of_the_commands(cls):
     assert len(rows) >= 7
     for words in rows:
         assert parse(cls, shlex.split(words)).model != "mini"
-
-
-def test_the_commands_of_the_page_about_training_can_be_copied():
-    commands = commands_of(ROOT / "docs/training.md")
-    assert len(commands) >= 4
-    for command in commands:
-        dreamstyler, train, *words = shlex.split(command)
-        assert (dreamstyler, train) == ("dreamstyler", "train") and parse(TrainConfig, words).images == ["photo.jpg"]
 
 
 @pytest.mark.parametrize("value", [4, 4.0])

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 
 import huggingface_hub.constants
 import pytest
@@ -214,7 +215,7 @@ def test_a_download_shows_its_progress_and_is_continued(hub, capsys, caplog, mon
     assert ranges[0] == "" and ranges[1].startswith("bytes=") and ranges[1] != "bytes=0-"
     shown = capsys.readouterr().err
     assert "Downloading 3 files of owner/model, 3.0 MB" in shown
-    assert "Fetching 3 files: 100%" in shown
+    assert re.search(r"Fetching [13] files: 100%", shown)  # by huggingface_hub 1.0 the second call fetches the rest
 
 
 def test_offline_what_is_here_is_used(hub, monkeypatch, tiny_folder):

@@ -4,6 +4,9 @@ import importlib.resources
 from pathlib import Path
 
 import pytest
+import yaml
+
+import dreamstyler_jax
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [
@@ -31,3 +34,10 @@ def test_configs_are_in_the_package(path):
 )
 def test_data_is_in_the_package(path):
     assert importlib.resources.files("dreamstyler_jax").joinpath(*path.split("/")).is_file()
+
+
+def test_the_version_is_the_same_everywhere_it_is_written():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    headings = [line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if "## [" in line]
+    assert citation["version"] == dreamstyler_jax.__version__
+    assert headings[0] == f"## [{dreamstyler_jax.__version__}] - {citation['date-released']}"

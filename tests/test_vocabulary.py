@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from readme_tools import commands_of
+from docs_tools import commands_of
 
 from dreamstyler_jax.choices import Template
 from dreamstyler_jax.commands.config import EXAMPLE_PROMPTS, SampleConfig, TrainConfig
@@ -52,10 +52,12 @@ def test_the_prompts_of_the_examples_are_known(prompt):
     assert unknown_words([prompt]) == []
 
 
-def test_the_prompts_of_the_readme_are_known():
-    commands = [shlex.split(line) for line in commands_of(ROOT / "README.md") if "PATH" not in line]
+def test_the_prompts_of_the_documentation_are_known():
+    pages = [ROOT / "README.md", ROOT / "PACKAGE.md", *(ROOT / "docs").glob("*.md")]
+    commands = [shlex.split(command.text) for page in pages for command in commands_of(page) if not command.needs]
     prompts = [word for words in commands for word in words if " " in word and "{" in word]
-    assert len(prompts) > 3
+    assert len(prompts) > 8
+
     assert unknown_words(version for prompt in prompts for version in Template.read(prompt).versions()) == []
 
 

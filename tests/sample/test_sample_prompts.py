@@ -7,8 +7,8 @@ import shlex
 
 import numpy as np
 import pytest
+from docs_tools import commands_of
 from PIL import Image
-from readme_tools import commands_of
 from sample_tools import DOG, HOUSE, difference, eight, manifest, paint, pictures
 from script_tools import ROOT, refusal, run
 
@@ -188,7 +188,7 @@ def test_the_page_about_prompts_names_everything_and_its_commands_can_be_copied(
     page = ROOT / "docs/prompts.md"
     named = set(re.findall(r"`(\w+)`", page.read_text(encoding="utf-8")))
     assert named >= {*COLUMNS, *FIELDS} - set(SCALES)
-    commands = [shlex.split(command) for command in commands_of(page)]
+    commands = [shlex.split(command.text) for command in commands_of(page)]
     assert len(commands) >= 2
     for _, _, *options in commands:
         assert grid_parts(parse(SampleConfig, options))

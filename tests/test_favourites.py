@@ -10,10 +10,13 @@ import pytest
 from cells import CELL, cells_of, plain_picture
 from compilations import compilations
 from PIL import Image
+from readme_tools import commands_of
 from sample_tools import HOUSE, difference, manifest, pictures, write_style
-from script_tools import contents, refusal, run, write_picture
+from script_tools import ROOT, contents, refusal, run, write_picture
 
+from dreamstyler_jax.__main__ import COMMANDS
 from dreamstyler_jax.commands import animate, cli, enlarge, pick, sample
+from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.commands.selection import choose
 from dreamstyler_jax.grids.animations import sequences
 from dreamstyler_jax.grids.cells import definition
@@ -87,12 +90,22 @@ def test_what_cannot_be_chosen_is_refused_in_one_line(grid, tmp_path, capfd):
     assert "grid: give the folder" in refusal(capfd, pick)
 
 
-def test_the_grid_is_the_first_word_without_an_option():
+def test_the_grid_is_the_first_word_without_an_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.parse(pick.PickConfig, ["."]).output == f"{tmp_path}-picked"
     assert cli.parse(pick.PickConfig, ["out/boat", "--cells", "a", "b"]).grid == "out/boat"
     assert cli.parse(pick.PickConfig, ["--grid", "out/boat/"]).output == "out/boat-picked"
     for words in (["out/boat", "0123"], ["--grid", "out/boat", "0123"]):
         with pytest.raises(UserError, match="'0123'"):
             cli.parse(pick.PickConfig, words)
+
+
+def test_the_commands_of_the_page_can_be_copied():
+    classes = {name: command.config_class() for name, command in COMMANDS.items()}
+    commands = [shlex.split(line)[1:] for line in commands_of(ROOT / "docs/favourites.md")]
+    assert {name for name, *_ in commands} == {"enlarge", "pick", "animate"}
+    for name, *words in commands:
+        assert cli.parse(classes[name], words)
 
 
 # pick
@@ -212,7 +225,7 @@ def copy(painted, tmp_path):
     return shutil.copytree(painted / "grid", tmp_path / "copy")
 
 
-STRENGTH = ["--strength", 0.7]  # two of three steps
+STRENGTH = ["--strength", 0.7, "--batch_size", 1]  # two of three steps, by the program of a single picture
 
 
 def test_pictures_are_painted_again_at_twice_the_size(painted, tmp_path, monkeypatch, capsys):
@@ -239,11 +252,10 @@ def test_pictures_are_painted_again_at_twice_the_size(painted, tmp_path, monkeyp
     program, name, *words = shlex.split(second[1]["command"])
     assert (program, name) == ("dreamstyler", "sample")
     run(sample, *words)
-    assert difference(pictures(tmp_path / "out/again")[0], enlarged[1]) <= 1
+    np.testing.assert_array_equal(pictures(tmp_path / "out/again")[0], enlarged[1])
 
 
 def test_further_pictures_are_added(painted, copy, tmp_path):
-    """And what is painted of a picture does not depend on the others."""
     ids = [line["id"] for line in manifest(copy)]
     for cells in ([ids[1]], ids):
         run(enlarge, copy, *STRENGTH, "--cells", *cells, "--output", tmp_path / "out")
@@ -268,6 +280,18 @@ def test_sides_are_multiples_of_eight_pixels(painted):
     large = picture._replace(cell=dataclasses.replace(picture.cell, height=4096))
     with pytest.raises(UserError, match="height: must be from 8 to 4096"):
         enlarge.second_pass(large, config)
+
+
+def test_pictures_share_their_settings_apart_from_the_axes_of_a_grid():
+    shared = dict(controlnets=["image=net"], control_images=["map.png"], dtype="bfloat16")
+    a = SampleConfig(content=["a.png"], styles=["x", "y"], seeds="1", checkpoints=[100], style_scale=[2.0], **shared)
+    b = SampleConfig(content=["b.png"], styles=["y", "z"], seeds="2", loras=["ink.safetensors"], steps=[9], **shared)
+    both = enlarge.shared_settings([a, b])
+    assert (both.content, both.control_images) == (["a.png", "b.png"], ["map.png", "map.png"]), "one for each content"
+    assert (both.styles, both.loras, both.dtype) == (["x", "y", "z"], ["none", "ink.safetensors"], "bfloat16")
+    assert both.checkpoints == [], "a command without a checkpoint is of a finished style"
+    with pytest.raises(UserError, match="different values of spacing, dtype; enlarge"):
+        enlarge.shared_settings([a, dataclasses.replace(b, dtype="float32", spacing="trailing")])
 
 
 def test_what_the_pictures_were_painted_with_must_be_the_same(painted, copy, tmp_path, capfd):

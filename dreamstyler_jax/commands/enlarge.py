@@ -31,7 +31,7 @@ _AXES = (
     "prompts", "negative_prompt", "seeds", "checkpoints", "guidance", *SCALES, "solver", "steps", "height", "width",
     "control_scale",
 )  # fmt: skip
-_LISTS = ("styles", "mixes", "loras", "content", "control_images")
+_SETS, _LISTS = ("styles", "mixes", "loras"), ("content", "control_images")  # of which a grid has those of all pictures
 # What the second pass has of its own, and what may have changed since the first.
 _NEW = ("height", "width", *(field.name for field in dataclasses.fields(Repaint)))
 _IN_WORDS = {
@@ -54,7 +54,9 @@ class EnlargeConfig(SelectionOptions):
         low=0.01,
         high=1,
     )
-    styles: list[str] = option([], "The styles, where they are not any more where the grid was painted with them.")
+    styles: list[str] = option(
+        [], "The styles, if they have moved: files, or folders of runs. Default: where they were for the grid."
+    )
     batch_size: int = option(8, "Pictures painted at once; they do not depend on it.", low=1, high=1024)
     output: str = option("", "Folder of the pictures. Default: the grid's with -enlarged, such as out/boat-enlarged.")
 
@@ -135,7 +137,7 @@ def shared_settings(settings: Sequence[SampleConfig]) -> SampleConfig:
     differing = [
         field.name
         for field in dataclasses.fields(SampleConfig)
-        if field.name not in (*_AXES, *_LISTS)
+        if field.name not in (*_AXES, *_SETS, *_LISTS)
         and any(getattr(other, field.name) != getattr(first, field.name) for other in settings)
     ]
     if differing:
@@ -144,8 +146,9 @@ def shared_settings(settings: Sequence[SampleConfig]) -> SampleConfig:
             "themselves"
         )
     joined: dict[str, Any] = {
-        name: list(dict.fromkeys(value for other in settings for value in getattr(other, name))) for name in _LISTS
+        name: [value for other in settings for value in getattr(other, name)] for name in (*_SETS, *_LISTS)
     }
+    joined |= {name: list(dict.fromkeys(joined[name])) for name in _SETS}
     return dataclasses.replace(first, **joined, checkpoints=[])
 
 

@@ -40,7 +40,9 @@ class SelectionOptions:
     def beside(self, ending: str) -> str:
         """A folder beside the grid's, such as ``out/boat-enlarged``."""
         folder = path_of(self.grid)
-        return str(folder.with_name(f"{folder.name}-{ending}"))
+        if folder.name in ("", ".."):
+            folder = folder.resolve()
+        return str(folder.parent / f"{folder.name}-{ending}")
 
 
 class Chosen(NamedTuple):

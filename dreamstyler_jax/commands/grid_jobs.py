@@ -13,6 +13,7 @@ from dreamstyler_jax.commands.sample_inputs import (
     load_contents,
     warn_of_another_clip_skip,
     warn_of_distillation,
+    warn_of_earlier_weights,
     warn_of_settings_without_effect,
     with_default_controlnet,
 )
@@ -65,6 +66,7 @@ def prepare(config: SampleConfig, parts: Sequence[Part], styles: Mapping[str, St
         UserError: a file cannot be read, does not fit the model, or a prompt cannot be encoded.
     """
     warn_of_another_clip_skip(config, styles)
+    warn_of_earlier_weights(model, styles)  # the bare model's: ControlNets change the hash
     config = with_default_controlnet(config, model)
     parts = [part._replace(config=with_default_controlnet(part.config, model)) for part in parts]
     nets = [transfer.parse_net(net) for net in config.controlnets]

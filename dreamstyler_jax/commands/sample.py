@@ -20,7 +20,6 @@ from dreamstyler_jax.commands.sample_inputs import (
     context_lines,
     load_all_styles,
     scheduler_line,
-    warn_of_earlier_weights,
     with_default_style,
 )
 from dreamstyler_jax.foreign_syntax import warn_of_foreign_syntax
@@ -80,7 +79,6 @@ def paint_grid(job: Job, shard: tuple[int, int] = (0, 1)) -> None:
             texts = list(dict.fromkeys(text for cell in todo for text in (cell.prompt, cell.negative_prompt)))
             warn_of_unknown_words(config.model, texts)
             warn_of_foreign_syntax(texts)
-            warn_of_earlier_weights(model, styles)
             lines = dict.fromkeys(line for stack in job.loras for line in stack.lines)
             announce(model, *lines, *scheduler_line(model), summary(todo), *context_lines(todo, shape.rows))
         painter = functools.partial(

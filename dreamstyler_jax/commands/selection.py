@@ -90,7 +90,8 @@ def choose(grid: str, words: Sequence[str]) -> list[Chosen]:
         if line is None:
             unknown.append(names[0] or names[1])
         else:
-            found[line["id"]] = line | ({NOTE: entry["note"]} if entry.get("note") else {})
+            note = entry.get("note")
+            found[line["id"]] = {**line, NOTE: note} if note else line
     if unknown:
         raise UserError(f"cells: {grid} has no picture {listing(unknown)}; the page shows each picture's id")
     chosen = [_chosen(gallery, line) for line in found.values()]

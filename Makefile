@@ -102,6 +102,12 @@ pictures: $(VENV)/.installed browser
 		--prompts "A photo of {my_cat} in the snow at night" "A painting of {my_cat} by the sea at sunset in the style of {example}" \
 		"A painting of {my_cat} in the forest by day in the style of {example}"
 	cp build/pictures/object/grid.png docs/pictures/object.png
+	$(BIN)/dreamstyler sample --styles runs/demo/flower runs/demo/house --seeds 1 --output build/pictures/favourites \
+		--prompts "A painting of a red house by the sea at sunset in the style of {flower}" \
+		"A painting of an orange cat in the snow by day in the style of {house}"
+	$(BIN)/dreamstyler enlarge build/pictures/favourites --strength 0.3 0.5
+	$(BIN)/python -c "from PIL import Image; Image.open('build/pictures/favourites-enlarged/grid.png').quantize(256).save( \
+		'docs/pictures/enlarged.png', optimize=True)"
 	$(BIN)/dreamstyler check --sheet docs/pictures/check.png | tee docs/pictures/check.txt
 	$(BIN)/dreamstyler words | tee docs/pictures/words.txt
 

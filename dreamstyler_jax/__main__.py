@@ -60,6 +60,15 @@ COMMANDS = {
         "Paint prompts in learned styles.",
         config_module=SETTINGS_WITHOUT_JAX,
     ),
+    "enlarge": Command(
+        "dreamstyler_jax.commands.enlarge", "EnlargeConfig", "Paint chosen pictures of a grid again, larger."
+    ),
+    "pick": Command(
+        "dreamstyler_jax.commands.pick", "PickConfig", "Copy chosen pictures of a grid into a folder of their own."
+    ),
+    "animate": Command(
+        "dreamstyler_jax.commands.animate", "AnimateConfig", "Show an axis of a grid, such as the seed, as animations."
+    ),
     "evaluate": Command("dreamstyler_jax.commands.evaluate", "EvaluateConfig", "Score painted pictures."),
     "convert": Command(
         "dreamstyler_jax.commands.convert", "ConvertConfig", "Write a style for other tools, or read theirs."

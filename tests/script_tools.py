@@ -18,11 +18,14 @@ import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache as compiled
 from PIL import Image
 
-from dreamstyler_jax.commands import caption, cli, convert, evaluate, sample, train
+from dreamstyler_jax.commands import animate, caption, cli, convert, enlarge, evaluate, pick, sample, train
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {
+    animate: animate.AnimateConfig,
+    enlarge: enlarge.EnlargeConfig,
+    pick: pick.PickConfig,
     caption: caption.CaptionConfig,
     convert: convert.ConvertConfig,
     train: TrainConfig,

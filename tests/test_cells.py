@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dreamstyler_jax.grids.axes import Axes, make_cells
-from dreamstyler_jax.grids.cells import ABSENT, Cell, Repaint, definition, id_of_line, warn_of_equal_cells
+from dreamstyler_jax.grids.cells import ABSENT, Cell, Repaint, cell_of_line, definition, id_of_line, warn_of_equal_cells
 from dreamstyler_jax.guidance import FORMS, Guidance, cfg_guidance, paper_guidance
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.stable_diffusion.schedule import NoiseSchedule
@@ -96,6 +96,31 @@ def test_a_line_of_an_older_version_has_the_id_that_its_cell_has_today(cell):
     older = json.loads(json.dumps({name: value for name, value in line.items() if name not in ABSENT}))
     assert len(older) == len(line) - len(ABSENT)
     assert id_of_line(older) == id_of_line(line) == cell.id
+
+
+def test_a_cell_is_read_from_its_line():
+    cells = [CELL, *(dataclasses.replace(CELL, **{name: value}) for name, value in OTHER_VALUES.items())]
+    for cell in cells:
+        line = json.loads(json.dumps({"id": cell.id, "file": "a.png", **cell.parameters()}))
+        assert cell_of_line(line, "the manifest") == cell
+    older = {name: value for name, value in CELL.parameters().items() if name not in ABSENT}
+    assert cell_of_line(older, "the manifest") == CELL
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seed", "x", 'the manifest is damaged, seed should be a whole number, not "x"'),
+        ("scales", {"null_scale": None}, "the manifest is damaged, scales.null_scale should be a finite number"),
+        ("controlnets", 5, "the manifest is damaged, controlnets should be a list"),
+    ],
+)
+def test_a_line_that_describes_no_cell_is_refused(name, value, message):
+    line = {**dataclasses.replace(CELL, repaint=REPAINT).parameters(), "id": "0"}
+    with pytest.raises(UserError, match=re.escape(message)):
+        cell_of_line({**line, name: value}, "the manifest")
+    with pytest.raises(UserError, match=f"the picture 0 lacks its {name}"):
+        cell_of_line({key: item for key, item in line.items() if key != name}, "the manifest")
 
 
 NEWER = (

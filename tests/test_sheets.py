@@ -77,6 +77,29 @@ def test_pictures_with_few_of_all_combinations_have_a_row_each():
     assert [len(sheet.rows) for sheet in layout(many, "title")] == [20, 20, 4]
 
 
+def test_contents_with_prompts_or_seeds_of_their_own_are_rows():
+    """As where pictures of a grid are painted again, larger."""
+    repaints = {
+        (name, strength): Repaint(f"{name}.png", name * 12, strength, (), 0.0, 0.0, 1.0, False)
+        for name in "ab"
+        for strength in (0.3, 0.5)
+    }
+    cells = [
+        dataclasses.replace(CELL, prompt=f"a {name} {{}}", seed=ord(name), repaint=repaint)
+        for (name, _), repaint in repaints.items()
+    ]
+    columns = ["strength 0.3", "strength 0.5"]
+    assert layout(cells, "title") == [
+        Sheet("title", ["a a {}, seed 97", "a b {}, seed 98"], columns, [cells[:2], cells[2:]])
+    ]
+    same_prompt = [dataclasses.replace(cell, prompt="a {}") for cell in cells]
+    assert layout(same_prompt, "title")[0].rows == ["seed 97", "seed 98"]
+    (sheet,) = layout(cells[::2], "title")
+    assert (sheet.columns, cells_on(sheet)) == (["strength 0.3"], [cells[:1], cells[2:3]])
+    (sheet,) = layout([dataclasses.replace(cell, prompt="a {}", seed=0) for cell in cells], "title")
+    assert (sheet.rows, sheet.columns) == (["content a.png", "content b.png"], columns), "nothing of their own"
+
+
 def test_the_axes_are_what_varies():
     assert axes([CELL]) == []
     assert axes(cells_of("ab", (0, 1))) == ["prompt", "seed"]

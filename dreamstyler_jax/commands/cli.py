@@ -53,8 +53,12 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
     namespace, unknown = _parser(config_class, prog).parse_known_args(words)
     given = vars(namespace)
     if positional and (loose := [word for word in unknown if not word.startswith("-")]):
-        given[positional] = [*given.get(positional, []), *loose]
         unknown = [word for word in unknown if word.startswith("-")]
+        if kind_of(positional).is_list:
+            given[positional.name] = [*given.get(positional.name, []), *loose]
+        else:
+            unknown += loose if positional.name in given else loose[1:]
+            given.setdefault(positional.name, loose[0])
     path, print_config = given.pop("config", None), given.pop("print_config")
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if unknown:
@@ -153,8 +157,8 @@ class _Once(argparse.Action):
 
 def _parser(config_class: type, prog: str | None) -> _Parser:
     """Reads the words of every option as texts; an option that is not given is not in the result."""
-    name = _positional(config_class)
-    positional = f"{name.upper()} ... " if name else ""
+    field = _positional(config_class)
+    positional = f"{field.name.upper()} {'... ' if kind_of(field).is_list else ''}" if field else ""
     parser = _Parser(
         prog,
         usage=f"%(prog)s {positional}[--config FILE] [--OPTION VALUE ...]",
@@ -201,9 +205,9 @@ def _with_underscores(word: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
 
 
-def _positional(config_class: type) -> str:
-    """The option that takes words which belong to no other one; empty if there is none."""
-    return next((field.name for field in options_of(config_class) if field.metadata.get("positional")), "")
+def _positional(config_class: type) -> dataclasses.Field | None:
+    """The option that takes words which belong to no other one, if there is one."""
+    return next((field for field in options_of(config_class) if field.metadata.get("positional")), None)
 
 
 def _switches_alone(config_class: type, words: Sequence[str]) -> list[str]:

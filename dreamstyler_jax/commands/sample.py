@@ -11,28 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from dreamstyler_jax import prompts, transfer
+from dreamstyler_jax import prompts
 from dreamstyler_jax.commands.cli import command_line
 from dreamstyler_jax.commands.config import SampleConfig
-from dreamstyler_jax.commands.models import load_model
-from dreamstyler_jax.commands.prompt_lists import Part, grid_parts
+from dreamstyler_jax.commands.grid_jobs import Job, model_for, prepare
+from dreamstyler_jax.commands.prompt_lists import grid_parts
 from dreamstyler_jax.commands.sample_inputs import (
-    axes_of,
-    check_prompts,
     context_lines,
     load_all_styles,
-    load_contents,
     scheduler_line,
-    warn_of_another_clip_skip,
-    warn_of_distillation,
-    warn_of_earlier_weights,
-    warn_of_settings_without_effect,
-    with_default_controlnet,
     with_default_style,
 )
 from dreamstyler_jax.foreign_syntax import warn_of_foreign_syntax
-from dreamstyler_jax.grids.axes import make_cells
-from dreamstyler_jax.grids.cells import Cell, definition, warn_of_equal_cells
+from dreamstyler_jax.grids.cells import Cell, definition
 from dreamstyler_jax.grids.gallery import Gallery, Writer
 from dreamstyler_jax.grids.learned_from import learned_from, style_pictures
 from dreamstyler_jax.grids.page import write_page
@@ -50,8 +41,6 @@ from dreamstyler_jax.runtime.interruption import patiently
 from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.runtime.profiling import traced
 from dreamstyler_jax.runtime.progress import progress
-from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack, read_loras
-from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.style import Style
 
 WARM_UP = 2  # of a trace, in batches
@@ -60,38 +49,27 @@ WARM_UP = 2  # of a trace, in batches
 def run(config: SampleConfig) -> None:
     """Paints every picture that is missing, and leaves pictures, manifest, contact sheets and page."""
     share_cores(config.model, config.batch_size)
-    index, count = shard_of(config.shard)
+    shard = shard_of(config.shard)
     config = with_default_style(config)
     parts = grid_parts(config)
     styles = load_all_styles(config, parts)
     check_output(path_of(config.output) if config.output else default_folder(styles))
-    model = load_model(config.model, config, dtype=config.dtype, clip_skip=config.clip_skip)
-    model = model.with_size_conditions(config.original_size, config.crop_top_left)
-    warn_of_another_clip_skip(config, styles)
-    config = with_default_controlnet(config, model)
-    parts = [part._replace(config=with_default_controlnet(part.config, model)) for part in parts]
-    nets = [transfer.parse_net(net) for net in config.controlnets]
-    model = transfer.with_nets(
-        model,
-        nets,
-        depth_model=config.depth_model,
-        variant=config.control_variant or config.variant,
-        allow_pickle=config.allow_pickle,
-        guess_mode=config.guess_mode,
-    )
-    loras = read_loras(config.loras, model.params, model.name)
-    for settings in {id(part.config): part.config for part in parts}.values():
-        warn_of_settings_without_effect(settings)
-        warn_of_distillation(settings, model, loras)
-    contents = load_contents(config, model)
-    encoder = transfer.ContentEncoder(model, nets, config.depth_model)
-    for content in contents[:1]:
-        encoder.control_maps(content)  # a problem with one is a problem with all; find it before painting
-    cells = cells_of(parts, model, styles, contents, loras)
-    warn_of_equal_cells(cells)
+    paint_grid(prepare(config, parts, styles, model_for(config)), shard)
+
+
+def paint_grid(job: Job, shard: tuple[int, int] = (0, 1)) -> None:
+    """Paints the missing pictures of a grid and, unless others paint a part of it, makes sheets and page.
+
+    Args:
+        job: the grid.
+        shard: (i, n): this is process i of n.
+
+    Raises:
+        UserError: the folder holds another grid, or pictures failed.
+    """
+    config, model, styles, cells, (index, count) = job.config, job.model, job.styles, job.cells, shard
     shape = shape_of(cells, config.batch_size)
-    check_prompts(model, cells, styles, shape.rows)
-    gallery = open_gallery(config, cells, styles, (index, count))
+    gallery = open_gallery(config, cells, styles, shard)
     shard_cells = cells[index::count]
     with only_process(gallery.folder) if count == 1 else contextlib.nullcontext():  # shards have a manifest each
         if others := gallery.other_names():
@@ -101,11 +79,10 @@ def run(config: SampleConfig) -> None:
             texts = list(dict.fromkeys(text for cell in todo for text in (cell.prompt, cell.negative_prompt)))
             warn_of_unknown_words(config.model, texts)
             warn_of_foreign_syntax(texts)
-            warn_of_earlier_weights(model, styles)
-            lines = dict.fromkeys(line for stack in loras for line in stack.lines)
+            lines = dict.fromkeys(line for stack in job.loras for line in stack.lines)
             announce(model, *lines, *scheduler_line(model), summary(todo), *context_lines(todo, shape.rows))
         painter = functools.partial(
-            paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
+            paint_cells, styles=styles, shape=shape, contents=job.contents, encoder=job.encoder, loras=job.loras
         )
         size = shape.batch_size
         trace = functools.partial(traced, folder=config.profile, first=WARM_UP * size, count=size)
@@ -119,22 +96,6 @@ def run(config: SampleConfig) -> None:
         raise UserError(
             f"{failed} of {len(shard_cells)} pictures failed, see {gallery.manifest}; the same command tries them again"
         )
-
-
-def cells_of(
-    parts: Sequence[Part],
-    model: StableDiffusion,
-    styles: Mapping[str, Style],
-    contents: Sequence[transfer.Content],
-    loras: Sequence[LoraStack],
-) -> list[Cell]:
-    """The cells of all parts of a grid, each of them once."""
-    cells: dict[str, Cell] = {}
-    for part in parts:
-        size = model.size(part.config.height, part.config.width)
-        for cell in make_cells(axes_of(part, styles, contents, loras), model, styles, size):
-            cells.setdefault(cell.id, cell)
-    return list(cells.values())
 
 
 def open_gallery(
@@ -307,7 +268,9 @@ def _size_and_content(config: SampleConfig, cell: Cell) -> dict[str, Any]:
     if not cell.repaint:
         return {"height": cell.height, "width": cell.width}
     number = config.content.index(cell.repaint.content)
+    cropped = {"height": cell.height, "width": cell.width} if config.height or config.width else {}
     return {
+        **cropped,
         "content": [cell.repaint.content],
         "control_images": config.control_images[number : number + 1],
         "strength": [cell.repaint.strength],

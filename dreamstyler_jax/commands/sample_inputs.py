@@ -86,14 +86,16 @@ def _steps_of_styles(config: SampleConfig) -> list[int]:
     return list(dict.fromkeys([*(config.checkpoints or [0]), *weak]))
 
 
-def load_contents(config: SampleConfig, model: StableDiffusion) -> list[transfer.Content]:
-    """The pictures to repaint, cropped to the height and width asked for, or else in their own aspect."""
-    size = model.size(config.height, config.width) if config.height or config.width else None
-    control_images = config.control_images or [None] * len(config.content)
-    return [
-        transfer.load_content(path, model.resolution, model.multiple, size, control_image)
-        for path, control_image in zip(config.content, control_images, strict=True)
-    ]
+def load_contents(parts: Iterable[Part], model: StableDiffusion) -> list[transfer.Content]:
+    """The pictures to repaint, each once: cropped to its part's height and width, or else in their own aspect."""
+    contents: dict[str, transfer.Content] = {}
+    for config in (part.config for part in parts):
+        size = model.size(config.height, config.width) if config.height or config.width else None
+        control_images = config.control_images or [None] * len(config.content)
+        for path, control_image in zip(config.content, control_images, strict=True):
+            if path not in contents:
+                contents[path] = transfer.load_content(path, model.resolution, model.multiple, size, control_image)
+    return list(contents.values())
 
 
 def warn_of_another_clip_skip(config: SampleConfig, styles: Mapping[str, Style]) -> None:
@@ -127,12 +129,12 @@ def axes_of(
         prompts=part.texts,
         styles=[part.style] if part.style else names,
         checkpoints=config.checkpoints,
-        loras=loras,
+        loras=[stack for stack in loras if str(stack) in config.loras],
         guidance=all_guidance(config),
         solvers=config.solver,
         steps=config.steps,
         seeds=part.seeds,
-        contents=contents,
+        contents=[content for content in contents if content.name in part.texts],
         strengths=config.strength,
         control_scales=config.control_scale,
         weak_checkpoint=config.weak_checkpoint,

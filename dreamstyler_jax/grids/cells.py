@@ -4,21 +4,25 @@ import dataclasses
 import functools
 import hashlib
 import json
+import typing
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dreamstyler_jax import __version__, prompts
 from dreamstyler_jax.grids.infotext import infotext
 from dreamstyler_jax.guidance import CONSTANT, Guidance
-from dreamstyler_jax.runtime.errors import shortened
+from dreamstyler_jax.runtime.documents import Misfit, fit
+from dreamstyler_jax.runtime.errors import UserError, shortened
 from dreamstyler_jax.runtime.picture_files import PARAMETERS, PNG
 from dreamstyler_jax.solvers import AUTO_SPACING
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.stable_diffusion.schedule import NORMAL_SIGMAS
 from dreamstyler_jax.style import StyleRef
+
+C = TypeVar("C")
 
 # Parameters that later versions added, with what they were before: lines of older manifests lack them.
 ABSENT = {
@@ -177,6 +181,36 @@ def id_of_line(line: Mapping[str, Any]) -> str:
         fields += [field.name for field in dataclasses.fields(Repaint)]
     known = {**ABSENT, **line}
     return _id({name: known[name] for name in fields})
+
+
+def cell_of_line(line: Mapping[str, Any], where: str) -> Cell:
+    """The cell that a line of a manifest describes, whichever version wrote the line.
+
+    Args:
+        line: as `Gallery.lines` has it.
+        where: the manifest, for errors.
+
+    Raises:
+        UserError: a parameter is missing or has another type.
+    """
+    known = {**ABSENT, **line}
+    repaint = _from_line(Repaint, known, where) if "content_hash" in line else None
+    return _from_line(Cell, known, where, repaint=repaint)
+
+
+def _from_line(cls: type[C], known: Mapping[str, Any], where: str, **others: Any) -> C:
+    values = dict(others)
+    for name, shape in typing.get_type_hints(cls).items():
+        if name in others:
+            continue
+        try:
+            values[name] = fit(known[name], shape)
+        except KeyError:
+            raise UserError(f"{where} is damaged, the picture {known.get('id')} lacks its {name}") from None
+        except Misfit as misfit:
+            key = f"{name}{misfit.key}"
+            raise UserError(f"{where} is damaged, {Misfit(key, misfit.value, misfit.wanted)}") from None
+    return cls(**values)
 
 
 def _id(parameters: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import glob
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any, NotRequired, Self, TypedDict
 
@@ -108,10 +108,14 @@ class Gallery:
         last = {**_RECORDED, **known[-1]}
         return [key for key in wanted | last if wanted.get(key) != last.get(key)]
 
-    def check_own(self) -> None:
-        """Raises a UserError if the folder holds files that would be replaced, and no manifest of ours."""
+    def check_own(self, files: Iterable[str] = ()) -> None:
+        """Raises a UserError if the folder holds files that would be replaced, and no manifest of ours.
+
+        Args:
+            files: names in the folder of pictures that will be added.
+        """
         named = [f"images/{file}" for id, file in self._files.items() if Path(file).stem != id]
-        there = [glob.escape(file) for file in named if (self.folder / file).exists()]
+        there = [glob.escape(file) for file in (*named, *files) if (self.folder / file).exists()]
         check_own(self.folder, (*_WRITTEN, *there), (MANIFEST, _SHARDS))
 
     def define(self, definition: Mapping[str, Any]) -> None:
@@ -195,10 +199,26 @@ class Gallery:
         """Records that a cell could not be painted."""
         self._append({"error": reason}, cell)
 
+    def add(self, line: Mapping[str, Any], content: bytes) -> None:
+        """Writes a picture of another grid as it is, and its line.
+
+        Args:
+            line: of the other grid's manifest. Another picture's file of the same name stays; this one is then named
+                after its id.
+            content: of the file.
+        """
+        id, file = line["id"], f"images/{PurePath(line['file']).name}"
+        if any(other.get("file") == file and other["id"] != id for other in self.lines.values()):
+            file = f"images/{id}{PurePath(file).suffix}"
+        write_atomic(self.folder / file, content)
+        self._write({**line, "file": file})
+
     def _append(self, result: Mapping[str, str], cell: Cell) -> None:
-        line = {"id": cell.id, **result, **cell.parameters(), **self._note(cell)}
+        self._write({"id": cell.id, **result, **cell.parameters(), **self._note(cell)})
+
+    def _write(self, line: dict[str, Any]) -> None:
         self._growing.write(json.dumps(line).encode() + b"\n")
-        self.lines[cell.id] = line
+        self.lines[line["id"]] = line
 
     def finish(self, cells: Sequence[Cell]) -> None:
         """Joins all manifests into one, with the lines of ``cells`` in their order after those of other grids.

@@ -32,10 +32,10 @@ def style_pictures(
     Args:
         lines: of the folder's manifest, which also know pictures of styles that are not here any more.
         cells: the grid.
-        styles: its styles, by ``str(StyleRef)``, which remember how their pictures look.
+        styles: its styles, by ``str(StyleRef)``, as far as they are here; they remember how their pictures look.
     """
     recorded = {name: picture for line in lines for name, picture in _recorded(line).items()}
-    refs = {name: ref for cell in cells for name, ref in _refs(cell).items()}
+    refs = {name: ref for cell in cells for name, ref in _refs(cell).items() if ref in styles}
     for name in {**recorded, **refs}:
         picture = first_picture(styles[refs[name]].metadata) if name in refs else recorded[name].seen()
         if picture:

@@ -61,13 +61,19 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
     Rows are prompts (with a single prompt, the first other axis that varies), columns are seeds (or the last axis that
     varies). If the styles would be the columns, they are the rows, and the prompts the columns. Each combination of the
     remaining axes has its own sheet, cut after 20 rows or 16 columns. Where most combinations are not there, as when
-    each prompt has a seed of its own, there is a row per picture instead.
+    each prompt has a seed of its own, there is a row per picture instead. Where contents have prompts or seeds of their
+    own, rows are contents.
     """
     varying = axes(cells)
-    *rest, column = [axis for axis in varying if axis != "prompt"] or ["seed"]
-    row = rest.pop(0) if rest and "prompt" not in varying else "prompt"
+    own = [axis for axis in varying if "content" in varying and axis != "content" and _follows(cells, axis)]
+    if own:
+        row = "content"
+        *rest, column = [axis for axis in varying if axis not in (row, *own)] or ["strength"]
+    else:
+        *rest, column = [axis for axis in varying if axis != "prompt"] or ["seed"]
+        row = rest.pop(0) if rest and "prompt" not in varying else "prompt"
     if column == "style":
-        row, column = "style", "prompt"
+        row, column, own = "style", "prompt", []
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(tuple(value_of(cell, axis) for axis in rest), []).append(cell)
@@ -75,19 +81,26 @@ def layout(cells: Sequence[Cell], title: str) -> list[Sheet]:
         return _list(cells, title, [row, *rest, column])
     sheets = []
     for combination, members in groups.items():
-        sheet_title = ", ".join(map(_label, rest, combination)) or title
+        sheet_title = ", ".join(map(label_of, rest, combination)) or title
         if column == "seed" and row == "prompt" and _is_sparse(members):
             sheets += _list(members, sheet_title, [row, column])
             continue
         at = {(value_of(cell, row), value_of(cell, column)): cell for cell in members}
+        labels = {value_of(cell, row): _labels(cell, own or [row]) for cell in members}
         row_values, column_values = (list(dict.fromkeys(values)) for values in zip(*at, strict=True))
         for sheet_rows in _cut(row_values, MAX_ROWS):
             for sheet_columns in _cut(column_values, MAX_COLUMNS):
-                row_labels = [_label(row, value) for value in sheet_rows]
-                column_labels = [_label(column, value) for value in sheet_columns]
+                row_labels = [labels[value] for value in sheet_rows]
+                column_labels = [label_of(column, value) for value in sheet_columns]
                 places = [[at.get((r, c)) for c in sheet_columns] for r in sheet_rows]
                 sheets.append(Sheet(sheet_title, row_labels, column_labels, places))
     return sheets
+
+
+def _follows(cells: Sequence[Cell], axis: str) -> bool:
+    """Whether the content of a cell decides its value of an axis."""
+    contents = {value_of(cell, "content") for cell in cells}
+    return len({(value_of(cell, "content"), value_of(cell, axis)) for cell in cells}) == len(contents)
 
 
 def _is_sparse(cells: Sequence[Cell]) -> bool:
@@ -98,12 +111,17 @@ def _is_sparse(cells: Sequence[Cell]) -> bool:
 
 def _list(cells: Sequence[Cell], title: str, axes: Sequence[str]) -> list[Sheet]:
     """Sheets with a row per picture, which the values of these axes label."""
-    labels = [", ".join(_label(axis, value_of(cell, axis)) for axis in axes) for cell in cells]
+    labels = [_labels(cell, axes) for cell in cells]
     parts = zip(_cut(labels, MAX_ROWS), _cut(list(cells), MAX_ROWS), strict=True)
     return [Sheet(title, of_part, [""], [[cell] for cell in members]) for of_part, members in parts]
 
 
-def _label(axis: str, value: Any) -> str:
+def _labels(cell: Cell, axes: Sequence[str]) -> str:
+    return ", ".join(label_of(axis, value_of(cell, axis)) for axis in axes)
+
+
+def label_of(axis: str, value: Any) -> str:
+    """A value of an axis as sheets show it."""
     if axis == "prompt":
         return value
     if (axis, value) == ("style", ""):
@@ -149,10 +167,10 @@ def write_sheets(
         folder: where to write them; sheets of an earlier grid that are not replaced are removed.
         cells: the grid.
         files: the pictures by cell id; cells without a file stay empty.
-        styles: by ``str(StyleRef)``.
+        styles: by ``str(StyleRef)``; of those that are not here, no training picture is shown.
     """
     sheets = layout(cells, ", ".join(styles))
-    learned_from = functools.cache(lambda ref: _training_picture(styles[ref]))
+    learned_from = functools.cache(lambda ref: _training_picture(styles[ref]) if ref in styles else None)
     digits = max(3, len(str(len(sheets))))
     names = [f"grid_{i + 1:0{digits}d}.png" for i in range(len(sheets))] if len(sheets) > 1 else ["grid.png"]
     for name, sheet in zip(names, sheets, strict=True):

@@ -1,8 +1,8 @@
 """What JSON and YAML files may hold: a type describes it, and everything that is read is checked against one here.
 
 A description is a type: ``int``, ``float`` (finite; whole numbers too), ``str``, ``bool``, ``None``, ``Any``, a union,
-``list[X]``, ``tuple[X, ...]`` (a list in the file), ``dict[str, X]``, `typing.Literal`, or a `typing.TypedDict` for an
-object with known keys:
+``list[X]``, ``tuple[X, ...]`` (a list in the file), ``dict[str, X]`` or ``Mapping[str, X]``, `typing.Literal`, or a
+`typing.TypedDict` for an object with known keys:
 
     class Checkpoint(TypedDict):
         step: Annotated[int, Range(0, 1000)]
@@ -16,7 +16,7 @@ import itertools
 import json
 import types
 import typing
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -287,8 +287,8 @@ def shown(value: Any) -> str:
 @cache
 def _kind(shape: Any) -> tuple[Any, tuple[Any, ...]]:
     """A description without what is in its brackets, and that."""
-    origin = typing.get_origin(shape)
-    return (types.UnionType if origin is typing.Union else origin or shape), typing.get_args(shape)
+    origin = {typing.Union: types.UnionType, Mapping: dict}.get(typing.get_origin(shape), typing.get_origin(shape))
+    return origin or shape, typing.get_args(shape)
 
 
 def _is_kind(value: Any, kind: Any) -> bool:

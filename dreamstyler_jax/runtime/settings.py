@@ -53,7 +53,8 @@ def option(
         low, high: the smallest and the largest number allowed, for each item if the field is a list. Give both or none.
         choices: the words allowed.
         words: texts that stand for special values of the field, as ``auto`` may stand for 0.
-        positional: whether a list also takes the words of a command line that belong to no option.
+        positional: whether the field also takes the words of a command line that belong to no option: a list all of
+            them, a text the first.
     """
     metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices), "words": dict(words)}
     metadata["positional"] = positional

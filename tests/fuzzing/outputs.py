@@ -8,9 +8,10 @@ import numpy as np
 from cells import cells_of, plain_picture
 from sample_tools import random_style
 
-from dreamstyler_jax.commands import run_log, runs, sample
+from dreamstyler_jax.commands import enlarge, run_log, runs, sample
 from dreamstyler_jax.commands.config import TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
+from dreamstyler_jax.commands.selection import choose
 from dreamstyler_jax.evaluation.contents import repaints
 from dreamstyler_jax.evaluation.painted import group_labels, painted_pictures
 from dreamstyler_jax.evaluation.training_data import find_training_data
@@ -29,14 +30,16 @@ from fuzzing.mutations import (
 
 
 class Manifests(FolderDoor):
-    """The manifest and the definition of a grid's folder."""
+    """The manifest and the definition of a grid's folder, and a list of starred pictures."""
 
     def prepare(self) -> None:
         (self.folder / "runs").mkdir()
         self.style = random_style("gogh", images=[str(EXAMPLE_PICTURE)], prompts=["A boat in the style of {}"])
         self.style.save(self.folder / "runs" / "gogh.safetensors")
         self.cells = cells_of(["A house {}", "A dog in the style of {}"], [0, 1])
-        gallery = Gallery(self.folder, note=lambda cell: {"command": "x", "learned_from": {"gogh": "a.png"}})
+        gallery = Gallery(
+            self.folder, note=lambda cell: {"command": "dreamstyler sample", "learned_from": {"gogh": "a.png"}}
+        )
         gallery.begin()
         for number, cell in enumerate(self.cells[:3]):
             gallery.save(cell, plain_picture(number))
@@ -48,10 +51,13 @@ class Manifests(FolderDoor):
             for line in lines
         ]
         grid = definition(self.cells)
+        starred = [{"id": line["id"], "file": line["file"], "note": "a note"} for line in lines[:3]]
+        (self.folder / "starred.jsonl").write_text("".join(json.dumps(line) + "\n" for line in starred))
         self.files = {
             "manifest.jsonl": lambda rng: spoilt_lines(rng, rng.choice((lines, older))),
             "manifest.1-of-2.jsonl": lambda rng: spoilt_lines(rng, lines),
             "grid.yaml": lambda rng: yaml_file(rng, grid, {**grid, "seed": 5}),
+            "starred.jsonl": lambda rng: spoilt_lines(rng, starred),
         }
         self.whole = {file: file.read_bytes() for file in self.folder.iterdir() if file.is_file()}
 
@@ -65,7 +71,9 @@ class Manifests(FolderDoor):
                 file.write_bytes(content)
 
     def read(self, rng: Random) -> None:
-        """Continues the grid, shows it and reads it for scores."""
+        """Chooses pictures of the grid, continues it, shows it and reads it for scores."""
+        for picture in choose(str(self.folder), [str(self.folder / "starred.jsonl")]):
+            enlarge.second_pass(picture, enlarge.EnlargeConfig(str(self.folder)))
         gallery = Gallery(self.folder)
         wanted = definition(self.cells)
         gallery.holds_another(wanted)

@@ -15,6 +15,7 @@ from script_tools import ROOT, refusal, run
 from dreamstyler_jax.commands import sample
 from dreamstyler_jax.commands.cli import parse
 from dreamstyler_jax.commands.config import SampleConfig
+from dreamstyler_jax.commands.grid_jobs import cells_of
 from dreamstyler_jax.commands.prompt_lists import COLUMNS, grid_parts
 from dreamstyler_jax.commands.sample_inputs import load_all_styles
 from dreamstyler_jax.grids.file_names import FIELDS
@@ -30,7 +31,7 @@ def is_painted_again(line):
     config = parse(SampleConfig, shlex.split(line["command"])[2:])
     parts = grid_parts(config)
     model = StableDiffusion.load(config.model)
-    (cell,) = sample.cells_of(parts, model, load_all_styles(config, parts), [], [])
+    (cell,) = cells_of(parts, model, load_all_styles(config, parts), [], [])
     again = dataclasses.replace(cell, prompt=line["prompt"], style=line["style"])
     return again.id == line["id"] and cell.prompt == name_placeholder(line["prompt"], line["style"])
 
@@ -46,7 +47,7 @@ def test_weights_change_pictures_and_leave_those_of_other_prompts_alone(words, s
     assert [line["prompt_weights"] for line in lines] == [True] * 4 + [False] * 4
     assert [line["id"] for line in lines[4:]] == [line["id"] for line in manifest(undisturbed)[:4]]
     assert is_painted_again(lines[1])
-    as_text = sample.cells_of(
+    as_text = cells_of(
         grid_parts(parse(SampleConfig, [*map(str, half), "--prompts", RED, "--prompt_weights", "false"])),
         StableDiffusion.load(words[1]), load_all_styles(SampleConfig(styles=[str(styles / "gogh")]), []), [], [],
     )  # fmt: skip

@@ -54,6 +54,7 @@ COMMANDS = {
     "caption": Command(
         "dreamstyler_jax.commands.caption", "CaptionConfig", "Describe pictures, except their style, in text files."
     ),
+    "report": Command("dreamstyler_jax.commands.report", "ReportConfig", "Show how a style was learned, on one page."),
     "sample": Command(
         "dreamstyler_jax.commands.sample",
         "SampleConfig",

@@ -269,6 +269,17 @@ def with_layers(table: np.ndarray) -> np.ndarray:
     return table if table.ndim == 4 else table[:, None]
 
 
+def relative_norms(tables: Mapping[str, np.ndarray], word_norms: Mapping[str, float]) -> np.ndarray:
+    """How long the vectors of each stage are beside words, float64[T]: 1 is the mean norm of a vocabulary's vectors.
+
+    Args:
+        tables: of each text encoder, float32[T, V, D] or float32[T, K, V, D]. Means go over all of a stage's vectors.
+        word_norms: the mean norm of the vocabulary of each text encoder.
+    """
+    norms = {name: np.linalg.norm(np.asarray(table, np.float64), axis=-1) for name, table in tables.items()}
+    return np.mean([of.reshape(len(of), -1).mean(1) / word_norms[name] for name, of in norms.items()], axis=0)
+
+
 def step_file(folder: Path, step: int) -> Path:
     """Where a run keeps its style as it was after ``step`` training steps."""
     return folder / "steps" / f"step_{step:06d}.safetensors"

@@ -50,6 +50,7 @@ class Metadata(TypedDict, total=False):
     steps: int
     norm: str
     mix: str
+    word_norms: dict[str, float]
 
 
 class _Header(TypedDict):

@@ -18,7 +18,7 @@ import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache as compiled
 from PIL import Image
 
-from dreamstyler_jax.commands import caption, cli, convert, evaluate, sample, train
+from dreamstyler_jax.commands import caption, cli, convert, evaluate, report, sample, train
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +28,7 @@ CONFIGS = {
     train: TrainConfig,
     sample: SampleConfig,
     evaluate: evaluate.EvaluateConfig,
+    report: report.ReportConfig,
 }
 
 

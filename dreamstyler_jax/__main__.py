@@ -65,6 +65,9 @@ COMMANDS = {
     "convert": Command(
         "dreamstyler_jax.commands.convert", "ConvertConfig", "Write a style for other tools, or read theirs."
     ),
+    "verify": Command(
+        "dreamstyler_jax.commands.verify", "VerifyConfig", "Check runs, grids and styles against what made them."
+    ),
     "doctor": Command(
         "dreamstyler_jax.commands.doctor", "DoctorConfig", "Say what this installation sees, and what is missing."
     ),

@@ -18,7 +18,7 @@ import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache as compiled
 from PIL import Image
 
-from dreamstyler_jax.commands import caption, cli, convert, evaluate, report, sample, train
+from dreamstyler_jax.commands import caption, cli, convert, evaluate, report, sample, train, verify
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +29,7 @@ CONFIGS = {
     sample: SampleConfig,
     evaluate: evaluate.EvaluateConfig,
     report: report.ReportConfig,
+    verify: verify.VerifyConfig,
 }
 
 

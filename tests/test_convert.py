@@ -81,7 +81,7 @@ def test_the_recipe_is_beside_the_stages_and_no_file_of_the_users_is_replaced(tm
     assert text == recipe("a", 3)
     assert "[[a-T2:a-T1:0.3334]:a-T0:0.6667]" in text
     assert "embedding:a-T2   start 0.000   end 0.333" in text
-    with pytest.raises(UserError, match="\\[ which prompts give a meaning to"):
+    with pytest.raises(UserError, match="\\[, which prompts give a meaning to"):
         recipe("a[b", 3)
 
 

@@ -13,6 +13,7 @@ from dreamstyler_jax.commands.config import TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.loss_curves import draw_loss
 from dreamstyler_jax.commands.reporting.document import write_report
+from dreamstyler_jax.commands.verification.runs import run_findings
 from dreamstyler_jax.evaluation.contents import repaints
 from dreamstyler_jax.evaluation.painted import group_labels, painted_pictures
 from dreamstyler_jax.evaluation.training_data import find_training_data
@@ -127,9 +128,10 @@ class Runs(FolderDoor):
             self.files = files
 
     def read(self, rng: Random) -> None:
-        """Does what resuming does before and after the training, and what reports read."""
+        """Does what resuming does before and after the training, and what reports and checks read."""
         runs.check_resumable(self.config, self.folder)
         runs.is_finished(self.config, self.folder)
+        run_findings(self.folder)
         write_report(self.folder).unlink()
         if len(self.files) > 2:
             with open_checkpoints(self.folder / "checkpoints") as store:

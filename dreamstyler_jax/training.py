@@ -112,7 +112,8 @@ def prepare(
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}
     metadata |= {"model_settings": model.settings}
     metadata |= {"clip_skip": model.networks.clip_skip}
-    metadata |= {"word_norms": {name: float(mean_norm(words)) for name, words in model.vocabulary_vectors.items()}}
+    vocabularies = {name: np.asarray(words) for name, words in model.vocabulary_vectors.items()}
+    metadata |= {"word_norms": {name: float(mean_norm(words)) for name, words in vocabularies.items()}}
     told = {name: list(value) for name in ("original_size", "crop_top_left") if (value := getattr(settings, name))}
     metadata |= told
     if masked := {name: round(of.share, 4) for name, of in zip(pictures, squares, strict=True) if of.share < 1}:

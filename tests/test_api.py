@@ -402,6 +402,17 @@ def test_previews_differ_by_the_style_alone(tiny):
     assert same != other
 
 
+def test_previews_show_what_was_learned_from(tiny):
+    red = Image.new("RGB", (16, 16), "red")
+    sheets = [
+        paint_preview(tiny, ds.Style("gogh", GOGH.tables, metadata), [HOUSE], (16, 16), "step 000100")
+        for metadata in ({}, {"thumbnail": images.to_thumbnail(red)})
+    ]
+    bare, sheet = (np.asarray(sheet, int) for sheet in sheets)
+    assert sheet.shape[1] > bare.shape[1]
+    assert (np.abs(sheet - (254, 0, 0)).max(-1) < 3).sum() > 100 * 100
+
+
 def test_a_style_is_trained_without_changing_the_model(tiny, tmp_path):
     before = jax.tree.map(np.array, tiny.params)
     ds.train_style(tiny, write_picture(tmp_path / "a.png", 0), **LEARN)

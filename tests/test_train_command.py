@@ -566,7 +566,12 @@ def test_the_closing_line_names_the_model_as_it_was_loaded():
     assert (program, command) == ("dreamstyler", "sample")
     again = parse(SampleConfig, words)
     assert [getattr(again, name) for name in MODEL_OPTIONS] == [getattr(config, name) for name in MODEL_OPTIONS]
-    assert again.styles == [config.output]
+    assert again.styles == [config.output] and not again.prompts
+
+
+def test_the_closing_line_asks_for_a_learned_object_alone():
+    config = TrainConfig(property="object", init_word="cat", name="my_cat")
+    assert train.painting_command(config) == "dreamstyler sample --styles runs/my_cat --prompts 'A photo of {}'"
 
 
 def test_an_object_is_learned_and_painted_in_a_style(finished, words, pictures, tmp_path):

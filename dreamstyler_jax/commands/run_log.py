@@ -133,8 +133,9 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         for number, line in enumerate(lines, 1)
     ]
     counts = {len(line.get("stage_loss", ())) for line in metrics}
-    others = [{len(line[name]) for line in metrics if name in line} for name in ("evaluation_loss", "relative_norm")]
-    if any(len(found) > 1 for found in (counts, *others)):
+    evaluated = {len(line["evaluation_loss"]) for line in metrics if "evaluation_loss" in line}
+    norms = {len(line["relative_norm"]) for line in metrics if "relative_norm" in line}
+    if any(len(found) > 1 for found in (counts, evaluated, norms)):
         raise UserError(f"the lines of {path} are of different numbers of stages: delete those that are wrong")
     return [{**line} for line in metrics]
 

@@ -18,7 +18,7 @@ from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_own
 from dreamstyler_jax.runtime.settings import options_of
 from dreamstyler_jax.style import FILE_NAME, Style
-from dreamstyler_jax.train_settings import AUTO_STEPS, peak_learning_rate
+from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, peak_learning_rate
 
 SETTINGS = "config.yaml"
 # Besides style and checkpoints.
@@ -117,7 +117,9 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
 def painting_command(config: TrainConfig) -> str:
     """The command that paints with the style."""
     options = {name: getattr(config, name) for name in MODEL_OPTIONS}
-    return command_line("sample", SampleConfig(styles=[config.output], loras=[config.loras], **options))
+    prompts = [BARE_PROMPTS["object"]] if config.property == "object" else []  # the default ones ask for a style
+    painting = SampleConfig(styles=[config.output], prompts=prompts, loras=[config.loras], **options)
+    return command_line("sample", painting)
 
 
 def training_command(config: TrainConfig) -> str:

@@ -106,8 +106,9 @@ def read_checkpoints(folder: Path, like: Any) -> dict[int, Any | None]:
         store = Checkpoints(manager, folder)
         for step in sorted(manager.all_steps()):
             restored = store._read(step)
-            fits = restored is not None and _shapes(restored) == _shapes(leaves)
-            states[step] = jax.tree.unflatten(structure, restored) if fits else None
+            states[step] = None
+            if restored is not None and _shapes(restored) == _shapes(leaves):
+                states[step] = jax.tree.unflatten(structure, restored)
     return states
 
 

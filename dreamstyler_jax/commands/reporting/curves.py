@@ -113,7 +113,7 @@ def _table(steps: np.ndarray, curves: Sequence[Curve], write: Callable[[float], 
     """The numbers at some of the steps, evenly spread, folded."""
     rows = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _ROWS)).round().astype(int))
     head = "".join(f'<th scope="col">{html.escape(curve.label)}</th>' for curve in curves)
-    cells = ("".join(f"<td>{write(curve.y[row])}</td>" for curve in curves) for row in rows)
+    cells = ("".join(f"<td>{write(float(curve.y[row]))}</td>" for curve in curves) for row in rows)
     body = "".join(f'<tr><th scope="row">{steps[r]:.0f}</th>{c}</tr>' for r, c in zip(rows, cells, strict=True))
     return (
         '<details><summary>The numbers</summary><div class="wide" tabindex="0" role="region" aria-label="The numbers">'

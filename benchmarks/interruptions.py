@@ -222,7 +222,7 @@ def saved_step(folder: Path) -> int:
 
 def by_products(folder: Path) -> dict[str, bytes]:
     """The files of a run that do not depend on time and on the folder's name."""
-    of_time = ("checkpoints", "tensorboard", "metrics.jsonl", "config.yaml")
+    of_time = ("checkpoints", "tensorboard", "metrics.jsonl", "config.yaml", "sessions.jsonl", "report.html")
     return {name: data for name, data in contents(folder).items() if not name.startswith(of_time)}
 
 

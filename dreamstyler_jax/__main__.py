@@ -54,6 +54,7 @@ COMMANDS = {
     "caption": Command(
         "dreamstyler_jax.commands.caption", "CaptionConfig", "Describe pictures, except their style, in text files."
     ),
+    "report": Command("dreamstyler_jax.commands.report", "ReportConfig", "Show how a style was learned, on one page."),
     "sample": Command(
         "dreamstyler_jax.commands.sample",
         "SampleConfig",
@@ -72,6 +73,9 @@ COMMANDS = {
     "evaluate": Command("dreamstyler_jax.commands.evaluate", "EvaluateConfig", "Score painted pictures."),
     "convert": Command(
         "dreamstyler_jax.commands.convert", "ConvertConfig", "Write a style for other tools, or read theirs."
+    ),
+    "verify": Command(
+        "dreamstyler_jax.commands.verify", "VerifyConfig", "Check runs, grids and styles against what made them."
     ),
     "doctor": Command(
         "dreamstyler_jax.commands.doctor", "DoctorConfig", "Say what this installation sees, and what is missing."

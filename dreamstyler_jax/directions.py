@@ -29,10 +29,15 @@ def with_norm(vectors: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
     Raises:
         UserError: a vector is zero.
     """
-    norms = np.linalg.norm(np.asarray(vocabulary, np.float32), axis=-1)
     if not np.linalg.norm(vectors, axis=-1).all():
         raise UserError("init_word: the vector of this word is zero, so it has no direction: choose another word")
-    return _unit(vectors) * norms[norms > 0].mean()
+    return _unit(vectors) * mean_norm(vocabulary)
+
+
+def mean_norm(vocabulary: np.ndarray) -> np.floating:
+    """The mean norm of the words in a vocabulary [N, D]; rows of zeros are no words."""
+    norms = np.linalg.norm(np.asarray(vocabulary, np.float32), axis=-1)
+    return norms[norms > 0].mean()
 
 
 def with_norms_of(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -150,8 +150,8 @@ class Style:
         * for SDXL: ``{"clip_l": [V, D], "clip_g": [V, D']}``, or diffusers' pair of files ``NAME`` and ``NAME_2``, of
           which the first is given.
 
-        Other tools' as safetensors, or as written by ``torch.save``, for which torch must be installed. Their style has
-        the name in the file, or else the file's.
+        Other tools' as safetensors, or as written by ``torch.save``; for files that it wrote before 2020 torch must be
+        installed. Their style has the name in the file, or else the file's.
 
         Raises:
             UserError: no such file, a damaged one, one of another kind, NaN or Inf in it, torch needed and missing.
@@ -178,7 +178,8 @@ class Style:
                 switched while sampling (A1111: ``[name-T1:name-T0:0.5]``). The tokens in diffusers' files are
                 ``<name>`` or ``<name-t0>``, in lower case: diffusers uses only one vector of a token with capitals. Of
                 an SDXL style, diffusers' files come in pairs, the second text encoder's with ``_2`` before the suffix,
-                and A1111's hold both as ``clip_l`` and ``clip_g``.
+                and A1111's hold both as ``clip_l`` and ``clip_g``. ``"sd_concepts"`` is another word for diffusers'
+                layout, and ``"comfyui"``, ``"invokeai"`` and ``"kohya"`` are for A1111's.
 
         Returns:
             The files written, in the order of the stages.
@@ -266,6 +267,17 @@ def check_layers(styles: Mapping[str, Style], layers: int) -> None:
 def with_layers(table: np.ndarray) -> np.ndarray:
     """A table [T, V, D] as [T, 1, V, D]; one with an axis of layers as it is."""
     return table if table.ndim == 4 else table[:, None]
+
+
+def relative_norms(tables: Mapping[str, np.ndarray], word_norms: Mapping[str, float]) -> np.ndarray:
+    """How long the vectors of each stage are beside words, float64[T]: 1 is the mean norm of a vocabulary's vectors.
+
+    Args:
+        tables: of each text encoder, float32[T, V, D] or float32[T, K, V, D]. Means go over all of a stage's vectors.
+        word_norms: the mean norm of the vocabulary of each text encoder.
+    """
+    norms = {name: np.linalg.norm(np.asarray(table, np.float64), axis=-1) for name, table in tables.items()}
+    return np.mean([of.reshape(len(of), -1).mean(1) / word_norms[name] for name, of in norms.items()], axis=0)
 
 
 def step_file(folder: Path, step: int) -> Path:

@@ -22,9 +22,14 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import write_atomic
 from dreamstyler_jax.runtime.local_copies import local_copy
 from dreamstyler_jax.stable_diffusion.single_files.pickles import as_array
+from dreamstyler_jax.stable_diffusion.single_files.plain_tensors import StoredTensor, read_plain_tensors
 
 SUFFIXES = (".safetensors", ".bin", ".pt")
-FORMATS = ("dreamstyler", "diffusers", "a1111")
+# The layouts of other tools' files, and who reads them.
+FORMATS = {
+    "dreamstyler": "dreamstyler", "diffusers": "diffusers", "a1111": "a1111",
+    "sd_concepts": "diffusers", "comfyui": "a1111", "invokeai": "a1111", "kohya": "a1111",
+}  # fmt: skip
 _KIND = "dreamstyler_jax.style/2"
 _KIND_OF_ONE_TABLE = "dreamstyler_jax.style/1"  # one tensor, "table", of the only text encoder
 _STAGE = re.compile(r"(?P<token>.+)-T(?P<stage>\d+)")
@@ -45,6 +50,7 @@ class Metadata(TypedDict, total=False):
     steps: int
     norm: str
     mix: str
+    word_norms: dict[str, float]
 
 
 class _Header(TypedDict):
@@ -82,7 +88,7 @@ def read_style(path: Path) -> StyleContent:
         with local.open("rb") as file:
             start = file.read(9)
         if start[8:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
-            return _foreign(path, *_read_torch(local))
+            return _pickled(path, read_plain_tensors(local) if start.startswith(b"PK") else _read_old_pickle(local))
         with safetensors.safe_open(local, "numpy") as file:
             _refuse_small_numbers(file)
             header = file.metadata() or {}
@@ -148,7 +154,8 @@ def export_style(path: Path, name: str, tables: Mapping[str, np.ndarray], format
             f"the style {name!r} has vectors for each cross-attention layer, and the files of other tools hold one set "
             "for all layers: learn it with --layers shared to export it"
         )
-    contents = _one_file(path, name, tables) if format == "dreamstyler" else _file_per_stage(path, name, tables, format)
+    layout = FORMATS[format]
+    contents = _one_file(path, name, tables) if layout == "dreamstyler" else _file_per_stage(path, name, tables, layout)
     for file, tensors in contents.items():
         to_bytes = safetensors.numpy.save if path.suffix == ".safetensors" else _torch_bytes
         write_atomic(file, to_bytes({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
@@ -164,14 +171,14 @@ def _one_file(path: Path, name: str, tables: Mapping[str, np.ndarray]) -> dict[P
     return {path: {f"<{name}>-T{stage}": row for stage, row in enumerate(rows)}}
 
 
-def _file_per_stage(path: Path, name: str, tables: Mapping[str, np.ndarray], format: str) -> dict[Path, Tables]:
+def _file_per_stage(path: Path, name: str, tables: Mapping[str, np.ndarray], layout: str) -> dict[Path, Tables]:
     """The contents of the files of each stage: of diffusers one for each text encoder, of A1111 one."""
     stages = len(tables["clip_l"])
     contents: dict[Path, Tables] = {}
     for stage, mark in enumerate([""] if stages == 1 else [f"-T{stage}" for stage in range(stages)]):
         file = path.with_name(path.stem + mark + path.suffix)
         rows = {encoder: table[stage] for encoder, table in tables.items()}
-        if format == "diffusers":
+        if layout == "diffusers":
             token = f"<{name}{mark}>".lower()
             contents |= {_file_of(encoder, file): {token: of_encoder} for encoder, of_encoder in rows.items()}
         else:
@@ -229,14 +236,47 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError("this file was written by PyTorch: install it with pip install torch") from error
+        raise UserError("files of this kind are read and written by PyTorch: pip install torch") from error
     return torch
 
 
-def _read_torch(path: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
-    """Keys and reader of a dictionary of tensors written by ``torch.save``; never runs code found in the file."""
+class _WebuiFile(TypedDict, total=False):
+    """What AUTOMATIC1111's web UI keeps beside the vectors."""
+
+    name: str
+    step: int
+    sd_checkpoint_name: str
+
+
+def _pickled(path: Path, content: Any) -> StyleContent:
+    """Another tool's style, given what ``torch.save`` wrote."""
+    known: dict[str, Any] = {}
+    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):
+        known = {key: content[key] for key in _WebuiFile.__annotations__ if content.get(key) is not None}
+        check(known, _WebuiFile, "it")
+        content = content["string_to_param"]
+    if not isinstance(content, Mapping) or not all(map(_is_tensor, content.values())):
+        raise UserError("no style: it should hold named tensors")
+    tensors = {str(key): value for key, value in content.items()}
+    style = _foreign(path, list(tensors), lambda key: _numbers(tensors[key], key))
+    metadata = {"steps": known.get("step"), "model": known.get("sd_checkpoint_name")}
+    return style._replace(
+        name=known.get("name") or style.name, metadata={key: value for key, value in metadata.items() if value}
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, StoredTensor) or hasattr(value, "detach")
+
+
+def _numbers(tensor: Any, name: str) -> np.ndarray:
+    return tensor.array(name) if isinstance(tensor, StoredTensor) else as_array(tensor, name)
+
+
+def _read_old_pickle(path: Path) -> Any:
+    """What ``torch.save`` wrote before 2020, in no zip archive; by PyTorch, which runs no code found in the file."""
     try:
-        content = _torch().load(path, map_location="cpu", weights_only=True)
+        return _torch().load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # a damaged or dangerous file can make torch's unpickler raise anything
@@ -245,11 +285,6 @@ def _read_torch(path: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
                 f"cannot be read, since it holds a {foreign[1]} and not only tensors: save a dictionary of tensors"
             ) from error
         raise UserError("cannot be read as a PyTorch file of plain tensors, it may be damaged") from error
-    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):
-        content = content["string_to_param"]
-    if not isinstance(content, Mapping) or not all(hasattr(value, "detach") for value in content.values()):
-        raise UserError("no style: it should hold named tensors")
-    return [str(key) for key in content], lambda key: as_array(content[key], key)
 
 
 def _torch_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:

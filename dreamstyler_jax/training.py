@@ -11,7 +11,7 @@ import optax
 from PIL import Image
 
 from dreamstyler_jax import encoding, framing, inversion, provenance
-from dreamstyler_jax.directions import with_norm, with_norms_of
+from dreamstyler_jax.directions import mean_norm, with_norm, with_norms_of
 from dreamstyler_jax.inversion import Advance, Dataset, Load, Metrics, TrainState
 from dreamstyler_jax.mixing import with_stages
 from dreamstyler_jax.optimizers import make_optimizer
@@ -112,6 +112,8 @@ def prepare(
     metadata |= {"model": model.name, "model_hash": model.hash, "loras": str(model.loras)}
     metadata |= {"model_settings": model.settings}
     metadata |= {"clip_skip": model.networks.clip_skip}
+    vocabularies = {name: np.asarray(words) for name, words in model.vocabulary_vectors.items()}
+    metadata |= {"word_norms": {name: float(mean_norm(words)) for name, words in vocabularies.items()}}
     told = {name: list(value) for name in ("original_size", "crop_top_left") if (value := getattr(settings, name))}
     metadata |= told
     if masked := {name: round(of.share, 4) for name, of in zip(pictures, squares, strict=True) if of.share < 1}:

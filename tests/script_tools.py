@@ -18,7 +18,19 @@ import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache as compiled
 from PIL import Image
 
-from dreamstyler_jax.commands import animate, caption, cli, convert, enlarge, evaluate, pick, sample, train
+from dreamstyler_jax.commands import (
+    animate,
+    caption,
+    cli,
+    convert,
+    enlarge,
+    evaluate,
+    pick,
+    report,
+    sample,
+    train,
+    verify,
+)  # fmt: skip
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +43,8 @@ CONFIGS = {
     train: TrainConfig,
     sample: SampleConfig,
     evaluate: evaluate.EvaluateConfig,
+    report: report.ReportConfig,
+    verify: verify.VerifyConfig,
 }
 
 

@@ -14,7 +14,7 @@ from script_tools import ROOT, write_picture
 from tiny_model import WIDTH, write_controlnet
 
 import dreamstyler_jax as ds
-from dreamstyler_jax.commands.previews import write_preview
+from dreamstyler_jax.commands.previews import paint_preview
 from dreamstyler_jax.runtime import images, picture_files
 from dreamstyler_jax.style import FILE_NAME, step_file
 
@@ -393,14 +393,24 @@ def test_mistakes_in_contact_sheets_are_one_line(painted):
 # Previews during training are painted by this API
 
 
-def test_previews_differ_by_the_style_alone(tiny, tmp_path):
-    for i, style in enumerate([GOGH, random_style("gogh"), random_style("gogh", 1)]):
-        write_preview(tiny, style, [HOUSE], (16, 16), tmp_path / str(i) / "step_000100.png")
-    same, again, other = ((tmp_path / str(i) / "step_000100.png").read_bytes() for i in range(3))
+def test_previews_differ_by_the_style_alone(tiny):
+    sheets = []
+    for style in (GOGH, random_style("gogh"), random_style("gogh", 1)):
+        sheets.append(paint_preview(tiny, style, [HOUSE], (16, 16), "step 000100").tobytes())
+    same, again, other = sheets
     assert same == again
     assert same != other
-    write_preview(tiny, GOGH, [], (16, 16), tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
+
+
+def test_previews_show_what_was_learned_from(tiny):
+    red = Image.new("RGB", (16, 16), "red")
+    sheets = [
+        paint_preview(tiny, ds.Style("gogh", GOGH.tables, metadata), [HOUSE], (16, 16), "step 000100")
+        for metadata in ({}, {"thumbnail": images.to_thumbnail(red)})
+    ]
+    bare, sheet = (np.asarray(sheet, int) for sheet in sheets)
+    assert sheet.shape[1] > bare.shape[1]
+    assert (np.abs(sheet - (254, 0, 0)).max(-1) < 3).sum() > 100 * 100
 
 
 def test_a_style_is_trained_without_changing_the_model(tiny, tmp_path):

@@ -1,5 +1,7 @@
 """Style files against the tools they come from: torch and diffusers."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -23,14 +25,17 @@ def test_file_of_the_pytorch_release(tmp_path, legacy):
     np.testing.assert_array_equal(loaded.tables["clip_l"], TABLE)
 
 
-def test_textual_inversions_saved_by_torch(tmp_path):
+def test_textual_inversions_saved_by_torch_are_read_without_it(tmp_path, monkeypatch):
     rows = torch.tensor(TABLE[:2, 0])
+    webui = {"name": "x", "step": 250, "sd_checkpoint": "abc", "sd_checkpoint_name": "sd-v1-5"}
     torch.save({"<toy>": rows.bfloat16()}, tmp_path / "diffusers.bin")
-    torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "x"}, tmp_path / "webui.pt")
+    torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, **webui}, tmp_path / "webui.pt")
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it is an error
     loaded = Style.load(tmp_path / "diffusers.bin")
     assert loaded.name == "toy" and np.array_equal(loaded.tables["clip_l"][0], rows.bfloat16().float().numpy())
     loaded = Style.load(tmp_path / "webui.pt")
-    assert loaded.name == "webui" and np.array_equal(loaded.tables["clip_l"][0], rows.numpy())
+    assert (loaded.name, loaded.metadata) == ("x", {"steps": 250, "model": "sd-v1-5"})
+    assert np.array_equal(loaded.tables["clip_l"][0], rows.numpy())
 
 
 @pytest.mark.parametrize("vectors", [1, 2])

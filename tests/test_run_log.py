@@ -1,6 +1,8 @@
 """The log of a training run, and the chart of its loss."""
 
+import io
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -10,7 +12,8 @@ from PIL import Image
 from script_tools import largest_file
 from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made when it is imported
 
-from dreamstyler_jax.commands.run_log import RunLog, draw_loss, read_metrics
+from dreamstyler_jax.commands.loss_curves import draw_loss
+from dreamstyler_jax.commands.run_log import RunLog, read_metrics
 from dreamstyler_jax.runtime.charts import INK, ramp
 from dreamstyler_jax.runtime.errors import UserError
 
@@ -72,6 +75,55 @@ def test_tensorboard_is_told_at_which_step_a_resumed_run_continues(tmp_path):
     assert [event.step for event in events(tmp_path) if event.session_log.status] == [6]
 
 
+def texts(folder):
+    return [
+        value.tensor.string_val[0].decode()
+        for event in events(folder)
+        for value in event.summary.value
+        if value.tag == "prompts/text_summary"
+    ]
+
+
+def test_tensorboard_has_the_prompts_once_and_the_previews(tmp_path):
+    sheet = Image.new("RGB", (6, 4), "red")
+    with RunLog(tmp_path, texts={"prompts": "* boat.png: a boat"}) as log:
+        log.picture(10, "previews", sheet)
+    shown = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
+    ((step, picture),) = [(step, value.image) for step, value in shown if value.tag == "previews"]
+    assert step == 10 and np.array_equal(Image.open(io.BytesIO(picture.encoded_image_string)), sheet)
+    assert texts(tmp_path) == ["* boat.png: a boat"]
+    shutil.rmtree(tmp_path / "tensorboard")
+    with RunLog(tmp_path, 10, texts={"prompts": "* boat.png: a boat"}):
+        assert texts(tmp_path) == []
+
+
+class Board:
+    """Keeps what it is shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def numbers(self, step, values):
+        self.shown.append((step, values))
+
+    def picture(self, step, tag, picture):
+        self.shown.append((step, tag, picture.size))
+
+    def close(self, *, failed):
+        self.shown.append(failed)
+
+
+def test_further_boards_are_shown_the_same(tmp_path):
+    board = Board()
+    with RunLog(tmp_path, boards=[board]) as log:
+        log.write(10, {"loss": 0.5, "stage_loss": [0.25, np.nan]})
+        log.picture(10, "previews", Image.new("RGB", (6, 4)))
+    assert board.shown == [(10, {"loss": 0.5, "stage_loss/0": 0.25}), (10, "previews", (6, 4)), False]
+    with pytest.raises(KeyboardInterrupt), RunLog(tmp_path, boards=[board]):
+        raise KeyboardInterrupt
+    assert board.shown[-1] is True
+
+
 def test_a_run_that_starts_again_has_an_empty_log(tmp_path):
     write_steps(tmp_path, [10, 20])
     write_steps(tmp_path, [])
@@ -123,23 +175,29 @@ def rows_of(image, colour, x):
 
 
 def test_every_stage_has_its_curve_at_its_height(tmp_path):
-    losses = [0.4, 0.2, 0.05]
-    draw_loss(metrics_of(losses), tmp_path / "loss.png")
+    """Whatever their levels, all begin at 1: the stages end at 1, 0.9 and 0.8, all timesteps at 0.95."""
+    metrics, ends = metrics_of([0.4, 0.02, 3.0]), [1, 0.95, 0.9, 0.8]
+    for line in metrics[25:]:
+        line |= {"loss": 0.1 * 0.95, "stage_loss": [0.4, 0.9 * 0.02, 0.8 * 3.0]}
+    draw_loss(metrics, tmp_path / "loss.png")
     image = Image.open(tmp_path / "loss.png")
     assert image.size == (1280, 720) and image.mode == "RGB"
-    rows = [rows_of(image, colour, 500).mean() for colour in ramp(3)]
-    rows.insert(2, rows_of(image, INK, 500).mean())
-    assert rows == sorted(rows)
-    assert np.diff(rows) == pytest.approx([np.diff(rows)[0]] * 3, abs=1.5)  # halves, on a log axis
+    colours = [ramp(3)[0], INK, *ramp(3)[1:]]
+    rows = [rows_of(image, colour, 800).mean() for colour in colours]
+    scale = (rows[3] - rows[0]) / (ends[0] - ends[3])
+    assert scale > 100
+    assert rows == pytest.approx([rows[0] + scale * (ends[0] - end) for end in ends], abs=2)
 
 
 def test_a_stage_without_samples_at_some_steps_still_has_a_whole_curve(tmp_path):
     metrics = metrics_of([0.4, 0.2])
+    for line in metrics:
+        line["loss"] -= line["step"] / 10_000  # so that its curve is elsewhere
     for line in metrics[::2] + metrics[20:23]:
         line["stage_loss"] = [0.4, None]
     draw_loss(metrics, tmp_path / "loss.png")
     image = Image.open(tmp_path / "loss.png")
-    rows = [rows_of(image, ramp(2)[1], x).mean() for x in range(100, 1000, 10)]
+    rows = [rows_of(image, ramp(2)[1], x).mean() for x in range(300, 1000, 10)]
     assert np.ptp(rows) <= 1  # smoothing over the gaps keeps a constant constant
 
 

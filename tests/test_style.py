@@ -1,10 +1,8 @@
 """Styles and their files."""
 
-import io
 import json
 import struct
 import sys
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +149,7 @@ def test_layout_of_exported_files(tmp_path):
         "e-T1",
         "e-T2",
     ]
-    with pytest.raises(UserError, match="dreamstyler, diffusers, a1111, not as 'onnx'"):
+    with pytest.raises(UserError, match=r"dreamstyler, diffusers, a1111, .*, not as 'onnx'"):
         one.export(tmp_path / "f.safetensors", "onnx")
     with pytest.raises(UserError, match="should end in"):
         one.export(tmp_path / "f.txt")
@@ -323,10 +321,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_pytorch_files_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("data.pkl", b"")
-    (tmp_path / "a.bin").write_bytes(buffer.getvalue())
+    (tmp_path / "a.bin").write_bytes(b"\x80\x02}q\x00.")  # as before 2020, in no zip archive
     for attempt in (lambda: Style.load(tmp_path / "a.bin"), lambda: style().export(tmp_path / "b.bin")):
         with pytest.raises(UserError, match=r"pip install torch$"):
             attempt()

@@ -116,9 +116,13 @@ def test_the_settings_can_be_read_again_and_hold_the_prompts(finished, words):
 def test_the_metrics_of_every_log_point_are_there(finished):
     metrics = read_metrics(finished / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(10, STEPS + 1, 10))
-    assert set(metrics[0]) == {"step", "loss", "gradient_norm", "stage_loss", "images_per_second", "goodput"}
+    of_all = {"step", "loss", "gradient_norm", "images_per_second", "goodput"}
+    assert set(metrics[0]) == of_all | {"stage_loss", "relative_norm"}
     assert all(line["loss"] > 0 and line["gradient_norm"] > 0 and line["images_per_second"] > 0 for line in metrics)
-    assert all(len(line["stage_loss"]) == 3 for line in metrics)
+    assert all(len(line["stage_loss"]) == len(line["relative_norm"]) == 3 for line in metrics)
+    table, words = table_of(finished / FILE_NAME), Style.load(finished / FILE_NAME).metadata["word_norms"]
+    norms = np.linalg.norm(table, axis=-1).mean(-1) / words["clip_l"]
+    np.testing.assert_allclose(metrics[-1]["relative_norm"], norms, rtol=1e-5)
 
 
 def test_the_previews_show_the_same_pictures_in_the_style_so_far(finished):
@@ -328,7 +332,7 @@ def test_what_a_kill_left_undone_after_a_checkpoint_is_made_on_resuming(step, fi
         for place in (folder, finished)
     )
     assert ours.keys() == expected.keys()
-    for name in expected.keys() - {"metrics.jsonl", "config.yaml"}:
+    for name in expected.keys() - {"metrics.jsonl", "config.yaml", "sessions.jsonl", "report.html"}:
         assert ours[name] == expected[name], name
 
 
@@ -562,7 +566,12 @@ def test_the_closing_line_names_the_model_as_it_was_loaded():
     assert (program, command) == ("dreamstyler", "sample")
     again = parse(SampleConfig, words)
     assert [getattr(again, name) for name in MODEL_OPTIONS] == [getattr(config, name) for name in MODEL_OPTIONS]
-    assert again.styles == [config.output]
+    assert again.styles == [config.output] and not again.prompts
+
+
+def test_the_closing_line_asks_for_a_learned_object_alone():
+    config = TrainConfig(property="object", init_word="cat", name="my_cat")
+    assert train.painting_command(config) == "dreamstyler sample --styles runs/my_cat --prompts 'A photo of {}'"
 
 
 def test_an_object_is_learned_and_painted_in_a_style(finished, words, pictures, tmp_path):

@@ -93,6 +93,11 @@ class TrainConfig(TrainSettings):
         [EXAMPLE_PROMPTS[0]], 'Prompts of the preview pictures, with {} for the style. For an object: "A photo of {}".'
     )
     profile: str = option("", "Folder for a trace of log_every steps after a warm-up, for XProf and Perfetto.")
+    wandb: str = option(
+        "",
+        "Project at Weights & Biases that is shown the run as well. WANDB_MODE=offline keeps it in the run's folder. "
+        "Needs the package wandb.",
+    )
     output: str = option("", "Folder of the run. Default: runs/NAME, or runs with separate.")
     resume: bool = option(False, "Continue from the latest checkpoint in the folder. Without one, start at step 0.")
     distributed: bool = option(

@@ -3,13 +3,15 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError, listing
-from dreamstyler_jax.runtime.files import check_output
+from dreamstyler_jax.runtime.files import check_output, write_atomic
 from dreamstyler_jax.runtime.settings import check_values, option
+from dreamstyler_jax.stage_recipes import HEADER, recipe
 from dreamstyler_jax.style import Style, load_styles
 from dreamstyler_jax.style_files import FORMATS
 
@@ -26,17 +28,27 @@ class ConvertConfig:
     """
 
     styles: list[str] = option(
-        [], "The style: a file of any tool or the folder of a run. Or the files of its stages, NAME-T0, NAME-T1, ..."
+        [],
+        "The style: a file of any tool or the folder of a run. Or the files of its stages, NAME-T0, NAME-T1, ... "
+        "--styles and --output can be left out, as in convert runs/boat boat.safetensors --format comfyui.",
+        positional=True,
     )
     output: str = option(
         "",
         "File to write: .safetensors, or .pt or .bin if PyTorch is installed. Formats with room for one stage get one "
-        "file for each, with -T0, -T1, ... in their names.",
+        "file for each, with -T0, -T1, ... in their names, and a text file about switching them. "
+        "Default: the last of several styles, which must not be there yet.",
     )
     format: str = option(OURS, "Whose files to write.", choices=(OURS, *FORMATS))
 
     def __post_init__(self):
         check_values(self)
+        if not self.output and len(self.styles) > 1:
+            *styles, output = self.styles
+            if path_of(output).exists():
+                raise UserError(f"output: {output} is there already; give --output {output} to replace it")
+            object.__setattr__(self, "styles", styles)
+            object.__setattr__(self, "output", output)
         if not self.styles:
             raise UserError("styles: give the style to convert, such as runs/starry")
         if not self.output:
@@ -56,8 +68,28 @@ def run(config: ConvertConfig) -> None:
         style.save(path)
         files = [path]
     else:
+        notes = recipe_beside(path, style, config.format)
         files = style.export(path, config.format)
-    print(f"{style!r} is in {listing([str(file) for file in files])}")
+        for file, text in notes.items():
+            write_atomic(file, text.encode())
+        files += notes
+    print(f"{style!r} is in {listing([str(file) for file in files], 9)}")
+
+
+def recipe_beside(path: Path, style: Style, format: str) -> dict[Path, str]:
+    """The text file that says how to switch stages which are exported to files of their own; none if there are none.
+
+    Raises:
+        UserError: a file of the user's is in its place, or the name means something in prompts.
+    """
+    if FORMATS[format] != "a1111" or style.stages == 1:
+        return {}
+    file = path.with_suffix(".txt")
+    if file.is_file() and not file.read_bytes().startswith(HEADER.encode()):
+        raise UserError(
+            f"output: {file} is a file of yours, and says how to switch stages otherwise: choose another name"
+        )
+    return {file: recipe(path.stem, style.stages)}
 
 
 def joined(styles: Mapping[str, Style]) -> Style:

@@ -22,7 +22,7 @@ NEEDS = {
     "SDXL, 1024 x 1024, bfloat16": {"paint": 7.2, "learn": 9.0},
 }
 OPTIONAL = {
-    "torch": "files that PyTorch wrote (.pt, .bin, .ckpt)",
+    "torch": "models in .ckpt and .bin files, and writing styles as .pt",
     "transformers": "captions and depth maps",
     "libtpu": "benchmark --target, programs for a TPU that is not here",
 }

@@ -5,14 +5,17 @@ from typing import NamedTuple
 
 from dreamstyler_jax import inversion
 from dreamstyler_jax.commands.config import TrainConfig
-from dreamstyler_jax.commands.previews import write_preview
-from dreamstyler_jax.commands.run_log import METRICS, RunLog, draw_loss, read_metrics
+from dreamstyler_jax.commands.loss_curves import draw_loss
+from dreamstyler_jax.commands.previews import paint_preview
+from dreamstyler_jax.commands.reporting.document import write_report
+from dreamstyler_jax.commands.run_log import METRICS, RunLog, read_metrics
+from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import Checkpoints
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.goodput import Goodput
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
-from dreamstyler_jax.style import FILE_NAME, step_file
-from dreamstyler_jax.training import Chunk, Lesson, style_in
+from dreamstyler_jax.style import FILE_NAME, relative_norms, step_file
+from dreamstyler_jax.training import Chunk, Lesson, learned_tables, style_in
 
 
 class Run(NamedTuple):
@@ -66,14 +69,15 @@ class Recorder:
             number: of this run in it.
             stops: whether the training stops here, so that it is time for one.
         """
-        metrics, self.state = chunk.metrics[number], chunk.states[number]
+        metrics, self.state, style = chunk.metrics[number], chunk.states[number], self.run.lesson.style
         if metrics is None or self.diverged:
             return
         due = stops or chunk.finished[number] or is_kept(self.run.config, self.state)
         try:
-            self.log.write(chunk.step, {**metrics, "goodput": self._clock.shares()})
+            norms = relative_norms(learned_tables(style, self.state), style.metadata["word_norms"])
+            self.log.write(chunk.step, {**metrics, "relative_norm": norms, "goodput": self._clock.shares()})
             if due:
-                style_in(self.run.lesson.style, self.state)  # refuses what is not finite
+                style_in(style, self.state)  # refuses what is not finite
         except UserError as error:
             self.diverged = str(error)
             return
@@ -88,17 +92,18 @@ class Recorder:
         if metrics is None or self.diverged:
             return
         if finished or is_kept(self.run.config, self.state):
-            make_by_products(self._model, self.run, self.state, self._clock)
+            make_by_products(self._model, self.run, self.state, self._clock, self.log)
         if finished and not all(chunk.finished):  # the others may go on for long
             style_in(self.run.lesson.style, self.state).save(self.run.folder / FILE_NAME)
 
     def finish(self) -> None:
-        """Writes the style, what may be missing of the last checkpoint, and the chart of the loss."""
+        """Writes the style, what may be missing of the last checkpoint, the chart of the loss, and the report."""
         folder = self.run.folder
         style_in(self.run.lesson.style, self.state).save(folder / FILE_NAME)
-        make_by_products(self._model, self.run, self.state, self._clock, only_missing=True)
+        make_by_products(self._model, self.run, self.state, self._clock, self.log, only_missing=True)
         if metrics := read_metrics(folder / METRICS):  # a resumed run may have lost its log
             draw_loss(metrics, folder / "loss.png")
+        write_report(folder)
 
 
 def is_kept(config: TrainConfig, state: inversion.TrainState) -> bool:
@@ -107,9 +112,15 @@ def is_kept(config: TrainConfig, state: inversion.TrainState) -> bool:
 
 
 def make_by_products(
-    model: StableDiffusion, run: Run, state: inversion.TrainState, clock: Goodput, *, only_missing: bool = False
+    model: StableDiffusion,
+    run: Run,
+    state: inversion.TrainState,
+    clock: Goodput,
+    log: RunLog,
+    *,
+    only_missing: bool = False,
 ) -> None:
-    """Writes what comes with a checkpoint: the style that it makes, and previews.
+    """Writes what comes with a checkpoint: the style that it makes, and previews, which boards show, too.
 
     Args:
         only_missing: keep files that are there already.
@@ -126,4 +137,6 @@ def make_by_products(
     if preview in wanted:
         size = model.size(config.resolution, config.resolution)
         with clock.spending("previews"):
-            write_preview(model, style, config.preview_prompts, size, preview)
+            sheet = paint_preview(model, style, config.preview_prompts, size, f"step {step:06d}")
+            log.picture(step, "previews", sheet)  # before the file, for what is there is not made again
+            images.save_png(preview, sheet)

@@ -1,25 +1,21 @@
-"""The log of a training run: ``metrics.jsonl``, TensorBoard events, and the chart of the loss."""
+"""The log of a training run: ``metrics.jsonl``, and what the boards show of it."""
 
-import io
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NotRequired, Self, TypedDict
 
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]  # made when it is imported
-from tensorboardX.record_writer import register_writer_factory
-from tensorboardX.summary import scalar
+from PIL import Image
 
-from dreamstyler_jax.runtime.buckets import in_bucket, path_of
-from dreamstyler_jax.runtime.charts import INK, Line, line_chart, ramp
+from dreamstyler_jax.commands.boards import Board, TensorBoard
+from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.documents import Range, parse_json
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import naming, write_atomic
-from dreamstyler_jax.runtime.growing_files import GrowingFile, growing_file
+from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.growing_files import growing_file
 
 METRICS = "metrics.jsonl"
 Loss = Annotated[float, Range(1e-30, 1e30)]
@@ -32,46 +28,50 @@ class Metrics(TypedDict):
     loss: Loss
     stage_loss: NotRequired[list[Loss | None]]
     evaluation_loss: NotRequired[list[Loss]]
+    relative_norm: NotRequired[list[Annotated[float, Range(0, 1e30)] | None]]
+    images_per_second: NotRequired[float]
+    goodput: NotRequired[dict[str, float]]
 
 
 class RunLog:
     """The log of one run; a context manager.
 
-    Every `write` adds a line to ``metrics.jsonl`` and a point to each TensorBoard curve (in the folder
-    ``tensorboard``). Both are on the disk when it returns.
+    Every `write` adds a line to ``metrics.jsonl`` and a point to each curve of the boards: of TensorBoard, and of those
+    that are given. File and TensorBoard are on the disk when it returns.
 
     Args:
         folder: the run's folder.
         start: steps done before. Lines about later steps, from an earlier process, are removed, so that no step appears
             twice; a run that starts at step 0 starts an empty log.
+        texts: what TensorBoard shows as text, Markdown by tag.
+        boards: further boards.
 
     Raises:
         UserError: an earlier process's ``metrics.jsonl`` cannot be read.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: str | Path, start: int = 0):
+    def __init__(
+        self,
+        folder: str | Path,
+        start: int = 0,
+        texts: Mapping[str, str] = MappingProxyType({}),
+        boards: Sequence[Board] = (),
+    ):
         folder = path_of(folder)
         path = folder / METRICS
         self._earlier = [line for line in read_metrics(path) if line["step"] <= start] if path.exists() else []
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in self._earlier).encode())
         self._file = growing_file(path)
-        self._board = folder / "tensorboard"
-        if in_bucket(folder):
-            register_writer_factory(str(folder).partition("://")[0], _EventsInBucket)
-        else:
-            self._board.mkdir(exist_ok=True)
-        # SummaryWriter would write in a thread of its own, later or, on a full disk, never.
-        self._events = EventsWriter(str(self._board / "events"))
-        self._add_event(start + 1, session_log=SessionLog(status=SessionLog.START))
+        self._boards = [TensorBoard(folder, start, texts), *boards]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         try:
-            with naming(self._board):
-                self._events.close()
+            for board in self._boards:
+                board.close(failed=kind is not None)
         finally:
             self.save()
 
@@ -104,27 +104,18 @@ class RunLog:
                 )
         line = {"step": step, **{name: _plain(value) for name, value in values.items()}}
         self._file.write((json.dumps(line) + "\n").encode())
-        with naming(self._board):
-            for name, value in values.items():
-                for tag, number in _scalars(name, value):
-                    self._add_event(step, summary=scalar(tag, number))
-            self._events.flush()
+        shown = {tag: number for name, value in values.items() for tag, number in _scalars(name, value)}
+        for board in self._boards:
+            board.numbers(step, shown)
 
-    def _add_event(self, step: int, **content: Any) -> None:
-        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+    def picture(self, step: int, tag: str, picture: Image.Image) -> None:
+        """Shows a picture, made after ``step`` steps, on the boards.
 
-
-class _EventsInBucket:
-    """How tensorboardX opens a file in a bucket; its own way needs a further package and a login."""
-
-    @staticmethod
-    def directory_check(path: str) -> None:
-        """Does nothing: buckets have no folders."""
-
-    @staticmethod
-    def open(path: str) -> GrowingFile:
-        """Opens a file of events."""
-        return growing_file(path_of(path))
+        Raises:
+            OSError: it cannot be written.
+        """
+        for board in self._boards:
+            board.picture(step, tag, picture)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -143,53 +134,10 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     ]
     counts = {len(line.get("stage_loss", ())) for line in metrics}
     evaluated = {len(line["evaluation_loss"]) for line in metrics if "evaluation_loss" in line}
-    if len(counts) > 1 or len(evaluated) > 1:
+    norms = {len(line["relative_norm"]) for line in metrics if "relative_norm" in line}
+    if any(len(found) > 1 for found in (counts, evaluated, norms)):
         raise UserError(f"the lines of {path} are of different numbers of stages: delete those that are wrong")
     return [{**line} for line in metrics]
-
-
-def draw_loss(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draws the smoothed loss over the steps, overall and for each stage, and writes it as a PNG file.
-
-    Args:
-        metrics: from `read_metrics`; at least one line, with positive losses. ``stage_loss``, T numbers or None, may be
-            missing.
-        path: the file.
-
-    Raises:
-        ValueError: ``metrics`` is empty or has a loss that is not positive.
-        OSError: the file cannot be written.
-    """
-    steps = np.array([line["step"] for line in metrics], float)
-    loss = np.array([line["loss"] for line in metrics], float)
-    stages = np.array([line.get("stage_loss", []) for line in metrics], float).reshape(len(steps), -1)
-    width = max(1, round(len(steps) / 40))
-    lines = [Line(steps, loss, "", "#cdd0d8", 1.2)]
-    if stages.shape[1] > 1:
-        for label, colour, values in zip(_stage_labels(stages.shape[1]), ramp(stages.shape[1]), stages.T, strict=True):
-            lines.append(Line(steps, _smooth(values, width), label, colour))
-    lines.append(Line(steps, _smooth(loss, width), "all", INK, 3.5))
-    subtitle = f"each curve smoothed over about {2 * width + 1} log points; in grey, all timesteps unsmoothed"
-    buffer = io.BytesIO()
-    line_chart(lines, "Denoising loss", subtitle, "step").save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
-
-
-def _stage_labels(stages: int) -> list[str]:
-    return ["stage 0 (detail)", *(f"stage {i}" for i in range(1, stages - 1)), f"stage {stages - 1} (structure)"]
-
-
-def _smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """The values smoothed by a Gaussian of standard deviation ``width`` points.
-
-    Leaves out nan; the result is nan only if there is no value nearby.
-    """
-    radius = 3 * width
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / width) ** 2)
-    known = np.isfinite(values)
-    total = np.convolve(np.where(known, values, 0.0), kernel)[radius:-radius]
-    weight = np.convolve(known, kernel)[radius:-radius]
-    return np.divide(total, weight, out=np.full(len(values), np.nan), where=weight > 0)
 
 
 def _numbers(value: Any) -> Any:
@@ -209,7 +157,7 @@ def _plain(value: Any) -> Any:
 
 
 def _scalars(name: str, value: Any) -> list[tuple[str, float]]:
-    """TensorBoard tags and numbers: ``name``, or ``name/0``, ``name/1``, ... of a sequence, without nan."""
+    """The tags and numbers that boards show: ``name``, or ``name/0``, ``name/1``, ... of a sequence, without nan."""
     if isinstance(value, dict):
         return [(f"{name}/{key}", float(item)) for key, item in value.items()]
     if not value.ndim:

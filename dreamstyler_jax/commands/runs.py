@@ -6,20 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamstyler_jax.commands.config import TrainConfig
+from dreamstyler_jax.commands.boards import RUN_ID
+from dreamstyler_jax.commands.cli import command_line
+from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import OF_ONE_CALL, read_config
 from dreamstyler_jax.commands.names import name_of
+from dreamstyler_jax.commands.sessions import SESSIONS
+from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
 from dreamstyler_jax.provenance import changed_inputs
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_own
 from dreamstyler_jax.runtime.settings import options_of
 from dreamstyler_jax.style import FILE_NAME, Style
-from dreamstyler_jax.train_settings import AUTO_STEPS, peak_learning_rate
+from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, peak_learning_rate
 
 SETTINGS = "config.yaml"
-_WRITTEN = (SETTINGS, "metrics.jsonl", "loss.png", "tensorboard", "steps", "previews")  # besides style and checkpoints
+# Besides style and checkpoints.
+_WRITTEN = (
+    *(SETTINGS, SESSIONS, "metrics.jsonl", "loss.png", "report.html", "tensorboard", "steps", "previews"),
+    *("wandb", RUN_ID),
+)
 # Settings that may change when a run is resumed: the steps already done do not depend on them.
-MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "preview_prompts", "profile", "output", *OF_ONE_CALL}
+MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "preview_prompts", "profile", "wandb", "output", *OF_ONE_CALL}
 
 
 def runs_of(config: TrainConfig) -> list[TrainConfig]:
@@ -104,3 +112,21 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
         return settings.exists() and read_config(TrainConfig, settings).steps == AUTO_STEPS
     done = Style.load(style).metadata.get("steps")
     return isinstance(done, int) and done >= config.steps
+
+
+def painting_command(config: TrainConfig) -> str:
+    """The command that paints with the style."""
+    options = {name: getattr(config, name) for name in MODEL_OPTIONS}
+    prompts = [BARE_PROMPTS["object"]] if config.property == "object" else []  # the default ones ask for a style
+    painting = SampleConfig(styles=[config.output], prompts=prompts, loras=[config.loras], **options)
+    return command_line("sample", painting)
+
+
+def training_command(config: TrainConfig) -> str:
+    """The command that learns a run's style again, into a folder of its own."""
+    return command_line("train", dataclasses.replace(config, output=f"{config.output}-again"))
+
+
+def resuming_command(config: TrainConfig) -> str:
+    """The command that goes on with a run."""
+    return command_line("train", dataclasses.replace(config, resume=True))

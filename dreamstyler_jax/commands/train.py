@@ -11,16 +11,17 @@ from PIL import Image
 
 from dreamstyler_jax import inversion, prompts
 from dreamstyler_jax.captioning.sidecars import find_pictures
+from dreamstyler_jax.commands.boards import WeightsAndBiases, require_wandb
 from dreamstyler_jax.commands.caption import caption_pictures, captioner_for
-from dreamstyler_jax.commands.cli import command_line
-from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
-from dreamstyler_jax.commands.config_files import write_config
+from dreamstyler_jax.commands.config import TrainConfig
+from dreamstyler_jax.commands.config_files import to_yaml, write_config
 from dreamstyler_jax.commands.models import load_model
 from dreamstyler_jax.commands.processes import processes_of
 from dreamstyler_jax.commands.recording import Recorder, Run, is_kept, make_by_products
+from dreamstyler_jax.commands.reporting.document import FILE_NAME as REPORT
 from dreamstyler_jax.commands.run_log import RunLog
-from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished
-from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
+from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished, painting_command
+from dreamstyler_jax.commands.sessions import note_session
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
@@ -54,6 +55,7 @@ def run(config: TrainConfig) -> None:
 
 def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
     """Trains the runs of this process; of a run that several processes share, the first one leaves the folder."""
+    require_wandb(config.wandb)
     if config.caption:
         caption_pictures(find_pictures(config.images), config.captioner or captioner_for(config.model))
     # From here on the pictures have prompts.
@@ -90,7 +92,8 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
         diverged |= train_runs(model, group, clock)
     for item in runs:
         if item.config.name not in diverged:
-            print(f"The style {item.config.name!r} is in {item.folder}; paint with it: {painting_command(item.config)}")
+            where = f"{item.folder} ({REPORT} shows how it was learned)"
+            print(f"The style {item.config.name!r} is in {where}; paint with it: {painting_command(item.config)}")
     print(clock)
     if diverged:
         raise UserError("; ".join(f"the style {name!r} was not learned: {why}" for name, why in diverged.items()))
@@ -180,14 +183,30 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput) -> d
         for item, store, state in zip(runs, stores, states, strict=True):
             write_config(item.config, item.folder / SETTINGS)
             done = int(state.step)
+            note_session(item.folder, done)
+            log = opened.enter_context(open_log(item, done))
             if done and is_kept(config, state):  # a kill may have come before them
-                make_by_products(model, item, state, clock, only_missing=True)
-            log = opened.enter_context(RunLog(item.folder, done))
+                make_by_products(model, item, state, clock, log, only_missing=True)
             groups.setdefault(done, []).append(Recorder(model, item, state, store, log, clock))
         for recorders in groups.values():
             learn_together(model, recorders, clock)
         members = [recorder for recorders in groups.values() for recorder in recorders]
         return {member.run.config.name: member.diverged for member in members if member.diverged}
+
+
+def open_log(run: Run, done: int) -> RunLog:
+    """The log of a run that has done so many steps, with its boards."""
+    config = run.config
+    prompts_by_picture = zip(run.lesson.style.metadata["images"], config.prompts, strict=True)
+    texts = {
+        "prompts": "\n".join(f"* `{picture}`: {prompt}" for picture, prompt in prompts_by_picture),
+        "settings": f"```yaml\n{to_yaml(config)}```",
+    }
+    boards = []
+    if config.wandb:
+        settings = {**dataclasses.asdict(config), "model_hash": run.lesson.style.metadata["model_hash"]}
+        boards.append(WeightsAndBiases(run.folder, config.wandb, config.name, settings))
+    return RunLog(run.folder, done, texts, boards)
 
 
 def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock: Goodput) -> None:
@@ -253,9 +272,3 @@ def newest_states(
         return newest
     common = [store.restore(state, min(steps)) or state for state, store in zip(states, stores, strict=True)]
     return common if all(int(state.step) == min(steps) for state in common) else newest
-
-
-def painting_command(config: TrainConfig) -> str:
-    """The command that paints with the style."""
-    options = {name: getattr(config, name) for name in MODEL_OPTIONS}
-    return command_line("sample", SampleConfig(styles=[config.output], loras=[config.loras], **options))

@@ -137,7 +137,7 @@ class Gallery:
         """The cells without a whole picture: never painted, failed, or with a file that is not what was written."""
         cells = list(cells)
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            whole = pool.map(lambda cell: self._is_whole(self.lines.get(cell.id, {})), cells)
+            whole = pool.map(lambda cell: self.is_whole(self.lines.get(cell.id, {})), cells)
             return [cell for cell, is_whole in zip(cells, whole, strict=True) if not is_whole]
 
     def listed(self, cells: Iterable[Cell]) -> int:
@@ -148,7 +148,8 @@ class Gallery:
         """The picture of a line; None if there is none, or it is said to be outside of the folder."""
         return inside(self.folder, line.get("file"))
 
-    def _is_whole(self, line: Mapping[str, Any]) -> bool:
+    def is_whole(self, line: Mapping[str, Any]) -> bool:
+        """Whether the picture of a line is there and what was written."""
         file = self.file_of(line)
         try:
             content = file.read_bytes() if file else b""

@@ -4,10 +4,11 @@ Those of a run in a bucket are written on this machine and copied into the bucke
 """
 
 import hashlib
+import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Checkpoints:
             if restored is None:
                 warnings.warn(f"the checkpoint of step {step} is damaged; using an older one", stacklevel=2)
                 continue
-            if [(a.shape, a.dtype) for a in restored] != [(np.shape(a), np.asarray(a).dtype) for a in leaves]:
+            if _shapes(restored) != _shapes(leaves):
                 raise UserError(f"the checkpoints in {self._folder} belong to other settings: choose another output")
             return jax.tree.unflatten(structure, [jax.numpy.asarray(leaf) for leaf in restored])
         return None
@@ -92,6 +93,23 @@ class Checkpoints:
             return None
         leaves = [np.asarray(leaf) for leaf in parts.state]
         return leaves if [_digest(leaf) for leaf in leaves] == list(parts.digests) else None
+
+
+def read_checkpoints(folder: Path, like: Any) -> dict[int, Any | None]:
+    """All states in a folder on this machine, by step; None for one that is damaged or of another shape.
+
+    Changes nothing there.
+    """
+    leaves, structure = jax.tree.flatten(like)
+    states: dict[int, Any | None] = {}
+    with _without_warnings(), _open_manager(folder.absolute(), read_only=True) as manager:
+        store = Checkpoints(manager, folder)
+        for step in sorted(manager.all_steps()):
+            restored = store._read(step)
+            states[step] = None
+            if restored is not None and _shapes(restored) == _shapes(leaves):
+                states[step] = jax.tree.unflatten(structure, restored)
+    return states
 
 
 def check_path(folder: Path) -> None:
@@ -125,19 +143,37 @@ def open_checkpoints(folder: str | Path, keep: int = KEPT) -> Iterator[Checkpoin
             yield Checkpoints(manager, folder, mirror.publish)
 
 
-def _open_manager(folder: Path, keep: int) -> Any:
+def _open_manager(folder: Path, keep: int | None = None, *, read_only: bool = False) -> Any:
     import orbax.checkpoint as ocp
 
     this = jax.process_index()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+        save_interval_steps=0 if read_only else 1,
         enable_async_checkpointing=False,
         create=False,
         multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
         atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps Orbax from saying that it only reads."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _shapes(leaves: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves]
 
 
 def _digest(leaf: np.ndarray) -> str:

@@ -171,10 +171,15 @@ def digest(image: Image.Image) -> str:
     return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()[:12]
 
 
-def to_thumbnail(image: Image.Image) -> str:
-    """A small copy of a picture in RGB or RGBA as text, which `from_thumbnail` reads: a JPEG in base64."""
+def to_thumbnail(image: Image.Image, side: int = _THUMBNAIL_SIDE) -> str:
+    """A copy of a picture in RGB or RGBA as text, which `from_thumbnail` reads: a JPEG in base64.
+
+    Args:
+        image: the picture.
+        side: the longest side of the copy in pixels, at most that of the picture.
+    """
     small = without_transparency(image).copy()
-    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)
     return base64.b64encode(buffer.getvalue()).decode()

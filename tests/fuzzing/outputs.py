@@ -11,7 +11,10 @@ from sample_tools import random_style
 from dreamstyler_jax.commands import enlarge, run_log, runs, sample
 from dreamstyler_jax.commands.config import TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
+from dreamstyler_jax.commands.loss_curves import draw_loss
+from dreamstyler_jax.commands.reporting.document import write_report
 from dreamstyler_jax.commands.selection import choose
+from dreamstyler_jax.commands.verification.runs import run_findings
 from dreamstyler_jax.evaluation.contents import repaints
 from dreamstyler_jax.evaluation.painted import group_labels, painted_pictures
 from dreamstyler_jax.evaluation.training_data import find_training_data
@@ -100,9 +103,12 @@ class Runs(FolderDoor):
         config = TrainConfig(images=["a.png"], prompts=["a {}"], name="x", steps=9, resume=True)
         self.config = config
         write_config(config, self.folder / "config.yaml")
+        more = {"relative_norm": [1.0, None], "goodput": {"steps": 1.0}, "images_per_second": 8.0}
+        session = {"step": 0, "time": "2026-01-01", "devices": "2 x cpu", "versions": {"jax": "0.10"}}
+        (self.folder / "sessions.jsonl").write_text(json.dumps(session) + "\n")
         random_style("x", steps=9).save(self.folder / "style.safetensors")
         lines = [
-            {"step": step, "loss": 0.5, "stage_loss": [0.1, None], "evaluation_loss": [0.1, 0.2]}
+            {"step": step, "loss": 0.5, "stage_loss": [0.1, None], "evaluation_loss": [0.1, 0.2], **more}
             for step in range(1, 10)
         ]
         with open_checkpoints(self.folder / "checkpoints") as store:
@@ -111,6 +117,7 @@ class Runs(FolderDoor):
         self.files = {
             "metrics.jsonl": lambda rng: spoilt_lines(rng, lines),
             "config.yaml": lambda rng: mutated_bytes(rng, text),
+            "sessions.jsonl": lambda rng: spoilt_lines(rng, [session]),
         }
         for file in (self.folder / "checkpoints").rglob("*"):
             if file.is_file():
@@ -123,19 +130,21 @@ class Runs(FolderDoor):
         files = self.files
         try:
             if rng.random() < 0.7:
-                self.files = {"metrics.jsonl": files["metrics.jsonl"]}
+                self.files = {name: files[name] for name in ("metrics.jsonl", "sessions.jsonl")}
             super().attempt(rng)
         finally:
             self.files = files
 
     def read(self, rng: Random) -> None:
-        """Does what resuming does before and after the training."""
+        """Does what resuming does before and after the training, and what reports and checks read."""
         runs.check_resumable(self.config, self.folder)
         runs.is_finished(self.config, self.folder)
-        if len(self.files) > 1:
+        run_findings(self.folder)
+        write_report(self.folder).unlink()
+        if len(self.files) > 2:
             with open_checkpoints(self.folder / "checkpoints") as store:
                 store.restore(self.STATE)
         path = self.folder / "metrics.jsonl"
         if path.is_file() and (metrics := run_log.read_metrics(path)):
             settled_at([line["evaluation_loss"] for line in metrics if "evaluation_loss" in line])
-            run_log.draw_loss(metrics, self.folder / "loss.png")
+            draw_loss(metrics, self.folder / "loss.png")

@@ -1,10 +1,6 @@
 """The page itself: one HTML document with its data, its script and its style sheet."""
 
-import base64
-import hashlib
-import html
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -28,6 +24,7 @@ from dreamstyler_jax.grids.page.thumbnails import (
 )
 from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.pages import fill_page
 
 FILE_NAME = "index.html"
 
@@ -118,28 +115,14 @@ def _cells(
 
 
 def _document(title: str, data: Mapping[str, Any]) -> bytes:
-    """Fills the template. The page's content security policy allows no other script and no other style sheet."""
+    """Fills the template."""
     style = "\n".join(map(_part, _STYLES))
     script = '"use strict";\n' + "\n".join(map(_part, _SCRIPTS))
-    values = {
-        "title": html.escape(title),
-        "style": style,
-        "script": script,
-        "style_hash": _policy_hash(style),
-        "script_hash": _policy_hash(script),
-        "data": _script_json(data),
-    }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _part("index.html"))
-    return page.encode("utf-8", "replace")
+    return fill_page(_part("index.html"), title, style, script, {"data": _script_json(data)})
 
 
 def _part(name: str) -> str:
     return resources.files("dreamstyler_jax.grids.page").joinpath(name).read_text("utf-8")
-
-
-def _policy_hash(text: str) -> str:
-    """The hash by which a content security policy names an inline script or style sheet."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _script_json(data: Any) -> str:

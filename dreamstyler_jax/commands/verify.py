@@ -1,0 +1,97 @@
+"""The command ``dreamstyler verify``: checks runs, grids and styles against what made them."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from dreamstyler_jax.commands.reporting.contents import is_run
+from dreamstyler_jax.commands.verification.findings import Finding
+from dreamstyler_jax.commands.verification.grids import grid_findings
+from dreamstyler_jax.commands.verification.runs import run_findings
+from dreamstyler_jax.commands.verification.styles import style_findings
+from dreamstyler_jax.runtime.buckets import path_of
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.settings import check_values, option
+
+WRONG = 3  # the exit status if something is wrong
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyConfig:
+    """Check what is on the disk against what made it; changes nothing. Status 0: all is well, 3: something is wrong.
+
+    Raises:
+        UserError: no path is given.
+    """
+
+    paths: list[str] = option(
+        [],
+        "Runs, grids and files of styles, or folders of such; --paths can be left out, as in verify runs out.",
+        positional=True,
+    )
+
+    def __post_init__(self):
+        check_values(self)
+        if not self.paths:
+            raise UserError("paths: give runs, grids or styles to check, such as runs/boat")
+
+
+class Kind(NamedTuple):
+    """A kind of thing that can be checked.
+
+    Attributes:
+        name: what it is called.
+        check: finds what is wrong.
+    """
+
+    name: str
+    check: Callable[[Path], list[Finding]]
+
+
+RUN, GRID, STYLE = Kind("a run", run_findings), Kind("a grid", grid_findings), Kind("a style", style_findings)
+
+
+def run(config: VerifyConfig) -> None:
+    """Prints a line for each finding and one for each thing.
+
+    Raises:
+        SystemExit: something is wrong.
+    """
+    all_findings: list[Finding] = []
+    for path, kind in things_in(config.paths):
+        findings = kind.check(path)
+        wrong = sum(finding.is_wrong for finding in findings)
+        for finding in findings:
+            print(finding)
+        print(f"{path}, {kind.name}: {f'{wrong} wrong' if wrong else 'all is well'}", flush=True)
+        all_findings += findings
+    if any(finding.is_wrong for finding in all_findings):
+        sys.exit(WRONG)
+
+
+def things_in(paths: Iterable[str]) -> list[tuple[Path, Kind]]:
+    """What there is to check at the paths.
+
+    Raises:
+        UserError: at one of them there is nothing.
+    """
+    found: list[tuple[Path, Kind]] = []
+    for path in map(path_of, paths):
+        kind = kind_of(path)
+        inside = [] if kind or not path.is_dir() else [(one, kind_of(one)) for one in sorted(path.iterdir())]
+        things = [(path, kind)] if kind else [(one, kind) for one, kind in inside if kind]
+        if not things:
+            raise UserError(f"{path} is no run, no grid and no style, and holds none")
+        found += things
+    return found
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What a file or folder is; None if it is nothing that can be checked."""
+    if path.is_file():
+        return STYLE if path.suffix.lower() in (".safetensors", ".pt", ".bin") else None
+    if is_run(path) or (path / "checkpoints").is_dir():
+        return RUN
+    return GRID if any(path.glob("manifest*.jsonl")) else None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dreamstyler_jax.grids.page.thumbnails import NOT_YET
 from dreamstyler_jax.stable_diffusion.loras.recipes import lora_labels
 
 _NOT_PARAMETERS = ("id", "file", "sha256", "error", "command", "learned_from", "learned_from_hashes")
@@ -39,7 +40,8 @@ def find_axes(lines: Sequence[Mapping[str, Any]], errors: Sequence[str | None]) 
 
     Args:
         lines: lines of a manifest, one per picture.
-        errors: what is wrong with each picture, or None. If anything is, "state" is an axis as well.
+        errors: what is wrong with each picture, or None. If anything is, "state" is an axis as well; as long as
+            pictures are still to be painted it has all three states, so that no axis changes in the meantime.
     """
     columns: list[tuple[str, list[Any]]] = []
     fields = [field for field in dict.fromkeys(key for line in lines for key in line) if field not in _NOT_PARAMETERS]
@@ -54,9 +56,17 @@ def find_axes(lines: Sequence[Mapping[str, Any]], errors: Sequence[str | None]) 
                 columns.append((name, [(value or {}).get(key) for value in column]))
         else:
             columns.append((field, column))
-    if any(errors):
-        columns.append(("state", ["painted" if error is None else "failed" for error in errors]))
-    return [_axis(name, column) for name, column in columns]
+    axes = [_axis(name, column) for name, column in columns]
+    if NOT_YET in errors:
+        states = ["painted", "failed", NOT_YET]
+        axes.append(Axis("state", states, [], [states.index(_state(error)) for error in errors]))
+    elif any(errors):
+        axes.append(_axis("state", list(map(_state, errors))))
+    return axes
+
+
+def _state(error: str | None) -> str:
+    return "painted" if error is None else NOT_YET if error == NOT_YET else "failed"
 
 
 def _as_javascript_value(value: Any) -> Any:

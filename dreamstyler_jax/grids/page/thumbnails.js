@@ -33,13 +33,17 @@ function thumbnail(cell, width, height) {
   const [left, top] = [(slot % columns) * data.box[0], Math.floor(slot / columns) * data.box[1]];
   atlasOf(Math.floor(cell.number / (columns * rows)))
     .then((atlas) => canvas.dataset.sharp === "drawn" || draw(canvas, atlas, [left, top, ...thumbnailSize(cell)]))
-    .catch(() => canvas.classList.add("unread"));
+    .catch(() => drawPicture(canvas, cell)); // the page on the disk is newer, and has other atlases
   return canvas;
 }
 
 /** Replaces the thumbnail on a canvas by the picture itself, if the canvas has more pixels than the thumbnail. */
 function sharpen(canvas, cell) {
   if (canvas.dataset.sharp || canvas.width <= thumbnailSize(cell)[0]) return;
+  drawPicture(canvas, cell);
+}
+
+function drawPicture(canvas, cell) {
   canvas.dataset.sharp = "loading";
   loadImage(cell.file)
     .then((image) => {

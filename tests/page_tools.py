@@ -68,7 +68,8 @@ def twelve():
 def data_of(folder):
     """The data in the page of a folder."""
     content = (folder / "index.html").read_text(encoding="utf-8")
-    return json.loads(re.search(r'id="data">(.*?)</script>', content, re.DOTALL)[1])
+    (text,) = re.findall(r'id="data">(.*?)</script>', content, re.DOTALL)
+    return json.loads(text)
 
 
 def write_scores(folder, lines, *scores):

@@ -36,7 +36,7 @@ from dreamstyler_jax.grids.cells import Cell, definition, warn_of_equal_cells
 from dreamstyler_jax.grids.gallery import Gallery, Writer
 from dreamstyler_jax.grids.learned_from import learned_from, style_pictures
 from dreamstyler_jax.grids.live_page import LivePage, title_of
-from dreamstyler_jax.grids.page import FILE_NAME, write_page
+from dreamstyler_jax.grids.page import write_page
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import write_sheets
 from dreamstyler_jax.guidance import SCALES
@@ -99,11 +99,12 @@ def run(config: SampleConfig) -> None:
             warnings.warn(f"name_format: {others} pictures are there already and keep their names", stacklevel=2)
         todo = missing(gallery, shard_cells)
         if todo:
-            warn_of_what_is_painted(config, model, styles, todo)
-            merged = dict.fromkeys(line for stack in loras for line in stack.lines)
-            asked_for = summary(todo), *context_lines(todo, shape.rows)
-            watch = [f"Watch it in a browser: {gallery.folder / FILE_NAME}"] if config.live and count == 1 else []
-            announce(model, *merged, *scheduler_line(model), *asked_for, *watch)
+            texts = list(dict.fromkeys(text for cell in todo for text in (cell.prompt, cell.negative_prompt)))
+            warn_of_unknown_words(config.model, texts)
+            warn_of_foreign_syntax(texts)
+            warn_of_earlier_weights(model, styles)
+            lines = dict.fromkeys(line for stack in loras for line in stack.lines)
+            announce(model, *lines, *scheduler_line(model), summary(todo), *context_lines(todo, shape.rows))
         live_page = LivePage(gallery, cells, todo, styles, live=config.live) if count == 1 else contextlib.nullcontext()
         painter = functools.partial(
             paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
@@ -136,16 +137,6 @@ def cells_of(
         for cell in make_cells(axes_of(part, styles, contents, loras), model, styles, size):
             cells.setdefault(cell.id, cell)
     return list(cells.values())
-
-
-def warn_of_what_is_painted(
-    config: SampleConfig, model: StableDiffusion, styles: Mapping[str, Style], cells: Sequence[Cell]
-) -> None:
-    """Warns of words and weights that do not do what the user may expect."""
-    texts = list(dict.fromkeys(text for cell in cells for text in (cell.prompt, cell.negative_prompt)))
-    warn_of_unknown_words(config.model, texts)
-    warn_of_foreign_syntax(texts)
-    warn_of_earlier_weights(model, styles)
 
 
 def open_gallery(

@@ -1,6 +1,7 @@
 """The page of a grid that is being painted: a thread writes it from time to time, with what is there by now."""
 
 import functools
+import sys
 import threading
 import time
 import warnings
@@ -12,8 +13,10 @@ from PIL import Image
 from dreamstyler_jax.grids.cells import Cell
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.grids.learned_from import style_pictures
-from dreamstyler_jax.grids.page import NOT_YET, Progress, as_recorded, write_page
+from dreamstyler_jax.grids.page import FILE_NAME, NOT_YET, Progress, write_page
+from dreamstyler_jax.runtime.buckets import is_of_store
 from dreamstyler_jax.runtime.compilation import seconds_compiling
+from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.style import Style
 
 PAUSE = 20.0  # seconds between two pages, at least
@@ -53,13 +56,14 @@ class LivePage:
     ):
         self._gallery, self._cells, self._styles = gallery, cells, styles
         self._before = {cell.id: gallery.lines.get(cell.id) for cell in todo}
-        self._pace, self._pause, self._shown, self._warned = _Pace(), pause, -1, False
+        self._pace, self._pause, self._wait, self._shown, self._warned = _Pace(), pause, pause, -1, False
         self._stop, self._thread = threading.Event(), None
         if live and self._before:
             self._thread = threading.Thread(target=self._go_on, name="page", daemon=True)
 
     def __enter__(self) -> Self:
         if self._thread:
+            print(f"Watch it in a browser: {self._gallery.folder / FILE_NAME}", file=sys.stderr, flush=True)
             self._thread.start()
         return self
 
@@ -71,13 +75,13 @@ class LivePage:
             self._write("stopped", self._lines())
 
     def _go_on(self) -> None:
-        wait = 0.0
-        while not self._stop.wait(wait):
-            begun = time.monotonic()
-            lines = self._lines()
+        while True:
+            begun, lines = time.monotonic(), self._lines()
             if _waiting(lines) != self._shown:
                 self._write("painting", lines)
-            wait = max(self._pause, (time.monotonic() - begun) / SHARE)
+            self._wait = max(self._pause, (time.monotonic() - begun) / SHARE)
+            if self._stop.wait(self._wait):
+                return
 
     def _write(self, state: Literal["painting", "stopped"], lines: Sequence[Mapping[str, Any]]) -> None:
         self._shown = _waiting(lines)
@@ -88,10 +92,12 @@ class LivePage:
                 lines,
                 title=title_of(lines),
                 style_pictures=self._style_pictures,
-                find=as_recorded,
-                progress=Progress(state=state, at=time.time(), left=left, pause=self._pause),
+                trust=True,
+                progress=Progress(state=state, at=time.time(), left=left, pause=self._wait),
             )
-        except Exception as error:  # each store has its own kinds
+        except Exception as error:
+            if not (isinstance(error, OSError | UserError) or is_of_store(error)):
+                raise
             if not self._warned:
                 warnings.warn(f"the page of {self._gallery.folder} cannot be written now: {error}", stacklevel=2)
             self._warned = True

@@ -9,6 +9,6 @@ page together from ``index.html``, the style sheets and the scripts.
 """
 
 from dreamstyler_jax.grids.page.document import FILE_NAME, Progress, refresh_page, write_page
-from dreamstyler_jax.grids.page.thumbnails import NOT_YET, as_recorded
+from dreamstyler_jax.grids.page.thumbnails import NOT_YET
 
-__all__ = ["FILE_NAME", "NOT_YET", "Progress", "as_recorded", "refresh_page", "write_page"]
+__all__ = ["FILE_NAME", "NOT_YET", "Progress", "refresh_page", "write_page"]

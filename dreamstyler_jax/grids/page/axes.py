@@ -11,6 +11,7 @@ from dreamstyler_jax.stable_diffusion.loras.recipes import lora_labels
 
 _NOT_PARAMETERS = ("id", "file", "sha256", "error", "command", "learned_from", "learned_from_hashes")
 _OUTERMOST_FIRST = ("content", "prompt", "style", "styles", "checkpoint", "loras", "seed")
+_NESTED = dict
 _MAX_EXACT = 2**53  # JavaScript rounds larger whole numbers
 
 
@@ -97,13 +98,20 @@ def _is_object_of_numbers(value: Any) -> bool:
 
 
 def _axis(name: str, column: Sequence[Any]) -> Axis:
-    index: dict[str, int] = {}
-    indices = [index.setdefault(json.dumps(value, sort_keys=True), len(index)) for value in column]
-    values = [json.loads(text) for text in index]
+    index: dict[Any, int] = {}
+    indices = [index.setdefault(_key(value), len(index)) for value in column]
+    values = [json.loads(text) if kind is _NESTED else text for kind, text in index]
     if name == "loras" and all(isinstance(value, str) for value in values):
         return Axis(name, values, lora_labels(values), indices)
     nested = any(isinstance(value, list | dict) for value in values)
     return Axis(name, values, _labels(values) if nested else [], indices)
+
+
+def _key(value: Any) -> tuple[type, Any]:
+    """Equal for equal values of JSON, and not for 1 and true. Nearly all values are no lists or objects."""
+    return (
+        (_NESTED, json.dumps(value, sort_keys=True)) if isinstance(value, list | tuple | dict) else (type(value), value)
+    )
 
 
 def _labels(values: Sequence[Any]) -> list[str]:

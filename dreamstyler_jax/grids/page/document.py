@@ -1,15 +1,16 @@
 """The page itself: one HTML document with its data, its script and its style sheet."""
 
 import base64
+import functools
 import hashlib
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from PIL import Image
 
@@ -21,6 +22,7 @@ from dreamstyler_jax.grids.page.thumbnails import (
     NOT_YET,
     THUMBNAIL_SIDE,
     Picture,
+    as_recorded,
     examine,
     remove_unused,
     split_into_atlases,
@@ -91,7 +93,7 @@ def write_page(
     *,
     title: str,
     style_pictures: Iterable[tuple[str, Image.Image]] = (),
-    find: Callable[[Path, Mapping[str, Any]], Picture | str] = examine,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Writes the page of the pictures in a manifest, and the thumbnails that it shows.
@@ -111,7 +113,7 @@ def write_page(
         title: the page's heading.
         style_pictures: each style, by its name in ``style`` and ``styles`` of the lines, with the picture that it was
             learned from, in RGB and of any size.
-        find: finds the picture of a line, or says why there is none: `examine` or, faster, `as_recorded`.
+        trust: whether to take the lines' word for the pictures instead of reading them all.
         progress: of a grid that is not finished.
 
     Returns:
@@ -122,7 +124,8 @@ def write_page(
     """
     folder, lines = path_of(folder), list(lines)
     with ThreadPoolExecutor() as pool:
-        examined = list(pool.map(lambda line: find(folder, line), lines))
+        look = functools.partial(as_recorded if trust else examine, folder)
+        examined = list(map(look, lines) if trust else pool.map(look, lines))
         pictures = [item if isinstance(item, Picture) else None for item in examined]
         box = thumbnail_box(pictures)
         atlases = list(pool.map(lambda part: write_atlas(folder, part, box), split_into_atlases(pictures)))
@@ -166,7 +169,7 @@ def refresh_page(folder: Path) -> bool:
         data = parse_json(found[1] if found else "", Data, str(path))
     except UserError:
         return False
-    put_scores(folder, data["cells"])
+    put_scores(folder, cast(list[dict[str, Any]], data["cells"]))
     write_atomic(path, _document(data))
     return True
 

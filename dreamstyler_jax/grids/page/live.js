@@ -4,7 +4,7 @@
 
 const NEWS = "news"; // in the address of the frame, with the grid that it is asked for
 const LONGEST_PAUSE = 300; // seconds between two looks while nothing happens
-const STATES = { painted: "painted", failed: "failed", waiting: "not painted yet" }; // as in axes.py
+const STATES = { painted: "painted", failed: "failed", waiting: "not yet painted" }; // as in axes.py
 
 const live = {
   timer: 0,
@@ -37,6 +37,8 @@ function watch() {
     if (live.frame && event.source === live.frame.contentWindow) takeNews(event.data);
   });
   document.addEventListener("visibilitychange", () => document.hidden || lookLater(1));
+  const title = "Whether pictures appear here as they are painted";
+  byId("live").append(element("span"), button("", toggleUpdates, { title }));
   showProgress();
   lookLater(live.pause);
 }
@@ -64,7 +66,7 @@ async function takeNews(news) {
   live.frame = null;
   if (!news.cells) {
     data.progress = null;
-    byId("live").replaceChildren("This is the page of an earlier grid: reload it.");
+    byId("live").replaceChildren(element("span", {}, "This is the page of an earlier grid: reload it."));
     return;
   }
   const isNew = data.progress?.at !== news.progress?.at;
@@ -77,15 +79,13 @@ async function takeNews(news) {
   lookLater(live.pause);
 }
 
-/** Loads what has changed of the atlases that are shown, so that no tile is empty in the meantime. */
+/** Loads the atlases that replace loaded ones, so that no tile is empty in the meantime. */
 async function loadAtlases(files) {
-  const shown = [...atlasImages.keys()].filter((number) => files[number] !== data.atlas.files[number]);
+  const replaced = data.atlas.files.filter((file, number) => file !== files[number] && atlasImages.has(file));
+  const needed = replaced.map((file) => files[data.atlas.files.indexOf(file)]);
+  await Promise.all(needed.map((file) => atlasAt(file).catch(() => atlasImages.delete(file))));
+  for (const file of replaced) atlasImages.delete(file);
   data.atlas.files = files;
-  await Promise.all(shown.map(async (number) => {
-    const image = await loadImage(files[number]).catch(() => null);
-    if (image) atlasImages.set(number, Promise.resolve(image));
-    else atlasImages.delete(number);
-  }));
 }
 
 /** Takes over what has become of each picture. Returns the cells that have changed. */
@@ -131,17 +131,12 @@ function redrawTiles(cells) {
 
 /** Says how far the painting is. Only its end is announced: news that come every minute would interrupt. */
 function showProgress() {
-  const node = byId("live");
-  node.hidden = false;
-  if (!data.progress) {
-    node.replaceChildren(element("span", { role: "status" }, "Finished"));
-    return;
-  }
-  const label = live.updating ? "Pause" : "Go on";
-  const toggle = button(label, toggleUpdates, { title: "Whether pictures appear here as they are painted" });
-  const focused = node.contains(document.activeElement);
-  node.replaceChildren(element("span", {}, progressText()), toggle);
-  if (focused) toggle.focus();
+  const [text, toggle] = byId("live").children;
+  byId("live").hidden = false;
+  toggle.hidden = !data.progress;
+  toggle.textContent = live.updating ? "Pause" : "Go on";
+  if (data.progress) text.textContent = progressText();
+  else text.replaceWith(element("span", { role: "status" }, "Finished"));
 }
 
 function progressText() {

@@ -24,7 +24,7 @@ ATLAS_COLUMNS, ATLAS_ROWS = 16, 16
 THUMBNAIL_SIDE = 128  # longest side of a thumbnail in pixels
 STYLE_PICTURE_SIDE = 512  # longest side of a style's picture in pixels
 MAX_KEPT = 1024  # thumbnails of four atlases, at most 50 MB
-NOT_YET = "not painted yet"  # the ``error`` in the line of a picture that is still to be painted
+NOT_YET = "not yet painted"  # the ``error`` in the line of a picture that is still to be painted
 
 _JPEG: dict[str, Any] = dict(quality=88, subsampling=0, optimize=True)
 
@@ -79,14 +79,16 @@ def examine(folder: Path, line: Mapping[str, Any]) -> Picture | str:
 
 def as_recorded(folder: Path, line: Mapping[str, Any]) -> Picture | str:
     """Returns what `examine` finds if the picture is as its line says, without reading it where the line says all."""
-    path, size = inside(folder, line.get("file")), (line.get("width"), line.get("height"))
+    path, width, height = inside(folder, line.get("file")), line.get("width"), line.get("height")
+    if path is None or line.get("error") is not None:
+        return examine(folder, line)
+    if not (isinstance(width, int) and isinstance(height, int) and min(width, height) > 0):
+        return examine(folder, line)
     try:
         digest = bytes.fromhex(line["sha256"])
     except (KeyError, TypeError, ValueError):
         return examine(folder, line)
-    if path is None or not all(isinstance(side, int) and side > 0 for side in size):
-        return examine(folder, line)
-    return Picture(path, _url(folder, path), size, digest)
+    return Picture(path, _url(folder, path), (width, height), digest)
 
 
 def _url(folder: Path, path: Path) -> str:

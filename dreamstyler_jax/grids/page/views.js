@@ -22,7 +22,7 @@ function fittingFactor(size, stage) {
 /** Puts a cell's picture on a stage, scaled by a factor, or says why there is no picture. */
 function stagePicture(stage, cell, factor) {
   if (cell.waiting) {
-    stage.replaceChildren(element("p", {}, "Not painted yet"));
+    stage.replaceChildren(element("p", {}, "Not yet painted"));
     return;
   }
   if (cell.error) {

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 
 from PIL import Image
 
@@ -62,3 +63,19 @@ def write(folder, **more):
 def twelve():
     """The lines of three prompts with four seeds each."""
     return [a_line(prompt, seed) for prompt in PROMPTS for seed in range(4)]
+
+
+def data_of(folder):
+    """The data in the page of a folder."""
+    content = (folder / "index.html").read_text(encoding="utf-8")
+    (text,) = re.findall(r'id="data">(.*?)</script>', content, re.DOTALL)
+    return json.loads(text)
+
+
+def write_scores(folder, lines, *scores):
+    """Writes the scores of pictures as ``evaluate`` does: the first line's, the second line's, and so on."""
+    found = [
+        {"id": line["id"], "sha256": hashlib.sha256((folder / line["file"]).read_bytes()).hexdigest(), "scores": given}
+        for line, given in zip(lines, scores, strict=False)
+    ]
+    (folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from page_tools import data_of
 from painted_tools import (
     DOG,
     HOUSE,
@@ -40,6 +41,7 @@ from dreamstyler_jax.evaluation.scorer import score_all
 from dreamstyler_jax.evaluation.statistics import Estimate, estimate
 from dreamstyler_jax.evaluation.training_data import find_training_data, known_styles
 from dreamstyler_jax.grids.gallery import Gallery
+from dreamstyler_jax.grids.page import NOT_YET, refresh_page, write_page
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE, EXAMPLE_STYLE
 from dreamstyler_jax.mixing import mix
 from dreamstyler_jax.runtime import images
@@ -104,6 +106,35 @@ def test_each_picture_has_a_line_with_its_settings_and_scores(evaluated, painted
         assert line["context"] == made["prompt"].partition(" in the style")[0]
         assert list(line["scores"]) == list(SCORE_NAMES)
         assert all(0 < value <= 100 for value in line["scores"].values())
+
+
+def test_the_pages_of_all_folders_show_their_scores_and_are_otherwise_as_before(painted, runs, tmp_path, capsys):
+    folders = [shutil.copytree(painted, tmp_path / name) for name in ("a", "b")]
+    for folder in folders:
+        waiting = {"id": "1", "error": NOT_YET, "prompt": "A {gogh}"}
+        write_page(folder, [waiting, *Gallery(folder).lines.values()], title=folder.name)
+    before = [data_of(folder) for folder in folders]
+    run(evaluate, "--pictures", *folders, folders[0], "--styles", runs)
+    assert f"in a browser: {folders[0] / 'index.html'}, {folders[1] / 'index.html'}" in capsys.readouterr().out
+    assert [len(lines(folder)) for folder in folders] == [8, 4]
+    for folder, data in zip(folders, before, strict=True):
+        scored = {
+            line["id"]: {name: float(f"{value:.6g}") for name, value in line["scores"].items()}
+            for line in lines(folder)
+        }
+        cells = [{**cell, **({"scores": scored[cell["id"]]} if cell["id"] in scored else {})} for cell in data["cells"]]
+        assert data_of(folder) == {**data, "cells": cells} and len(scored) == 4
+
+
+@pytest.mark.parametrize("page", [None, "<title>mine</title>", "another version"])
+def test_no_page_is_made_of_one_that_is_not_of_this_version(painted, tmp_path, page):
+    folder = shutil.copytree(painted, tmp_path / "out")
+    if page:
+        path = write_page(folder, Gallery(folder).lines.values(), title="A grid")
+        path.write_text(page.replace("another version", path.read_text().replace('{"format":1', '{"format":0')))
+    before = contents(folder)
+    assert not refresh_page(folder)
+    assert contents(folder) == before
 
 
 def test_the_training_picture_has_the_highest_scores(evaluated):

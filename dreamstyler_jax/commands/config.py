@@ -315,6 +315,11 @@ class SampleConfig(GuidanceOptions):
         "without it to check all pictures and make the sheets and the page. The devices of one host share each batch "
         "automatically.",
     )
+    live: bool = option(
+        True,
+        "Write the page, index.html, also while the grid is being painted; open in a browser, it shows what is new by "
+        "itself. With false it is written at the end, or when the command is stopped.",
+    )
     profile: str = option("", "Folder for a trace of a batch after a warm-up, for XProf and Perfetto.")
     distributed: bool = option(False, "The same as --shard hosts.")
     merge: bool = option(False, "Add to a folder that holds pictures of other settings.")

@@ -14,11 +14,12 @@ from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.evaluation.comparisons import AutoencoderGrams, Networks
 from dreamstyler_jax.evaluation.contents import repaints
 from dreamstyler_jax.evaluation.painted import PaintedPicture, group_labels, painted_pictures
-from dreamstyler_jax.evaluation.report import LEGEND, picture_lines, summarise, table, write_report
+from dreamstyler_jax.evaluation.report import LEGEND, picture_lines, summarise, table, write_report, write_scores
 from dreamstyler_jax.evaluation.score_table import SCORES
 from dreamstyler_jax.evaluation.scorer import score_all
 from dreamstyler_jax.evaluation.training_data import find_training_data
 from dreamstyler_jax.grids.gallery import Gallery
+from dreamstyler_jax.grids.page import FILE_NAME, refresh_page
 from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.files import check_output, check_own
@@ -82,8 +83,10 @@ def run(config: EvaluateConfig) -> None:
     Raises:
         UserError: pictures, a style, its training pictures or a network cannot be found or read.
     """
-    folder = path_of(config.output or config.pictures[0])
-    check_output(folder)
+    folders = list({folder.resolve(): folder for folder in map(path_of, config.pictures)}.values())
+    folder = path_of(config.output) if config.output else folders[0]
+    for written in [folder] if config.output else folders:
+        check_output(written)
     check_own(folder, ("scores.jsonl", "evaluation.*"), ("manifest*.jsonl", "evaluation.json"))
     painted = read_pictures(config.pictures)
     training_data = find_training_data(painted, config.styles, config.style_pictures)
@@ -103,9 +106,21 @@ def run(config: EvaluateConfig) -> None:
         of_all = art_fid(networks, painted, training_data, results)
         provenance["art_fid"] = of_all._asdict()
         notes.append(str(of_all))
-    write_report(folder, picture_lines(painted, labels, results), summary, provenance)
-    notes += [*left_out(networks), f"All results are in {folder}."]
+    lines = picture_lines(painted, labels, results)
+    write_report(folder, lines, summary, provenance)
+    pages = [] if config.output else show_on_pages(folders, painted, lines)
+    notes += [*left_out(networks), f"All results are in {folder}.", *pages]
     print(f"{table(summary)}\n\n" + "\n".join(notes))
+
+
+def show_on_pages(
+    folders: Sequence[Path], painted: Sequence[PaintedPicture], lines: Sequence[dict[str, Any]]
+) -> list[str]:
+    """Shows the scores on the pages of the folders of pictures, and says where; the first has its ``scores.jsonl``."""
+    for folder in folders[1:]:
+        write_scores(folder, [line for line, of in zip(lines, painted, strict=True) if folder in of.path.parents])
+    pages = [str(folder / FILE_NAME) for folder in folders if refresh_page(folder)]
+    return [f"See the scores in a browser: {', '.join(pages)}"] if pages else []
 
 
 def given_checkpoints(config: EvaluateConfig) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from dreamstyler_jax.foreign_syntax import warn_of_foreign_syntax
 from dreamstyler_jax.grids.cells import Cell, definition
 from dreamstyler_jax.grids.gallery import Gallery, Writer
 from dreamstyler_jax.grids.learned_from import learned_from, style_pictures
+from dreamstyler_jax.grids.live_page import LivePage, title_of
 from dreamstyler_jax.grids.page import write_page
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import write_sheets
@@ -81,12 +82,13 @@ def paint_grid(job: Job, shard: tuple[int, int] = (0, 1)) -> None:
             warn_of_foreign_syntax(texts)
             lines = dict.fromkeys(line for stack in job.loras for line in stack.lines)
             announce(model, *lines, *scheduler_line(model), summary(todo), *context_lines(todo, shape.rows))
+        live_page = LivePage(gallery, cells, todo, styles, live=config.live) if count == 1 else contextlib.nullcontext()
         painter = functools.partial(
             paint_cells, styles=styles, shape=shape, contents=job.contents, encoder=job.encoder, loras=job.loras
         )
         size = shape.batch_size
         trace = functools.partial(traced, folder=config.profile, first=WARM_UP * size, count=size)
-        with patiently("stopping after the pictures that are being painted"):
+        with patiently("stopping after the pictures that are being painted"), live_page:
             failed = paint_into(gallery, todo, lambda cells: trace(painter(model, cells)))
         if count == 1:
             show(gallery, cells, styles)
@@ -208,28 +210,18 @@ def summary(cells: Sequence[Cell]) -> str:
 
 
 def show(gallery: Gallery, cells: Sequence[Cell], styles: Mapping[str, Style]) -> None:
-    """Puts the manifest in order, makes contact sheets and page, and says where everything is."""
+    """Puts the manifest in order, makes page and contact sheets, and says where everything is."""
     gallery.finish(cells)
+    lines = gallery.lines.values()
+    pictures = style_pictures(lines, cells, styles)
+    page = write_page(gallery.folder, lines, title=title_of(lines), style_pictures=pictures)
     files = {id: file for id, line in gallery.lines.items() if (file := gallery.file_of(line))}
     sheets = write_sheets(gallery.folder, cells, files, styles)
-    lines = gallery.lines.values()
-    names = list(dict.fromkeys(name for line in lines for name in line["styles"]))
-    page = write_page(
-        gallery.folder,
-        lines,
-        title=title_of(names),
-        style_pictures=style_pictures(lines, cells, styles),
-    )
     where = str(sheets[0]) if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1].name}"
     plural, earlier = "s" * (len(files) != 1), len(files) - sum(cell.id in files for cell in cells)
     on_sheets = f"all but {earlier} earlier ones on sheets in" if earlier else "on sheets in"
     print(f"{len(files)} picture{plural} in {gallery.folder / 'images'}, {on_sheets} {where}")
     print(f"Look through them in a browser: {page}")
-
-
-def title_of(styles: list[str]) -> str:
-    """The title of a page of these styles."""
-    return ", ".join(styles[:3]) + (f" and {len(styles) - 3} more" if len(styles) > 3 else "")
 
 
 def note_of(config: SampleConfig, styles: Mapping[str, Style], cell: Cell) -> dict[str, Any]:
@@ -255,6 +247,7 @@ def command_of(config: SampleConfig, cell: Cell) -> str:
         **{name: [cell.scales.get(name, scale.default)] for name, scale in SCALES.items()},
         **_size_and_content(config, cell),
         shard=SampleConfig.shard,
+        live=SampleConfig.live,
         profile=SampleConfig.profile,
         distributed=False,
         merge=True,

@@ -116,7 +116,7 @@ def write_report(
         lines: see `picture_lines`.
         provenance: what else belongs into ``evaluation.json``: the version, the networks, scores of the whole set.
     """
-    write_atomic(folder / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    write_scores(folder, lines)
     content = {
         **provenance,
         "pictures": summary.overall.pictures,
@@ -130,6 +130,15 @@ def write_report(
         if SCORES[name].likeness and (points := summary_points(summary, name)):
             suffix = "" if name == "style" else f"_{name}"
             images.save_png(folder / f"evaluation{suffix}.png", chart(points, name))
+
+
+def write_scores(folder: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes ``scores.jsonl``, which the page of a folder of pictures reads as well.
+
+    Args:
+        lines: see `picture_lines`.
+    """
+    write_atomic(folder / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def _json_scores(group: GroupSummary) -> dict[str, dict[str, float | int | None]]:

@@ -20,6 +20,7 @@ from dreamstyler_jax.evaluation.painted import group_labels, painted_pictures
 from dreamstyler_jax.evaluation.training_data import find_training_data
 from dreamstyler_jax.grids.cells import definition
 from dreamstyler_jax.grids.gallery import Gallery
+from dreamstyler_jax.grids.page import refresh_page, write_page
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.stopping import settled_at
@@ -56,7 +57,12 @@ class Manifests(FolderDoor):
         grid = definition(self.cells)
         starred = [{"id": line["id"], "file": line["file"], "note": "a note"} for line in lines[:3]]
         (self.folder / "starred.jsonl").write_text("".join(json.dumps(line) + "\n" for line in starred))
+        scores = [{"id": line["id"], "sha256": line["sha256"], "scores": {"text": 5.5}} for line in lines[:3]]
+        (self.folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in scores))
+        page = write_page(self.folder, lines, title="A grid").read_bytes()
         self.files = {
+            "scores.jsonl": lambda rng: spoilt_lines(rng, scores),
+            "index.html": lambda rng: mutated_bytes(rng, page),
             "manifest.jsonl": lambda rng: spoilt_lines(rng, rng.choice((lines, older))),
             "manifest.1-of-2.jsonl": lambda rng: spoilt_lines(rng, lines),
             "grid.yaml": lambda rng: yaml_file(rng, grid, {**grid, "seed": 5}),
@@ -77,6 +83,7 @@ class Manifests(FolderDoor):
         """Chooses pictures of the grid, continues it, shows it and reads it for scores."""
         for picture in choose(str(self.folder), [str(self.folder / "starred.jsonl")]):
             enlarge.second_pass(picture, enlarge.EnlargeConfig(str(self.folder)))
+        refresh_page(self.folder)
         gallery = Gallery(self.folder)
         wanted = definition(self.cells)
         gallery.holds_another(wanted)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cells import CELL, cells_of, plain_picture
 from compilations import compilations
+from page_tools import data_of
 from PIL import Image
 from sample_tools import HOUSE, difference, eight, manifest
 from script_tools import ROOT, collectives, contents, dumping, refusal, run, start
@@ -63,7 +64,7 @@ def test_shards_together_make_what_one_run_makes(undisturbed, command, tmp_path,
     for shard in ("2/3", "0/3", "1/3"):
         run(sample, *command, "--shard", shard, "--output", tmp_path / "out")
         assert "without --shard" in capsys.readouterr().out
-        assert not (tmp_path / "out" / "manifest.jsonl").exists()
+        assert not (tmp_path / "out" / "manifest.jsonl").exists() and not (tmp_path / "out" / "index.html").exists()
         assert not list((tmp_path / "out").glob("grid*.png"))
     counts = [len((tmp_path / "out" / f"manifest.{i}-of-3.jsonl").read_text().splitlines()) for i in range(3)]
     assert counts == [11, 11, 10]
@@ -190,7 +191,10 @@ def test_a_process_that_is_killed_and_interrupted_several_times_ends_with_the_sa
         assert not list(folder.glob("grid*.png")), "it was not finished"
         listed = len((folder / "manifest.jsonl").read_text().splitlines())
         assert listed == least or (number == signal.SIGTERM and listed >= least)
-    assert "interrupted; to continue: " in ended.stderr
+    assert "interrupted; to continue: " in ended.stderr and f"in a browser: {folder / 'index.html'}" in ended.stderr
+    page = data_of(folder)
+    assert page["progress"]["state"] == "stopped" and len(page["cells"]) == 32
+    assert [sum(key in cell for cell in page["cells"]) for key in ("file", "waiting")] == [listed, 32 - listed]
     run(sample, *command, "--output", folder)
     assert contents(folder) == contents(undisturbed)
 

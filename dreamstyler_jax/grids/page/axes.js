@@ -34,14 +34,14 @@ function axisButton(axis) {
 /** An arrow on the button of an axis whose order has been changed. */
 function arrow(axis) {
   if (axis.order === initialOrder(axis)) return [];
-  const sign = { listed: "≡", ascending: "↑", descending: "↓" }[axis.order];
+  const sign = { listed: "≡", ascending: "↑", descending: "↓", ...SCORE_ARROWS }[axis.order];
   const name = axis.order === "listed" ? "as listed" : axis.order;
   return [element("span", { className: "arrow", role: "img", ariaLabel: name }, sign)];
 }
 
 function showCount() {
   const { shown } = grid.layout;
-  const failed = shown.filter((cell) => cell.error).length;
+  const failed = shown.filter((cell) => stateOf(cell) === "failed").length;
   const all = data.cells.length;
   const number = (count) => count.toLocaleString("en");
   const part = shown.length < all ? `${number(shown.length)} of ` : "";
@@ -112,6 +112,7 @@ function fillPanel(axis) {
   outermost.addEventListener("click", () => refillPanel(axis, placeOf(axis)));
   const orders = [["ascending", "Ascending"], ["descending", "Descending"]];
   if (!axis.numeric) orders.unshift(["listed", "As listed"]);
+  orders.push(...scoreOrders());
   byId("axis").replaceChildren(
     element("h2", { id: "axis-name" }, axis.name),
     choice("Place", "place", PLACES, placeOf(axis), setPlace),

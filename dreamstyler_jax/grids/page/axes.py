@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dreamstyler_jax.grids.page.thumbnails import NOT_YET
 from dreamstyler_jax.stable_diffusion.loras.recipes import lora_labels
 
 _NOT_PARAMETERS = ("id", "file", "sha256", "error", "command", "learned_from", "learned_from_hashes")
 _OUTERMOST_FIRST = ("content", "prompt", "style", "styles", "checkpoint", "loras", "seed")
+_NESTED = dict
 _MAX_EXACT = 2**53  # JavaScript rounds larger whole numbers
 
 
@@ -39,7 +41,8 @@ def find_axes(lines: Sequence[Mapping[str, Any]], errors: Sequence[str | None]) 
 
     Args:
         lines: lines of a manifest, one per picture.
-        errors: what is wrong with each picture, or None. If anything is, "state" is an axis as well.
+        errors: what is wrong with each picture, or None. If anything is, "state" is an axis as well; as long as
+            pictures are still to be painted it has all three states, so that no axis changes in the meantime.
     """
     columns: list[tuple[str, list[Any]]] = []
     fields = [field for field in dict.fromkeys(key for line in lines for key in line) if field not in _NOT_PARAMETERS]
@@ -54,9 +57,17 @@ def find_axes(lines: Sequence[Mapping[str, Any]], errors: Sequence[str | None]) 
                 columns.append((name, [(value or {}).get(key) for value in column]))
         else:
             columns.append((field, column))
-    if any(errors):
-        columns.append(("state", ["painted" if error is None else "failed" for error in errors]))
-    return [_axis(name, column) for name, column in columns]
+    axes = [_axis(name, column) for name, column in columns]
+    if NOT_YET in errors:
+        states = ["painted", "failed", NOT_YET]
+        axes.append(Axis("state", states, [], [states.index(_state(error)) for error in errors]))
+    elif any(errors):
+        axes.append(_axis("state", list(map(_state, errors))))
+    return axes
+
+
+def _state(error: str | None) -> str:
+    return "painted" if error is None else NOT_YET if error == NOT_YET else "failed"
 
 
 def _as_javascript_value(value: Any) -> Any:
@@ -87,13 +98,20 @@ def _is_object_of_numbers(value: Any) -> bool:
 
 
 def _axis(name: str, column: Sequence[Any]) -> Axis:
-    index: dict[str, int] = {}
-    indices = [index.setdefault(json.dumps(value, sort_keys=True), len(index)) for value in column]
-    values = [json.loads(text) for text in index]
+    index: dict[Any, int] = {}
+    indices = [index.setdefault(_key(value), len(index)) for value in column]
+    values = [json.loads(text) if kind is _NESTED else text for kind, text in index]
     if name == "loras" and all(isinstance(value, str) for value in values):
         return Axis(name, values, lora_labels(values), indices)
     nested = any(isinstance(value, list | dict) for value in values)
     return Axis(name, values, _labels(values) if nested else [], indices)
+
+
+def _key(value: Any) -> tuple[type, Any]:
+    """Equal for equal values of JSON, and not for 1 and true. Nearly all values are no lists or objects."""
+    return (
+        (_NESTED, json.dumps(value, sort_keys=True)) if isinstance(value, list | tuple | dict) else (type(value), value)
+    )
 
 
 def _labels(values: Sequence[Any]) -> list[str]:

@@ -1,20 +1,26 @@
 """The page itself: one HTML document with its data, its script and its style sheet."""
 
+import functools
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from PIL import Image
 
 from dreamstyler_jax.grids.page.axes import Axis, default_places, find_axes
+from dreamstyler_jax.grids.page.scores import put_scores
 from dreamstyler_jax.grids.page.thumbnails import (
     ATLAS_COLUMNS,
     ATLAS_ROWS,
+    NOT_YET,
     THUMBNAIL_SIDE,
     Picture,
+    as_recorded,
     examine,
     remove_unused,
     split_into_atlases,
@@ -23,13 +29,16 @@ from dreamstyler_jax.grids.page.thumbnails import (
     write_style_pictures,
 )
 from dreamstyler_jax.runtime.buckets import path_of
-from dreamstyler_jax.runtime.files import write_atomic
+from dreamstyler_jax.runtime.documents import parse_json
+from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.files import read_file, write_atomic
 from dreamstyler_jax.runtime.pages import fill_page
 
 FILE_NAME = "index.html"
+FORMAT = 1  # of the page's data; another one if pages of this version could not be made from it
 
 # in the order in which the page holds them
-_STYLES = ("base.css", "header.css", "grid.css", "dialogs.css", "narrow.css")
+_STYLES = ("base.css", "header.css", "grid.css", "dialogs.css", "live.css", "scores.css", "narrow.css")
 _SCRIPTS = (
     "elements.js",
     "model.js",
@@ -39,8 +48,42 @@ _SCRIPTS = (
     "cursor.js",
     "axes.js",
     "views.js",
+    "live.js",
+    "scores.js",
     "main.js",
 )
+_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+class Progress(TypedDict):
+    """How far the painting of a grid is, as its page says.
+
+    Attributes:
+        state: whether it goes on, or was stopped.
+        at: when the page was written, in seconds since 1970.
+        left: about how many seconds are left; None if that is not known.
+        pause: about how many seconds later the page is written again.
+    """
+
+    state: Literal["painting", "stopped"]
+    at: float
+    left: float | None
+    pause: float
+
+
+class Cell(TypedDict):
+    """What is read of a cell in a page's data."""
+
+    id: str
+    digest: NotRequired[str]
+
+
+class Data(TypedDict):
+    """What is read of a page's data."""
+
+    format: Literal[1]
+    title: str
+    cells: list[Cell]
 
 
 def write_page(
@@ -49,13 +92,16 @@ def write_page(
     *,
     title: str,
     style_pictures: Iterable[tuple[str, Image.Image]] = (),
+    trust: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Writes the page of the pictures in a manifest, and the thumbnails that it shows.
 
     A line of the manifest is an object with ``id``, with ``file`` (relative to the folder) or, if the picture failed,
     ``error``, and with ``command``, which makes the picture again. All its other fields are parameters, except
     ``sha256``, ``learned_from`` and ``learned_from_hashes``. A picture that is missing, damaged or outside of the
-    folder is shown as failed.
+    folder is shown as failed, one with the error `NOT_YET` as still to be painted. Scores are those in the folder's
+    ``scores.jsonl`` that are of these very pictures.
 
     Equal input gives equal bytes. Thumbnails that exist are not made again: their files are named after a digest of
     what they show.
@@ -66,6 +112,8 @@ def write_page(
         title: the page's heading.
         style_pictures: each style, by its name in ``style`` and ``styles`` of the lines, with the picture that it was
             learned from, in RGB and of any size.
+        trust: whether to take the lines' word for the pictures instead of reading them all.
+        progress: of a grid that is not finished.
 
     Returns:
         The path of the page.
@@ -75,14 +123,20 @@ def write_page(
     """
     folder, lines = path_of(folder), list(lines)
     with ThreadPoolExecutor() as pool:
-        examined = list(pool.map(lambda line: examine(folder, line), lines))
+        look = functools.partial(as_recorded if trust else examine, folder)
+        examined = list(map(look, lines) if trust else pool.map(look, lines))
         pictures = [item if isinstance(item, Picture) else None for item in examined]
         box = thumbnail_box(pictures)
         atlases = list(pool.map(lambda part: write_atlas(folder, part, box), split_into_atlases(pictures)))
     styles = write_style_pictures(folder, style_pictures)
     axes = find_axes(lines, [item if isinstance(item, str) else None for item in examined])
     rows, columns = default_places(axes)
+    cells = _cells(lines, examined, axes)
+    put_scores(folder, cells)
     data = {
+        "format": FORMAT,
+        "grid": hashlib.sha256("\n".join(cell["id"] for cell in cells).encode("utf-8", "replace")).hexdigest()[:32],
+        "progress": progress,
         "title": title,
         "thumbnail": THUMBNAIL_SIDE,
         "box": box,
@@ -91,12 +145,32 @@ def write_page(
         "axes": [{"name": axis.name, "values": axis.values, "labels": axis.labels} for axis in axes],
         "rows": rows,
         "columns": columns,
-        "cells": _cells(lines, examined, axes),
+        "cells": cells,
     }
     path = folder / FILE_NAME
-    write_atomic(path, _document(title, data))
+    write_atomic(path, _document(data))
     remove_unused(folder, [*filter(None, atlases), *(style["file"] for style in styles.values())])
     return path
+
+
+def refresh_page(folder: Path) -> bool:
+    """Writes a folder's page again, with the scores that are there by now.
+
+    Returns:
+        Whether there is a page, of this version.
+
+    Raises:
+        OSError: the page cannot be written.
+    """
+    path = folder / FILE_NAME
+    try:
+        found = _DATA.search(read_file(path).decode("utf-8", "replace"))
+        data = parse_json(found[1] if found else "", Data, str(path))
+    except UserError:
+        return False
+    put_scores(folder, cast(list[dict[str, Any]], data["cells"]))
+    write_atomic(path, _document(data))
+    return True
 
 
 def _cells(
@@ -108,17 +182,25 @@ def _cells(
             "id": str(line["id"]),
             "at": [axis.indices[i] for axis in axes],
             "command": str(line.get("command", "")),
-            **({"error": item} if isinstance(item, str) else {"file": item.url, "size": item.size}),
+            **(_failure(item) if isinstance(item, str) else _found(item)),
         }
         for i, (line, item) in enumerate(zip(lines, examined, strict=True))
     ]
 
 
-def _document(title: str, data: Mapping[str, Any]) -> bytes:
+def _failure(reason: str) -> dict[str, Any]:
+    return {"error": reason, **({"waiting": True} if reason == NOT_YET else {})}
+
+
+def _found(picture: Picture) -> dict[str, Any]:
+    return {"file": picture.url, "size": picture.size, "digest": picture.digest.hex()}
+
+
+def _document(data: Mapping[str, Any]) -> bytes:
     """Fills the template."""
     style = "\n".join(map(_part, _STYLES))
     script = '"use strict";\n' + "\n".join(map(_part, _SCRIPTS))
-    return fill_page(_part("index.html"), title, style, script, {"data": _script_json(data)})
+    return fill_page(_part("index.html"), data["title"], style, script, {"data": _script_json(data)})
 
 
 def _part(name: str) -> str:

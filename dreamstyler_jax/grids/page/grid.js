@@ -238,6 +238,9 @@ function fillTile(node, frame, cell) {
   const { geometry } = grid;
   if (!cell) {
     node.classList.add("missing");
+  } else if (cell.waiting) {
+    node.classList.add("waiting");
+    frame.append(element("span", {}, "not yet"));
   } else if (cell.error) {
     node.classList.add("failed");
     node.title = cell.error;
@@ -246,12 +249,14 @@ function fillTile(node, frame, cell) {
     const [width, height] = thumbnailSize(cell).map((side) => side * geometry.scale);
     frame.append(thumbnail(cell, width, height));
   }
+  if (cell) frame.append(...scoreMarks(cell, frame));
   if (cell && cell === grid.picked) frame.append(element("span", { className: "badge" }, "A"));
 }
 
 /** The accessible name of a tile. */
 function tileLabel(cell, row, column) {
-  if (cell) return `${describe(cell)}${cell.error ? `: failed, ${cell.error}` : ""}`;
+  if (cell?.waiting) return `${describe(cell)}: ${cell.error}`;
+  if (cell) return `${describe(cell)}${cell.error ? `: failed, ${cell.error}` : scoreLabel(cell)}`;
   const { layout } = grid;
   return `${[...layout.rows[row].labels, ...layout.columns[column].labels].join(", ")}: not painted`;
 }

@@ -108,12 +108,14 @@ function transpose() {
 }
 
 function reset() {
+  resetRange();
   resetAxes();
   update();
 }
 
 function showAll() {
   for (const axis of axes) axis.hidden.clear();
+  resetRange();
   update();
 }
 
@@ -127,7 +129,7 @@ function remember() {
   const names = (list) => list.map((axis) => axis.name);
   const hidden = (axis) => [...axis.hidden].map((value) => axis.labels[value]);
   const settings = varying.map((axis) => [axis.name, { order: axis.order, hidden: hidden(axis) }]);
-  const state = { rows: names(places.rows), columns: names(places.columns), size: grid.size, settings };
+  const state = { rows: names(places.rows), columns: names(places.columns), size: grid.size, settings, scoring };
   try {
     window.sessionStorage.setItem(memoryKey(), JSON.stringify(state));
   } catch {
@@ -146,6 +148,7 @@ function recall() {
 
 function restore(state) {
   const named = (name) => varying.find((axis) => axis.name === name);
+  restoreScoring(state.scoring);
   const known = new Set(state.settings.map(([name]) => name));
   if (varying.every((axis) => known.has(axis.name))) {
     for (const place of ["rows", "columns"]) places[place] = state[place].map(named).filter(Boolean);
@@ -225,8 +228,10 @@ function start() {
   showShared();
   rearrange();
   showControls();
+  showScoring();
   listen();
+  watch();
   grid.root.focus({ preventScroll: true });
 }
 
-start();
+if (!isFrameForNews()) start();

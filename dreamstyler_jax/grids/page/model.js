@@ -18,9 +18,7 @@ const axes = data.axes.map((axis, index) => {
   const labels = axis.values.map((value, i) => axis.labels[i] || asText(value));
   const present = axis.values.filter((value) => value !== null);
   const numeric = present.length > 0 && present.every((value) => typeof value === "number");
-  const counts = new Array(axis.values.length).fill(0);
-  for (const cell of data.cells) counts[cell.at[index]] += 1;
-  return { ...axis, index, labels, numeric, counts, order: "", rank: [], hidden: new Set() };
+  return countPictures({ ...axis, index, labels, numeric, counts: [], order: "", rank: [], hidden: new Set() });
 });
 const varying = axes.filter((axis) => axis.values.length > 1);
 const offered = withoutDuplicates(varying);
@@ -29,7 +27,7 @@ const shared = axes.filter((axis) => axis.values.length === 1 && axis.values[0] 
 /** The axes of the rows and of the columns, the outermost first. Axes in neither list only filter and sort. */
 const places = { rows: [], columns: [] };
 
-// A cell is a picture, painted or failed. Its number is its place in the manifest.
+// A cell is a picture, painted, failed or waiting. Its number is its place in the manifest.
 data.cells.forEach((cell, number) => {
   cell.number = number;
 });
@@ -46,9 +44,16 @@ function withoutDuplicates(candidates) {
     const groups = data.cells.map((cell) => cell.at[axis.index]).join();
     const duplicate = seen.has(groups);
     seen.add(groups);
-    return !duplicate || axis.numeric;
+    return !duplicate || axis.numeric || axis.name === "state";
   });
   return candidates.filter((axis) => kept.includes(axis));
+}
+
+/** Counts how many pictures have each value of an axis. Returns the axis. */
+function countPictures(axis) {
+  axis.counts = new Array(axis.values.length).fill(0);
+  for (const cell of data.cells) axis.counts[cell.at[axis.index]] += 1;
+  return axis;
 }
 
 /** A value of JSON as text. */
@@ -70,11 +75,13 @@ function fullLabelOf(axis, cell) {
   return Object.entries(value).map(([key, item]) => `${key} ${asText(item)}`).join("\n") || asText(value);
 }
 
-/** Sorts an axis: "listed" (as in the manifest), "ascending" or "descending". A missing value comes last. */
-function sortAxis(axis, order) {
+/** Sorts an axis: "listed" (as in the manifest), "ascending", "descending" or by score. A missing value comes last. */
+function sortAxis(axis, wanted) {
+  const order = isScoreOrder(wanted) && !scoring.name ? initialOrder(axis) : wanted;
   const sorted = axis.values.map((_, value) => value);
   const sign = order === "descending" ? -1 : 1;
-  if (order !== "listed") sorted.sort((a, b) => compareValues(axis, a, b, sign) || a - b);
+  if (isScoreOrder(order)) sortByScore(axis, sorted, order);
+  else if (order !== "listed") sorted.sort((a, b) => compareValues(axis, a, b, sign) || a - b);
   axis.order = order;
   sorted.forEach((value, place) => {
     axis.rank[value] = place;
@@ -116,7 +123,7 @@ function placeOf(axis) {
 
 /** Whether a cell passes all filters. */
 function isShown(cell) {
-  return varying.every((axis) => !axis.hidden.has(cell.at[axis.index]));
+  return isInRange(cell) && varying.every((axis) => !axis.hidden.has(cell.at[axis.index]));
 }
 
 /** Collects the lines of a grid, its rows or its columns, by their values on the axes there. */
@@ -163,6 +170,7 @@ class Lines {
  * columns have no axis (flow), there is one row, which measure() breaks to fit the window.
  */
 function arrange() {
+  sortAxesByScore();
   const flow = !places.rows.length || !places.columns.length;
   const [rowAxes, columnAxes] = flow ? [[], [...places.rows, ...places.columns]] : [places.rows, places.columns];
   const shown = data.cells.filter(isShown).sort(compareUnplaced);

@@ -21,6 +21,10 @@ function fittingFactor(size, stage) {
 
 /** Puts a cell's picture on a stage, scaled by a factor, or says why there is no picture. */
 function stagePicture(stage, cell, factor) {
+  if (cell.waiting) {
+    stage.replaceChildren(element("p", {}, "Not yet painted"));
+    return;
+  }
   if (cell.error) {
     const reason = element("pre", {}, cell.error);
     stage.replaceChildren(element("div", { className: "failure" }, element("b", {}, "Failed"), reason));
@@ -63,12 +67,14 @@ async function copy(text, node, pressed) {
 }
 
 function details(cell) {
-  const error = cell.error ? [element("p", { className: "error" }, cell.error)] : [];
+  const error = stateOf(cell) === "failed" ? [element("p", { className: "error" }, cell.error)] : [];
+  const command = cell.command ? [commandBox(cell)] : [];
   const different = element("dl", {}, ...descriptions(parameters(cell, varying)));
   const entries = [...parameters(cell, shared), ...fileDetails(cell)];
   const same = element("dl", { className: "same" }, ...descriptions(entries));
   const figures = stylesOf(cell).map(styleFigure);
-  return [...error, different, ...figures, commandBox(cell), element("h3", {}, "Other parameters"), same];
+  const scores = scoreDetails(cell);
+  return [...error, different, ...scores, ...figures, ...command, element("h3", {}, "Other parameters"), same];
 }
 
 function fileDetails(cell) {
@@ -207,7 +213,7 @@ function differences(left, right) {
     return element("tr", {}, element("th", { scope: "row" }, axis.name), ...values);
   };
   const heads = ["Differs in", "A", "B"].map((text) => element("th", { scope: "col" }, text));
-  const body = element("tbody", {}, ...differing.map(row));
+  const body = element("tbody", {}, ...differing.map(row), ...scoreRows(left, right));
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), body);
   const rest = element("details", {}, element("summary", {}, `The same in both: ${same.length}`));
   const entries = same.map((axis) => [axis.name, fullLabelOf(axis, left)]);

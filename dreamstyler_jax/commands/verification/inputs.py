@@ -23,7 +23,7 @@ def picture_findings(where: Path, metadata: Mapping[str, Any]) -> Iterator[Findi
         metadata: of the style.
     """
     for picture in training_pictures(metadata):
-        if not path_of(picture.path).is_file():
+        if not _is_there(picture.path):
             yield Finding(where, f"its training picture {picture.path} has moved or was in memory", is_wrong=False)
             continue
         try:
@@ -49,7 +49,7 @@ def model_findings(
     if has_more:
         what = f"the model {config.model} had LoRAs or ControlNets, so it is not compared"
         yield Finding(where, what, is_wrong=False)
-    elif config.model != "mini" and not path_of(config.model).exists():
+    elif config.model != "mini" and not _is_there(config.model):
         yield Finding(where, f"the model {config.model} is not on this disk, so it is not compared", is_wrong=False)
     else:
         options = {name: getattr(config, name) for name in ("variant", "vae", "prediction_type", "allow_pickle")}
@@ -61,3 +61,11 @@ def model_findings(
         if now != recorded:
             what = f"the model {config.model} is not the one that {made}: its weights are {now} now, not {recorded}"
             yield Finding(where, what, "bring the weights back")
+
+
+def _is_there(path: str) -> bool:
+    """Whether something is at a path, and in a folder that may be entered."""
+    try:
+        return path_of(path).exists()
+    except OSError:
+        return False

@@ -216,6 +216,9 @@ def paint_into(
 
     Returns:
         How many failed twice.
+
+    Raises:
+        OSError: nothing can be written any more, as on a full disk; the rest is not painted.
     """
     gallery.begin()
     with contextlib.closing(gallery):

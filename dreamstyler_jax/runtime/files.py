@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, here or in buckets, JSON files, and the folder for what can be made again."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -16,6 +17,10 @@ from dreamstyler_jax.runtime.errors import UserError, listing, shortened
 T = TypeVar("T")
 
 _MAX_BYTES = 2**28
+# Errors that whatever else is written to a disk meets as well, and that do not pass by themselves.
+LASTING_ERRORS = {
+    *(errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.ENOTCONN, errno.EPERM, errno.EROFS, errno.ESTALE),
+}
 
 
 @contextlib.contextmanager

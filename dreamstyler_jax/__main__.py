@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from dreamstyler_jax import __version__
 from dreamstyler_jax.commands import cli
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.interruption import ignore_signals
 from dreamstyler_jax.runtime.settings import hint
 
 SETTINGS_WITHOUT_JAX = "dreamstyler_jax.commands.config"
@@ -23,6 +24,7 @@ class Command(NamedTuple):
         summary: what it does, in a line.
         resumable: whether ``--resume`` continues an interrupted call.
         config_module: the module of the settings dataclass, if that is another one.
+        smaller: what to do where it exhausts a device's memory.
     """
 
     module: str
@@ -30,6 +32,7 @@ class Command(NamedTuple):
     summary: str
     resumable: bool = False
     config_module: str = ""
+    smaller: str = "JAX_PLATFORMS=cpu in the environment computes on the CPU"
 
     def config_class(self) -> type:
         """The settings dataclass. JAX is imported only if the module of the class does so."""
@@ -38,9 +41,20 @@ class Command(NamedTuple):
         return getattr(importlib.import_module(self.config_module or self.module), self.config)
 
     def run(self, config: Any) -> None:
-        """Runs the command."""
+        """Runs the command.
+
+        Raises:
+            UserError: among others, it exhausted a device's memory.
+        """
         set_up()
-        importlib.import_module(self.module).run(config)
+        from dreamstyler_jax.runtime import memory
+
+        try:
+            importlib.import_module(self.module).run(config)
+        except Exception as error:
+            if memory.is_exhausted(error):
+                raise memory.too_much(self.smaller) from error
+            raise
 
 
 COMMANDS = {
@@ -50,6 +64,7 @@ COMMANDS = {
         "Learn a style from one or several pictures.",
         resumable=True,
         config_module=SETTINGS_WITHOUT_JAX,
+        smaller="give a smaller --resolution, or --dtype bfloat16 if it is not",
     ),
     "caption": Command(
         "dreamstyler_jax.commands.caption", "CaptionConfig", "Describe pictures, except their style, in text files."
@@ -60,6 +75,7 @@ COMMANDS = {
         "SampleConfig",
         "Paint prompts in learned styles.",
         config_module=SETTINGS_WITHOUT_JAX,
+        smaller="give a smaller --height and --width, or --dtype bfloat16 if it is not",
     ),
     "enlarge": Command(
         "dreamstyler_jax.commands.enlarge", "EnlargeConfig", "Paint chosen pictures of a grid again, larger."
@@ -81,7 +97,10 @@ COMMANDS = {
         "dreamstyler_jax.commands.doctor", "DoctorConfig", "Say what this installation sees, and what is missing."
     ),
     "benchmark": Command(
-        "dreamstyler_jax.commands.benchmark", "BenchmarkConfig", "Measure how fast this machine trains and paints."
+        "dreamstyler_jax.commands.benchmark",
+        "BenchmarkConfig",
+        "Measure how fast this machine trains and paints.",
+        smaller="give a smaller --batch or --resolution, or --dtype bfloat16 if it is not",
     ),
     "pretrain": Command(
         "dreamstyler_jax.mini.training.pretrain", "PretrainConfig", "Train the embedded model from scratch."
@@ -119,9 +138,12 @@ def main(name: str | None = None) -> NoReturn:
         name, *words = words or ["--help"]
         prog = f"dreamstyler {name}"
     command = COMMANDS.get(name)
-    if command is None:
-        cli.run_and_exit(lambda: answer(name))
-    cli.run_and_exit(lambda: run(command, words, prog), resumable=command.resumable)
+    try:
+        if command is None:
+            cli.run_and_exit(lambda: answer(name))
+        cli.run_and_exit(lambda: run(command, words, prog), resumable=command.resumable)
+    finally:
+        ignore_signals()
 
 
 def run(command: Command, words: Sequence[str], prog: str) -> None:

@@ -40,7 +40,7 @@ from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.hosts import shard_of
 from dreamstyler_jax.runtime.interruption import patiently
 from dreamstyler_jax.runtime.locks import only_process
-from dreamstyler_jax.runtime.profiling import traced
+from dreamstyler_jax.runtime.profiling import Window, tracing
 from dreamstyler_jax.runtime.progress import progress
 from dreamstyler_jax.style import Style
 
@@ -49,21 +49,23 @@ WARM_UP = 2  # of a trace, in batches
 
 def run(config: SampleConfig) -> None:
     """Paints every picture that is missing, and leaves pictures, manifest, contact sheets and page."""
-    share_cores(config.model, config.batch_size)
-    shard = shard_of(config.shard)
-    config = with_default_style(config)
-    parts = grid_parts(config)
-    styles = load_all_styles(config, parts)
-    check_output(path_of(config.output) if config.output else default_folder(styles))
-    paint_grid(prepare(config, parts, styles, model_for(config)), shard)
+    with tracing(config.profile) as window:
+        share_cores(config.model, config.batch_size)
+        shard = shard_of(config.shard)
+        config = with_default_style(config)
+        parts = grid_parts(config)
+        styles = load_all_styles(config, parts)
+        check_output(path_of(config.output) if config.output else default_folder(styles))
+        paint_grid(prepare(config, parts, styles, model_for(config)), shard, window)
 
 
-def paint_grid(job: Job, shard: tuple[int, int] = (0, 1)) -> None:
+def paint_grid(job: Job, shard: tuple[int, int] = (0, 1), window: Window | None = None) -> None:
     """Paints the missing pictures of a grid and, unless others paint a part of it, makes sheets and page.
 
     Args:
         job: the grid.
         shard: (i, n): this is process i of n.
+        window: traces the pictures within it.
 
     Raises:
         UserError: the folder holds another grid, or pictures failed.
@@ -86,10 +88,9 @@ def paint_grid(job: Job, shard: tuple[int, int] = (0, 1)) -> None:
         painter = functools.partial(
             paint_cells, styles=styles, shape=shape, contents=job.contents, encoder=job.encoder, loras=job.loras
         )
-        size = shape.batch_size
-        trace = functools.partial(traced, folder=config.profile, first=WARM_UP * size, count=size)
+        size, window = shape.batch_size, window or Window("")
         with patiently("stopping after the pictures that are being painted"), live_page:
-            failed = paint_into(gallery, todo, lambda cells: trace(painter(model, cells)))
+            failed = paint_into(gallery, todo, lambda cells: window.over(painter(model, cells), WARM_UP * size, size))
         if count == 1:
             show(gallery, cells, styles)
     if count > 1:
@@ -179,6 +180,9 @@ def paint_into(
 
     Returns:
         How many failed twice.
+
+    Raises:
+        OSError: nothing can be written any more, as on a full disk; the rest is not painted.
     """
     gallery.begin()
     with contextlib.closing(gallery):

@@ -20,10 +20,17 @@ import yaml
 from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Cell, id_of_line
 from dreamstyler_jax.grids.file_names import BY_ID, name_files
 from dreamstyler_jax.runtime import images
-from dreamstyler_jax.runtime.buckets import in_bucket
+from dreamstyler_jax.runtime.buckets import in_bucket, is_of_store
 from dreamstyler_jax.runtime.documents import FileText, check, parse_json, parse_yaml
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import check_own, inside, read_file, remove_temporaries, write_atomic
+from dreamstyler_jax.runtime.files import (
+    LASTING_ERRORS,
+    check_own,
+    inside,
+    read_file,
+    remove_temporaries,
+    write_atomic,
+)
 from dreamstyler_jax.runtime.growing_files import growing_file
 from dreamstyler_jax.runtime.picture_files import SUFFIXES, to_bytes
 
@@ -243,7 +250,8 @@ class Gallery:
 class Writer:
     """Writes pictures in a thread of its own while the next ones are painted.
 
-    A context manager; leaving it waits for everything handed over.
+    A context manager; leaving it waits for everything handed over. What no picture after it would be spared, such as a
+    full disk, is raised, by the next `save` or on leaving.
 
     Args:
         gallery: where to write.
@@ -251,6 +259,9 @@ class Writer:
 
     Attributes:
         failed: cells that could not be written, each with the reason.
+
+    Raises:
+        OSError: nothing can be written any more; all pictures whose lines are there are whole.
     """
 
     def __init__(self, gallery: Gallery, max_pending: int = MAX_PENDING):
@@ -272,12 +283,21 @@ class Writer:
         self._settle(self._max_pending)
 
     def _settle(self, max_pending: int) -> None:
-        while len(self._pending) > max_pending:
+        while self._pending and (len(self._pending) > max_pending or self._pending[0][1].done()):
             cell, future = self._pending.pop(0)
             try:
                 future.result()
             except (OSError, ValueError) as error:
+                if _is_lasting(error):
+                    raise
                 self.failed.append((cell, str(error)))
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Whether an error is of the disk, or of the bucket's manifest, and not of one picture."""
+    return isinstance(error, OSError) and (
+        error.errno in LASTING_ERRORS or (error.errno is None and is_of_store(error))
+    )
 
 
 def _write_manifest(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

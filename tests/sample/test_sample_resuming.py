@@ -1,5 +1,7 @@
 """Grids of ``dreamstyler sample`` that are painted in parts, again, after an interruption, or with failures."""
 
+import errno
+import os
 import re
 import shutil
 import signal
@@ -201,12 +203,12 @@ def test_a_process_that_is_killed_and_interrupted_several_times_ends_with_the_sa
 
 # Failures
 
-NAN, FULL_DISK = "the picture holds NaN or Inf", "[Errno 28] No space left on device"
+NAN, BAD_DISK = "the picture holds NaN or Inf", "[Errno 5] Input/output error"
 CELLS = cells_of([CELL.prompt], range(8))
 
 
-class FullDisk(Gallery):
-    """A gallery on a disk that is full for the first pictures of chosen seeds."""
+class BadDisk(Gallery):
+    """A gallery on a disk that fails for the first pictures of chosen seeds."""
 
     def __init__(self, folder, failures: dict[int, int]):
         super().__init__(folder)
@@ -215,7 +217,7 @@ class FullDisk(Gallery):
     def save(self, cell, picture):
         if self._failures.get(cell.seed, 0) > 0:
             self._failures[cell.seed] -= 1
-            raise OSError(28, "No space left on device")
+            raise OSError(5, "Input/output error")
         super().save(cell, picture)
 
 
@@ -236,10 +238,10 @@ class Painter:
 def failing(reason, folder, times) -> tuple[Gallery, Painter]:
     """A gallery and a painter of which one fails so many times for the seeds 2 and 5."""
     failures, none = {2: times, 5: times}, {}
-    return FullDisk(folder, none if reason == NAN else failures), Painter(failures if reason == NAN else none)
+    return BadDisk(folder, none if reason == NAN else failures), Painter(failures if reason == NAN else none)
 
 
-@pytest.mark.parametrize("reason", [NAN, FULL_DISK], ids=["NaN", "full disk"])
+@pytest.mark.parametrize("reason", [NAN, BAD_DISK], ids=["NaN", "bad disk"])
 def test_what_fails_once_is_tried_again(reason, tmp_path):
     gallery, painter = failing(reason, tmp_path / "failing", times=1)
     assert paint_into(gallery, CELLS, painter) == 0
@@ -251,7 +253,7 @@ def test_what_fails_once_is_tried_again(reason, tmp_path):
     assert contents(tmp_path / "failing") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("reason", [NAN, FULL_DISK], ids=["NaN", "full disk"])
+@pytest.mark.parametrize("reason", [NAN, BAD_DISK], ids=["NaN", "bad disk"])
 def test_what_fails_twice_is_recorded_and_the_rest_painted(reason, tmp_path):
     gallery, painter = failing(reason, tmp_path, times=2)
     assert paint_into(gallery, CELLS, painter) == 2
@@ -262,6 +264,32 @@ def test_what_fails_twice_is_recorded_and_the_rest_painted(reason, tmp_path):
         assert line.get("error") == (reason if cell.seed in (2, 5) else None)
     assert paint_into(Gallery(tmp_path), Gallery(tmp_path).missing(CELLS), painter) == 0
     assert painter.asked[2:] == [[2, 5]]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_stays_full_ends_the_painting_at_once(number, tmp_path):
+    """And not after the rest has been painted twice."""
+    cells, disk = cells_of([CELL.prompt], range(1000)), Gallery(tmp_path)
+    save = disk.save
+
+    def fill_up(cell, picture):
+        if cell.seed >= 3:
+            raise OSError(number, os.strerror(number), "a picture")
+        save(cell, picture)
+
+    disk.save = fill_up
+    painted = []
+
+    def paint(cells):
+        for cell in cells:
+            painted.append(cell.seed)
+            yield cell, plain_picture(3)
+
+    with pytest.raises(OSError, match=f"Errno {number}"):
+        paint_into(disk, cells, paint)
+    assert len(painted) < 100
+    assert [line["seed"] for line in manifest(tmp_path)] == [0, 1, 2]
+    assert [cell.seed for cell in Gallery(tmp_path).missing(cells[:5])] == [3, 4]
 
 
 def test_nothing_is_painted_where_nothing_is_missing(tmp_path):

@@ -90,8 +90,9 @@ def choose(grid: str, words: Sequence[str]) -> list[Chosen]:
         if line is None:
             unknown.append(names[0] or names[1])
         else:
+            chosen_before = found.get(line["id"], line)
             note = entry.get("note")
-            found[line["id"]] = {**line, NOTE: note} if note else line
+            found[line["id"]] = {**chosen_before, NOTE: note} if note else chosen_before
     if unknown:
         raise UserError(f"cells: {grid} has no picture {listing(unknown)}; the page shows each picture's id")
     chosen = [_chosen(gallery, line) for line in found.values()]

@@ -96,10 +96,10 @@ def test_tiles_of_new_pictures_show_them(tmp_path, browser):
 
 def test_a_page_looks_less_often_while_nothing_is_new_and_not_at_all_if_it_is_told_to(tmp_path, browser):
     browser.open(write_unfinished(tmp_path, twelve(), {0}, pause=0.05))
-    browser.wait(lambda: browser.script("return live.pause") >= 0.8)
+    browser.wait(lambda: browser.script("return live.pause") >= 0.4)
     assert [url for url in browser.requests() if "?news=" in url]
     write_unfinished(tmp_path, twelve(), {0, 1}, pause=0.05)
-    browser.wait(lambda: "2 of 12 painted" in progress(browser) and browser.script("return live.pause") < 0.8)
+    browser.wait(lambda: "2 of 12 painted" in progress(browser) and browser.script("return live.pause") < 0.4)
     browser.press("Pause", within="#live")
     browser.wait(lambda: not browser.script("return live.frame"))
     write_unfinished(tmp_path, twelve(), {0, 1, 2}, pause=0.05)

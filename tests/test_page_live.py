@@ -129,11 +129,11 @@ def test_the_data_go_only_to_a_page_that_knows_the_grid(tmp_path, browser):
 @pytest.mark.parametrize("painted", [{0}, set()])
 def test_thumbnails_that_are_gone_are_replaced_by_the_pictures(tmp_path, browser, painted):
     """The page on the disk was written again, and its old atlases were removed."""
-    lines = twelve()
+    lines = [{**line, "width": 128, "height": 128} for line in twelve()]  # as large as tiles, which are not sharpened
     path = write_unfinished(tmp_path, lines, painted, pause=300)
     for atlas in (tmp_path / "atlas").glob("*"):
         atlas.unlink()
-    (tmp_path / lines[0]["file"]).write_bytes(png((0, 200, 0)))
+    (tmp_path / lines[0]["file"]).write_bytes(png((0, 200, 0), (128, 128)))
     browser.open(path)
     for tile in browser.all("#cell-0-0 canvas"):
         browser.is_coloured(tile, (0, 200, 0))

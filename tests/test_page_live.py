@@ -96,10 +96,10 @@ def test_tiles_of_new_pictures_show_them(tmp_path, browser):
 
 def test_a_page_looks_less_often_while_nothing_is_new_and_not_at_all_if_it_is_told_to(tmp_path, browser):
     browser.open(write_unfinished(tmp_path, twelve(), {0}, pause=0.05))
-    browser.wait(lambda: browser.script("return live.pause") >= 0.8)
+    browser.wait(lambda: browser.script("return live.pause") >= 0.4)
     assert [url for url in browser.requests() if "?news=" in url]
     write_unfinished(tmp_path, twelve(), {0, 1}, pause=0.05)
-    browser.wait(lambda: "2 of 12 painted" in progress(browser) and browser.script("return live.pause") < 0.8)
+    browser.wait(lambda: "2 of 12 painted" in progress(browser) and browser.script("return live.pause") < 0.4)
     browser.press("Pause", within="#live")
     browser.wait(lambda: not browser.script("return live.frame"))
     write_unfinished(tmp_path, twelve(), {0, 1, 2}, pause=0.05)
@@ -129,11 +129,11 @@ def test_the_data_go_only_to_a_page_that_knows_the_grid(tmp_path, browser):
 @pytest.mark.parametrize("painted", [{0}, set()])
 def test_thumbnails_that_are_gone_are_replaced_by_the_pictures(tmp_path, browser, painted):
     """The page on the disk was written again, and its old atlases were removed."""
-    lines = twelve()
+    lines = [{**line, "width": 128, "height": 128} for line in twelve()]  # as large as tiles, which are not sharpened
     path = write_unfinished(tmp_path, lines, painted, pause=300)
     for atlas in (tmp_path / "atlas").glob("*"):
         atlas.unlink()
-    (tmp_path / lines[0]["file"]).write_bytes(png((0, 200, 0)))
+    (tmp_path / lines[0]["file"]).write_bytes(png((0, 200, 0), (128, 128)))
     browser.open(path)
     for tile in browser.all("#cell-0-0 canvas"):
         browser.is_coloured(tile, (0, 200, 0))

@@ -75,13 +75,12 @@ class LivePage:
             self._write("stopped", self._lines())
 
     def _go_on(self) -> None:
-        while True:
+        self._write("painting", self._lines())  # does not count: the finished page needs its thumbnails as well
+        while not self._stop.wait(self._wait):
             begun, lines = time.monotonic(), self._lines()
             if _waiting(lines) != self._shown:
                 self._write("painting", lines)
             self._wait = max(self._pause, (time.monotonic() - begun) / SHARE)
-            if self._stop.wait(self._wait):
-                return
 
     def _write(self, state: Literal["painting", "stopped"], lines: Sequence[Mapping[str, Any]]) -> None:
         self._shown = _waiting(lines)

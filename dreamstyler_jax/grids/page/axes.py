@@ -11,7 +11,7 @@ from dreamstyler_jax.stable_diffusion.loras.recipes import lora_labels
 
 _NOT_PARAMETERS = ("id", "file", "sha256", "error", "command", "learned_from", "learned_from_hashes")
 _OUTERMOST_FIRST = ("content", "prompt", "style", "styles", "checkpoint", "loras", "seed")
-_NESTED = dict
+_NESTED = dict  # what stands for lists and objects in the keys of values
 _MAX_EXACT = 2**53  # JavaScript rounds larger whole numbers
 
 

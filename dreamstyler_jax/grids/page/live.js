@@ -36,7 +36,7 @@ function watch() {
   window.addEventListener("message", (event) => {
     if (live.frame && event.source === live.frame.contentWindow) takeNews(event.data);
   });
-  document.addEventListener("visibilitychange", () => document.hidden || lookLater(1));
+  document.addEventListener("visibilitychange", () => document.hidden || lookLater(0));
   const title = "Whether pictures appear here as they are painted";
   byId("live").append(element("span"), button("", toggleUpdates, { title }));
   showProgress();
@@ -161,5 +161,5 @@ function toggleUpdates() {
   live.updating = !live.updating;
   live.pause = data.progress.pause;
   showProgress();
-  lookLater(1);
+  lookLater(0);
 }

@@ -1,5 +1,5 @@
-// The scores that "dreamstyler evaluate" gave. The user chooses one of them: it marks the tiles, axes can be sorted by it,
-// and pictures filtered.
+// The scores that "dreamstyler evaluate" gave. The user chooses one of them: it marks the tiles, sorts axes and filters
+// pictures.
 
 const SCORE_ORDERS = { "lowest score": 1, "highest score": -1 }; // which comes first; the sign of differences
 const SCORE_ARROWS = { "lowest score": "↑", "highest score": "↓" };

@@ -32,16 +32,28 @@ from dreamstyler_jax.runtime.files import write_atomic
 FILE_NAME = "index.html"
 
 # in the order in which the page holds them
-_STYLES = ("base.css", "header.css", "grid.css", "dialogs.css", "narrow.css")
+_STYLES = ("base.css", "header.css", "grid.css", "dialogs.css", "stage.css", "export.css", "narrow.css")
 _SCRIPTS = (
     "elements.js",
+    "storage.js",
+    "labels.js",
     "model.js",
+    "stars.js",
     "thumbnails.js",
     "layout.js",
+    "headers.js",
     "grid.js",
     "cursor.js",
+    "fit.js",
     "axes.js",
+    "theme.js",
+    "stage.js",
     "views.js",
+    "playing.js",
+    "compare.js",
+    "link.js",
+    "picture.js",
+    "export.js",
     "main.js",
 )
 

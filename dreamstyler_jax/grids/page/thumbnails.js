@@ -4,9 +4,17 @@
 const atlasImages = new Map();
 
 /** A promise of the image of an atlas. */
-function atlasOf(number) {
-  if (!atlasImages.has(number)) atlasImages.set(number, loadImage(data.atlas.files[number]));
-  return atlasImages.get(number);
+function atlasAt(file) {
+  if (!atlasImages.has(file)) atlasImages.set(file, loadImage(file));
+  return atlasImages.get(file);
+}
+
+/** Where a cell's thumbnail is: the file of an atlas, and its part [left, top, width, height]. */
+function atlasPart(cell) {
+  const { columns, rows, files } = data.atlas;
+  const slot = cell.number % (columns * rows);
+  const [left, top] = [(slot % columns) * data.box[0], Math.floor(slot / columns) * data.box[1]];
+  return { file: files[Math.floor(cell.number / (columns * rows))], part: [left, top, ...thumbnailSize(cell)] };
 }
 
 async function loadImage(url) {
@@ -28,11 +36,9 @@ function thumbnail(cell, width, height) {
   const canvas = element("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio) });
   canvas.style.width = `${width}px`;
   canvas.style.height = `${height}px`;
-  const { columns, rows } = data.atlas;
-  const slot = cell.number % (columns * rows);
-  const [left, top] = [(slot % columns) * data.box[0], Math.floor(slot / columns) * data.box[1]];
-  atlasOf(Math.floor(cell.number / (columns * rows)))
-    .then((atlas) => canvas.dataset.sharp === "drawn" || draw(canvas, atlas, [left, top, ...thumbnailSize(cell)]))
+  const { file, part } = atlasPart(cell);
+  atlasAt(file)
+    .then((atlas) => canvas.dataset.sharp === "drawn" || draw(canvas, atlas, part))
     .catch(() => canvas.classList.add("unread"));
   return canvas;
 }

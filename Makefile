@@ -95,6 +95,8 @@ pictures: $(VENV)/.installed browser
 	$(BIN)/dreamstyler sample --config grids/guidance --styles build/pictures/run --output build/pictures/guidance
 	chromium --headless --no-sandbox --virtual-time-budget=20000 --window-size=1200,760 --screenshot=docs/pictures/page.png \
 		file://$(CURDIR)/build/pictures/guidance/index.html
+	$(BIN)/python -c "from PIL import Image; name = 'docs/pictures/page.png'; \
+		Image.open(name).convert('RGB').quantize(128, dither=Image.Dither.NONE).save(name, optimize=True)"
 	$(BIN)/dreamstyler sample --config grids/transfer --styles build/pictures/run --output build/pictures/transfer
 	cp build/pictures/transfer/grid.png docs/pictures/transfer.png
 	$(BIN)/dreamstyler train --property object --init_word cat --images examples/my_cat.png --output build/pictures/cat

@@ -228,6 +228,15 @@ def load_styles(
     return styles
 
 
+def names_in_paths(paths: Iterable[str]) -> dict[str, set[str]]:
+    """The names of the styles that each of some paths stands for, in their final form; see `load_styles`.
+
+    Raises:
+        UserError: nothing there, or an unreadable file.
+    """
+    return {path: {alias or _without_step(Style.load(file)) for file, alias in _style_files([path])} for path in paths}
+
+
 def check_widths(styles: Mapping[str, Style], widths: Mapping[str, int]) -> None:
     """Makes sure that styles fit a model.
 

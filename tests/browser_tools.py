@@ -26,10 +26,14 @@ class Browser:
     def open(self, path):
         """Opens a page that remembers nothing of an earlier visit."""
         self.driver.get(path.as_uri())
-        self.script("window.sessionStorage.clear()")
+        self.script("window.localStorage.clear()")
         self.driver.get(path.as_uri())
         self.settle()
         return self
+
+    def size(self, pixels):
+        """Gives the tiles a size, which at first depends on the window."""
+        self.script("setSize(arguments[0])", pixels)
 
     def script(self, code, *arguments):
         return self.driver.execute_script(code, *arguments)

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import write_sheets
 from dreamstyler_jax.guidance import SCALES
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
+from dreamstyler_jax.mixing import parse_recipe
 from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.console import announce
@@ -42,7 +43,7 @@ from dreamstyler_jax.runtime.interruption import patiently
 from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.runtime.profiling import Window, tracing
 from dreamstyler_jax.runtime.progress import progress
-from dreamstyler_jax.style import Style
+from dreamstyler_jax.style import Style, StyleRef, names_in_paths
 
 WARM_UP = 2  # of a trace, in batches
 
@@ -111,7 +112,7 @@ def open_gallery(
     """
     wanted = definition(cells)
     settings = {cell.model_hash: cell.model_settings for cell in cells}
-    note = functools.partial(note_of, config, styles)
+    note = functools.partial(note_of, config, styles, names_in_paths(config.styles))
 
     def gallery_in(folder: Path) -> Gallery:
         gallery = Gallery(folder, shard, note, settings)
@@ -228,15 +229,29 @@ def show(gallery: Gallery, cells: Sequence[Cell], styles: Mapping[str, Style]) -
     print(f"Look through them in a browser: {page}")
 
 
-def note_of(config: SampleConfig, styles: Mapping[str, Style], cell: Cell) -> dict[str, Any]:
+def note_of(
+    config: SampleConfig, styles: Mapping[str, Style], names: Mapping[str, Collection[str]], cell: Cell
+) -> dict[str, Any]:
     """What the manifest says of a picture besides its parameters: how to paint it again, and its styles' pictures."""
-    return {"command": command_of(config, cell), **learned_from(cell, styles)}
+    return {"command": command_of(config, cell, names), **learned_from(cell, styles)}
 
 
-def command_of(config: SampleConfig, cell: Cell) -> str:
-    """The command that paints one picture of the grid again, into a folder of its own."""
+def command_of(config: SampleConfig, cell: Cell, names: Mapping[str, Collection[str]]) -> str:
+    """The command that paints one picture of the grid again, into a folder of its own.
+
+    Args:
+        config: the settings of the grid.
+        cell: the picture.
+        names: the names of the styles that each path in the settings stands for: only paths that the picture needs are
+            in the command.
+    """
+    needed = {StyleRef.parse(name).name for name in (*cell.styles, *(cell.weak_styles or {}))}
+    mixes = [text for text in config.mixes if text in needed]
+    needed |= {ref.name for text in mixes for ref in parse_recipe(text).refs}
     single = dataclasses.replace(
         config,
+        styles=[path for path in config.styles if not needed.isdisjoint(names[path])] or config.styles,
+        mixes=mixes,
         prompts=[prompts.name_placeholder(cell.prompt, cell.style)],
         prompts_file="",
         choices=SampleConfig.choices,

@@ -30,6 +30,7 @@ from sample_tools import (
 from script_tools import contents, refusal, run, start, without_a_tensor
 
 from dreamstyler_jax.commands import sample
+from dreamstyler_jax.commands.cli import parse
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.commands.prompt_lists import read_prompts
 from dreamstyler_jax.commands.sample_inputs import (
@@ -124,6 +125,20 @@ def test_the_command_of_a_picture_paints_it_again(words, styles, tmp_path, monke
         )
         assert difference(np.asarray(first), np.asarray(second)) <= 1
     assert len(manifest(Path("out/again"))) == 2
+
+
+def test_the_command_of_a_picture_names_only_the_styles_it_needs():
+    names = {"runs/gogh": {"gogh"}, "runs": {"monet", "wave"}, "b=x.safetensors": {"b"}}
+    config = SampleConfig(styles=list(names), mixes=["gogh:1,monet@100:0", "b:1-0"])
+    for styles, paths, mixes in [
+        ({"gogh": "1"}, ["runs/gogh"], []),
+        ({"b@50": "1", "wave": "2"}, ["runs", "b=x.safetensors"], []),
+        ({"gogh:1,monet@100:0": "1"}, ["runs/gogh", "runs"], config.mixes[:1]),
+        ({}, config.styles, []),
+    ]:
+        command = sample.command_of(config, dataclasses.replace(CELL, styles=styles), names)
+        again = parse(SampleConfig, shlex.split(command)[2:])
+        assert (again.styles, again.mixes) == (paths, mixes)
 
 
 def test_the_folder_is_named_after_the_styles_unless_given(words, styles, monkeypatch, tmp_path, capsys):

@@ -52,18 +52,20 @@ function showCount() {
 /** Fills the list of the parameters that all pictures share. It starts open in a window with room for it. */
 function showShared() {
   const node = byId("shared");
-  node.hidden = !shared.length;
+  node.hidden = !shared.length && !varying.some((axis) => axis.template);
   node.open = window.innerWidth >= 720 && window.innerHeight >= 560;
   node.querySelector("summary").textContent = varying.length ? "The same for all" : "Settings";
-  node.querySelector("dl").replaceChildren(
-    ...shared.map((axis) => element("div", {}, ...descriptions([[axis.name, axis.labels[0]]]))),
-    ...[...new Set(shared.flatMap((axis) => stylesIn(axis, 0)))].map(styleFigure),
+  const entries = [...shared, ...varying.filter((axis) => axis.template)].map((axis) =>
+    element("div", {}, ...descriptions([[axis.name, axis.template || axis.labels[0]]])),
   );
+  node.querySelector("dl").replaceChildren(...entries);
+  const styles = new Set(shared.flatMap((axis) => stylesIn(axis, 0)));
+  node.querySelector(".figures").replaceChildren(...[...styles].map(styleFigure));
 }
 
-/** Updates the page after a change of places, filters or order. */
-function update() {
-  rearrange();
+/** Updates the page after a change of places, filters or order; see rearrange(). */
+function update(fits = false) {
+  rearrange(fits);
   showControls();
   remember();
 }
@@ -97,18 +99,18 @@ function placePanel(axis) {
 }
 
 function fillPanel(axis) {
-  const apply = (change) => () => {
+  const apply = (change, fits) => () => {
     change();
-    update();
+    update(fits);
     placePanel(axis);
   };
   const setPlace = (place) => {
-    apply(() => placeAxis(axis, place))();
+    apply(() => placeAxis(axis, place), true)();
     refillPanel(axis, place);
   };
   const setOrder = (value) => apply(() => sortAxis(axis, value))();
   const isInner = (places[placeOf(axis)] ?? [axis])[0] !== axis;
-  const outermost = button("Make it the outermost", apply(() => placeAxis(axis, placeOf(axis), true)));
+  const outermost = button("Make it the outermost", apply(() => placeAxis(axis, placeOf(axis), true), true));
   outermost.addEventListener("click", () => refillPanel(axis, placeOf(axis)));
   const orders = [["ascending", "Ascending"], ["descending", "Descending"]];
   if (!axis.numeric) orders.unshift(["listed", "As listed"]);

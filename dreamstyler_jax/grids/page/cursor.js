@@ -4,7 +4,7 @@
 function showCursor() {
   const { row, column } = grid.cursor;
   const id = `cell-${row}-${column}`;
-  for (const tile of grid.body.querySelectorAll(".current")) tile.classList.toggle("current", tile.id === id);
+  for (const tile of grid.plane.querySelectorAll(".current")) tile.classList.toggle("current", tile.id === id);
   const tile = byId(id);
   if (!tile) {
     grid.root.removeAttribute("aria-activedescendant");
@@ -38,7 +38,7 @@ function scrollToCursor() {
     return Math.max(from, position + length - extent);
   };
   const { gap, stepX, stepY, rowHeaderWidth, headerHeight } = geometry;
-  root.scrollTop = scrolled(cursor.row * stepY, root.scrollTop, root.clientHeight - headerHeight, stepY + gap);
+  root.scrollTop = scrolled(topOfRow(cursor.row), root.scrollTop, root.clientHeight - headerHeight, stepY + gap);
   root.scrollLeft = scrolled(cursor.column * stepX, root.scrollLeft, root.clientWidth - rowHeaderWidth, stepX + gap);
   render();
 }
@@ -58,11 +58,13 @@ function rowsPerPage() {
  */
 function stepFrom({ row, column }, key, whole = false) {
   const { rows, columns } = grid.geometry;
+  const last = grid.layout.columns.length - 1;
+  const [line, number] = slotOf(row, column);
   const sideways = (step) => {
-    const index = row * columns + column + step; // if pictures flow, the next row continues this one
-    const next = Math.floor(index / columns);
-    return grid.layout.flow ? [next, index - next * columns] : [row, column + step];
+    const next = number + step; // the next band continues this one
+    return next >= 0 && next <= last ? placeOfSlot(line, next) : [row, column];
   };
+  const { flow } = grid.layout;
   const steps = {
     ArrowLeft: sideways(-1),
     ArrowRight: sideways(1),
@@ -70,8 +72,8 @@ function stepFrom({ row, column }, key, whole = false) {
     ArrowDown: [row + 1, column],
     PageUp: [row - rowsPerPage(), column],
     PageDown: [row + rowsPerPage(), column],
-    Home: [whole ? 0 : row, 0],
-    End: [whole ? rows - 1 : row, columns - 1],
+    Home: whole ? [0, 0] : flow ? [row, 0] : placeOfSlot(line, 0),
+    End: whole ? [rows - 1, columns - 1] : flow ? [row, columns - 1] : placeOfSlot(line, last),
   };
   return steps[key];
 }

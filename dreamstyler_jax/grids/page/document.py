@@ -38,18 +38,33 @@ FILE_NAME = "index.html"
 FORMAT = 1  # of the page's data; another one if pages of this version could not be made from it
 
 # in the order in which the page holds them
-_STYLES = ("base.css", "header.css", "grid.css", "dialogs.css", "live.css", "scores.css", "narrow.css")
+_STYLES = (
+    "base.css", "header.css", "grid.css", "dialogs.css", "stage.css", "live.css", "scores.css", "export.css",
+    "narrow.css",
+)  # fmt: skip
 _SCRIPTS = (
     "elements.js",
+    "storage.js",
+    "labels.js",
     "model.js",
+    "stars.js",
     "thumbnails.js",
     "layout.js",
+    "headers.js",
     "grid.js",
     "cursor.js",
+    "fit.js",
     "axes.js",
+    "theme.js",
+    "stage.js",
     "views.js",
-    "live.js",
     "scores.js",
+    "live.js",
+    "playing.js",
+    "compare.js",
+    "link.js",
+    "picture.js",
+    "export.js",
     "main.js",
 )
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)

@@ -49,6 +49,6 @@ function stylePicture(name) {
 
 /** The picture that a style was learned from, with a caption. */
 function styleFigure(name) {
-  const caption = element("figcaption", {}, "Training picture of ", element("b", {}, name));
+  const caption = element("figcaption", {}, "Training picture of the style ", element("b", {}, name));
   return element("figure", { className: "style" }, stylePicture(name), caption);
 }

@@ -1,141 +1,140 @@
-// The grid. Only what is in view is in the document: rows and tiles stand at computed places in a plane as large as the
-// whole grid. The column headers stick to its top, the row headers to its left.
+// The grid. Only what is in view is in the document: bands, rows and tiles stand at computed places in a plane as large
+// as the whole grid. The column headers of a band stick to its top, the row headers to its left.
 
 const OVERSCAN = 2; // rows and columns that are kept beyond each edge of the view
 const SCROLL_PAUSE = 120; // milliseconds without scrolling after which pictures replace enlarged thumbnails
 
 const grid = {
   root: byId("grid"),
+  frame: byId("grid").parentElement, // as large as the view, with or without scroll bars
   plane: byId("plane"),
-  headers: byId("column-headers"),
-  body: byId("body"),
   size: 128, // longest side of a tile in CSS pixels
+  fitted: true, // whether the size follows the window, because the user has chosen none
   layout: null, // see arrange()
   geometry: null, // see measure()
-  width: 0, // of the view at the last change of the window's size
+  view: "", // width and height of the view when everything was laid out
   cursor: { row: 0, column: 0 },
   picked: null, // the cell marked for comparison
+  bands: new Map(), // the bands in the document by number: {node, headers, body, columns: the range of these headers}
   rows: new Map(), // the rows in the document by number: {node, tiles}, tiles by column
-  renderedColumns: "", // the range of columns whose headers are in the document
   timer: 0,
 };
 
-/** Arranges the pictures again after a change of places, filters or order. The cursor stays with its picture. */
-function rearrange() {
-  const cell = grid.layout && cellAt(grid.cursor.row, grid.cursor.column);
+/** How wide a scroll bar is; 0 where it lies over the content. */
+const scrollBar = (() => {
+  const probe = element("div", { className: "probe" });
+  document.body.append(probe);
+  const width = probe.offsetWidth - probe.clientWidth;
+  probe.remove();
+  return width;
+})();
+
+/**
+ * Arranges the pictures again after a change of places, filters or order. The cursor stays with its picture.
+ * fits: whether the tiles fit the window again, unless the user has chosen their size.
+ */
+function rearrange(fits = false) {
+  const cell = grid.geometry && cellAt(grid.cursor.row, grid.cursor.column);
   grid.layout = arrange();
-  resize();
+  if (fits && grid.fitted) fitSize();
+  layOut();
   moveTo(cell, false);
 }
 
 /** Lays everything out for the current size of tiles and window. What is at the top left of the view stays there. */
 function resize() {
-  const { root, plane } = grid;
-  const before = grid.geometry;
-  const [left, top] = before ? [root.scrollLeft / before.stepX, root.scrollTop / before.stepY] : [0, 0];
-  const geometry = measure(grid.layout, grid.size, root.clientWidth);
+  const { root, geometry, cursor } = grid;
+  if (!grid.layout.shown.length) return;
+  const isMoved = root.scrollTop > 0 || root.scrollLeft > 0;
+  const anchor = slotOf(rowAt(root.scrollTop), Math.floor(root.scrollLeft / geometry.stepX));
+  const slot = slotOf(cursor.row, cursor.column);
+  layOut();
+  if (isMoved) {
+    const [row, column] = placeOfSlot(...anchor);
+    root.scrollTo(column * grid.geometry.stepX, topOfRow(row));
+  }
+  moveCursor(...placeOfSlot(...slot), false);
+  render();
+}
+
+/** Width and height of the part of the window that shows the grid, without room for scroll bars. */
+function viewSize() {
+  return [grid.frame.clientWidth - scrollBar, grid.frame.clientHeight - scrollBar];
+}
+
+function layOut() {
+  const { root, plane, layout } = grid;
+  const geometry = measure(layout, grid.size, ...viewSize());
   grid.geometry = geometry;
-  setPixels(plane, {
-    width: geometry.left + geometry.columns * geometry.stepX + geometry.gap,
-    height: geometry.headerHeight + geometry.rows * geometry.stepY + geometry.gap,
-  });
-  root.setAttribute("aria-rowcount", geometry.levels.length + geometry.rows);
+  grid.view = viewSize().join();
+  setPixels(plane, { width: geometry.width, height: geometry.height });
+  root.setAttribute("aria-rowcount", geometry.bands * (geometry.levels.length + geometry.lines));
   root.setAttribute("aria-colcount", geometry.columns + (geometry.rowHeaderWidth ? 1 : 0));
-  root.classList.toggle("flow", grid.layout.flow);
-  byId("nothing").hidden = grid.layout.shown.length > 0;
-  root.hidden = grid.layout.shown.length === 0;
-  setPixels(grid.headers, { height: geometry.headerHeight });
-  setPixels(grid.body, { top: geometry.headerHeight });
-  root.scrollLeft = left * geometry.stepX;
-  root.scrollTop = top * geometry.stepY;
+  byId("nothing").hidden = layout.shown.length > 0;
+  root.hidden = layout.shown.length === 0;
   redraw();
 }
 
 /** Makes everything in view again from nothing. */
 function redraw() {
-  for (const row of grid.rows.values()) row.node.remove();
+  for (const band of grid.bands.values()) band.node.remove();
+  grid.bands.clear();
   grid.rows.clear();
-  grid.renderedColumns = "";
-  render();
+  if (grid.layout.shown.length) render();
 }
 
-/** The ranges of rows and columns in view, each as [first, last + 1]. */
+/** The ranges of bands, rows and columns in view, each as [first, last + 1]. */
 function inView() {
   const { root, geometry } = grid;
-  const range = (from, extent, step, count) => [
-    Math.max(0, Math.floor(from / step) - OVERSCAN),
-    Math.min(count, Math.ceil((from + extent) / step) + OVERSCAN),
-  ];
+  const bottom = root.scrollTop + root.clientHeight;
+  const range = (first, last, count) => [Math.max(0, first - OVERSCAN), Math.min(count, last + 1 + OVERSCAN)];
+  const rows = range(rowAt(root.scrollTop), rowAt(bottom), geometry.rows);
+  const right = Math.floor((root.scrollLeft + root.clientWidth) / geometry.stepX);
   return {
-    rows: range(root.scrollTop, root.clientHeight, geometry.stepY, geometry.rows),
-    columns: range(root.scrollLeft, root.clientWidth, geometry.stepX, geometry.columns),
+    bands: [Math.floor(rows[0] / geometry.lines), Math.ceil(rows[1] / geometry.lines)],
+    rows,
+    columns: range(Math.floor(root.scrollLeft / geometry.stepX), right, geometry.columns),
   };
 }
 
 /** Adds to the document what has come into view, and removes what has left it. */
 function render() {
-  const { rows, columns } = inView();
-  renderColumnHeaders(columns);
-  for (const [number, row] of grid.rows) {
-    if (number < rows[0] || number >= rows[1]) {
-      row.node.remove();
-      grid.rows.delete(number);
-    }
-  }
+  const { bands, rows, columns } = inView();
+  removeOutside(grid.rows, rows);
+  removeOutside(grid.bands, bands);
+  for (let number = bands[0]; number < bands[1]; number += 1) renderBand(number, columns);
   for (let number = rows[0]; number < rows[1]; number += 1) renderRow(number, columns);
   showCursor();
   window.clearTimeout(grid.timer);
   grid.timer = window.setTimeout(sharpenInView, SCROLL_PAUSE);
 }
 
-function renderColumnHeaders([first, end]) {
-  const { geometry, headers } = grid;
-  if (grid.renderedColumns === `${first}-${end}`) return;
-  grid.renderedColumns = `${first}-${end}`;
-  let top = 0;
-  const levels = geometry.levels.map((level, index) => {
-    const node = element("div", { role: "row", className: "level", ariaRowIndex: index + 1 });
-    setPixels(node, { top, height: level.height });
-    top += level.height;
-    const runs = level.runs.filter((run) => run.start < end && run.end > first);
-    node.append(...runs.map((run) => columnHeader(level, run)));
-    return node;
-  });
-  headers.replaceChildren(...(geometry.rowHeaderWidth ? [corner()] : []), ...levels);
+function removeOutside(map, [first, end]) {
+  for (const [number, { node }] of map) {
+    if (number >= first && number < end) continue;
+    node.remove();
+    map.delete(number);
+  }
 }
 
-/** The header of a run of columns with the same value. */
-function columnHeader(level, run) {
+function renderBand(number, [first, end]) {
+  const band = grid.bands.get(number) ?? makeBand(number);
+  if (band.columns === `${first}-${end}`) return;
+  band.columns = `${first}-${end}`;
+  band.headers.replaceChildren(...columnHeaders(number, first, end));
+}
+
+function makeBand(number) {
   const { geometry } = grid;
-  const pictures = level.axis ? stylesIn(level.axis, run.value).map(stylePicture) : [];
-  const text = element("span", { className: "label" }, ...pictures, element("span", {}, run.label));
-  const node = element("div", { role: "columnheader", title: run.label, ariaColIndex: run.start + 2 }, text);
-  node.ariaColSpan = run.end - run.start;
-  setPixels(text, { left: geometry.left, maxWidth: (run.end - run.start) * geometry.stepX - 4 });
-  setPixels(node, {
-    left: geometry.left + run.start * geometry.stepX,
-    width: (run.end - run.start) * geometry.stepX - geometry.gap,
-  });
-  return node;
-}
-
-/** The names of the axes, in the top left corner of the grid. */
-function corner() {
-  const { geometry, layout } = grid;
-  const names = geometry.levels.map((level) => {
-    const line = element("span", {}, level.axis?.name ?? "");
-    setPixels(line, { height: level.height });
-    return line;
-  });
-  const rows = element("span", {}, layout.rowAxes.map((axis) => axis.name).join(", "));
-  const node = element(
-    "div",
-    { className: "corner", ariaHidden: "true" },
-    element("div", { className: "of-rows" }, rows),
-    element("div", { className: "of-columns" }, ...names),
-  );
-  setPixels(node, { width: geometry.rowHeaderWidth });
-  return node;
+  const headers = element("div", { role: "rowgroup", className: "headers" });
+  const body = element("div", { role: "rowgroup", className: "rows" });
+  const node = element("div", { role: "presentation", className: "band" }, headers, body);
+  setPixels(node, { top: number * geometry.bandHeight, height: geometry.bandHeight + geometry.gap });
+  setPixels(headers, { height: geometry.headerHeight });
+  grid.plane.insertBefore(node, following(grid.bands, number)?.node ?? null);
+  const band = { node, headers, body, columns: "" };
+  grid.bands.set(number, band);
+  return band;
 }
 
 function renderRow(number, [first, end]) {
@@ -162,51 +161,22 @@ function following(map, number) {
 
 function makeRow(number) {
   const { geometry, layout } = grid;
-  const node = element("div", { role: "row", className: "row", ariaRowIndex: geometry.levels.length + number + 1 });
-  setPixels(node, { top: geometry.gap + number * geometry.stepY, height: geometry.stepY - geometry.gap });
-  if (!layout.flow) node.append(rowHeader(layout.rows[number]));
+  const band = Math.floor(number / geometry.lines);
+  const line = number - band * geometry.lines;
+  const above = geometry.levels.length * (band + 1);
+  const node = element("div", { role: "row", className: "row", ariaRowIndex: above + number + 1 });
+  setPixels(node, { top: geometry.gap + line * geometry.stepY, height: geometry.stepY - geometry.gap });
+  if (!layout.flow) node.append(rowHeader(layout.rows[line]));
+  grid.bands.get(band).body.insertBefore(node, following(rowsOf(band), number)?.node ?? null);
   const row = { node, tiles: new Map() };
-  grid.body.insertBefore(node, following(grid.rows, number)?.node ?? null);
   grid.rows.set(number, row);
   return row;
 }
 
-function rowHeader(line) {
-  const { geometry, layout } = grid;
-  const names = layout.rowAxes.flatMap((axis, i) => stylesIn(axis, line.values[i]));
-  const labels = line.labels.map((label, i) => element("span", {}, ...axisName(layout.rowAxes, i), label));
-  const node = element("div", { role: "rowheader", ariaColIndex: 1, title: line.labels.join("\n") });
-  if (names.length) node.append(stylePicture(names[0]));
-  const text = element("div", { className: "labels" }, ...labels);
-  text.style.setProperty("--lines", Math.max(1, Math.floor(geometry.tileHeight / 18 / labels.length)));
-  node.append(text);
-  setPixels(node, { width: geometry.rowHeaderWidth });
-  return node;
-}
-
-/** The name of an axis in front of its value, if the rows have several axes. Prompts need no name. */
-function axisName(rowAxes, i) {
-  return rowAxes.length > 1 && rowAxes[i].name !== "prompt" ? [element("i", {}, `${rowAxes[i].name} `)] : [];
-}
-
-/** The cell at a row and column; undefined if there is none. */
-function cellAt(row, column) {
-  const { layout, geometry } = grid;
-  return layout.cells.get(row * geometry.columns + column);
-}
-
-/** Whether the grid has a place at a row and column. If pictures flow, the last row may be shorter than the others. */
-function exists(row, column) {
-  const { layout, geometry } = grid;
-  const inside = row >= 0 && column >= 0 && row < geometry.rows && column < geometry.columns;
-  return inside && (!layout.flow || row * geometry.columns + column < layout.columns.length);
-}
-
-/** The row and column of a cell that passes the filters. */
-function placeOfCell(cell) {
-  const { layout, geometry } = grid;
-  const [row, column] = layout.positions.get(cell.number);
-  return layout.flow ? [Math.floor(column / geometry.columns), column % geometry.columns] : [row, column];
+/** The rows of a band that are in the document. */
+function rowsOf(band) {
+  const { lines } = grid.geometry;
+  return new Map([...grid.rows].filter(([number]) => Math.floor(number / lines) === band));
 }
 
 function makeTile(row, column) {
@@ -227,9 +197,8 @@ function makeTile(row, column) {
   fillTile(node, frame, cell);
   node.ariaLabel = tileLabel(cell, row, column);
   if (cell && layout.flow && varying.length) {
-    const caption = element("div", { className: "caption", ariaHidden: "true" }, describe(cell));
-    caption.style.setProperty("--lines", geometry.captionLines);
-    node.append(caption);
+    const lines = wrapText(describeShortly(cell), geometry.tileWidth, geometry.captionLines);
+    node.append(element("div", { className: "caption", ariaHidden: "true" }, lines.join("\n")));
   }
   return node;
 }
@@ -238,27 +207,46 @@ function fillTile(node, frame, cell) {
   const { geometry } = grid;
   if (!cell) {
     node.classList.add("missing");
-  } else if (cell.waiting) {
+    return;
+  }
+  if (cell.waiting) {
     node.classList.add("waiting");
-    frame.append(element("span", {}, "not yet"));
+    if (geometry.tileWidth >= 44) frame.append(element("span", {}, "not yet"));
   } else if (cell.error) {
     node.classList.add("failed");
     node.title = cell.error;
-    frame.append(element("span", {}, "failed"));
+    if (geometry.tileWidth >= 44) frame.append(element("span", {}, "failed"));
   } else {
     const [width, height] = thumbnailSize(cell).map((side) => side * geometry.scale);
     frame.append(thumbnail(cell, width, height));
   }
-  if (cell) frame.append(...scoreMarks(cell, frame));
-  if (cell && cell === grid.picked) frame.append(element("span", { className: "badge" }, "A"));
+  frame.append(...scoreMarks(cell, frame), starMark(cell, geometry.tileWidth));
+  if (cell === grid.picked) frame.append(element("span", { className: "badge" }, "A"));
 }
 
 /** The accessible name of a tile. */
 function tileLabel(cell, row, column) {
-  if (cell?.waiting) return `${describe(cell)}: ${cell.error}`;
-  if (cell) return `${describe(cell)}${cell.error ? `: failed, ${cell.error}` : scoreLabel(cell)}`;
+  if (cell) {
+    const star = isStarred(cell) ? ", starred" : "";
+    if (cell.waiting) return `${describe(cell)}${star}: ${cell.error}`;
+    return `${describe(cell)}${star}${cell.error ? `: failed, ${cell.error}` : scoreLabel(cell)}`;
+  }
   const { layout } = grid;
-  return `${[...layout.rows[row].labels, ...layout.columns[column].labels].join(", ")}: not painted`;
+  const [line, number] = slotOf(row, column);
+  return `${[...layout.rows[line].labels, ...layout.columns[number].labels].join(", ")}: not painted`;
+}
+
+/** Makes the tile of a cell again, if it is in the document: its star has changed. */
+function renewTile(cell) {
+  if (!grid.layout.positions.has(cell.number)) return;
+  const [row, column] = placeOfCell(cell);
+  const tiles = grid.rows.get(row)?.tiles;
+  if (!tiles?.has(column)) return;
+  const tile = makeTile(row, column);
+  tiles.get(column).replaceWith(tile);
+  tiles.set(column, tile);
+  showCursor();
+  sharpenInView();
 }
 
 function sharpenInView() {

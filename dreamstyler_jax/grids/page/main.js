@@ -1,15 +1,21 @@
-// Events, and what the page remembers as long as its tab is open.
+// Events, and the start.
 
 const SHORTCUTS = [
   ["Arrows", "go to the next picture; in a comparison, replace the right picture"],
   ["Home, End", "go to the first or last picture of the row; with Ctrl, of the grid"],
-  ["Page Up, Page Down", "go one screen up or down"],
+  ["Page Up, Page Down", "go one screen up or down; to the previous or next open picture"],
   ["Enter", "open the picture, with all its parameters"],
+  ["s", "star the picture, or remove its star"],
+  ["n", "write a note on the open picture"],
+  ["Space", "play the pictures along an axis, while one is open"],
   ["c", "compare: press it on one picture, then on another (Shift + click does the same)"],
-  ["s", "in a comparison, swap left and right"],
-  ["+ −", "make the tiles, or the open picture, larger or smaller"],
-  ["0, Shift + arrows", "fit the open picture to the window, or scroll over it"],
+  ["x, w", "in a comparison, exchange the pictures, or put one over the other"],
+  ["+ −", "make the tiles, or the open pictures, larger or smaller"],
+  ["f, 0", "fit the tiles, or the open pictures, to the window"],
+  ["Shift + arrows", "move over the open picture"],
   ["t", "swap rows and columns"],
+  ["e", "save or share the view and the starred pictures"],
+  ["d", "change between light and dark colours"],
   ["Escape", "close, or cancel a comparison"],
   ["?", "show these shortcuts"],
 ];
@@ -25,7 +31,10 @@ function gridKey(event) {
     Enter: () => choose(currentCell(), event.shiftKey),
     " ": () => choose(currentCell(), event.shiftKey),
     c: () => pick(currentCell()),
+    s: () => toggleStar(currentCell()),
     t: transpose,
+    f: fit,
+    0: fit,
     "+": () => setSize(grid.size + 16),
     "=": () => setSize(grid.size + 16),
     "-": () => setSize(grid.size - 16),
@@ -40,19 +49,25 @@ function viewKey(event) {
     byId("view-stage").scrollBy(80 * x, 80 * y);
     return true;
   }
-  const fit = () => {
-    view.zoom = "fit";
-    showStage();
-  };
   const step = () => stepView(event.key);
   const steps = { ArrowLeft: step, ArrowRight: step, ArrowUp: step, ArrowDown: step };
-  const zoom = { "+": () => zoomView(1), "=": () => zoomView(1), "-": () => zoomView(-1), 0: fit };
-  return act({ ...steps, ...zoom, c: compareFromView }, event);
+  const turns = { PageUp: () => turnView(-1), PageDown: () => turnView(1) };
+  const note = () => byId("view-note").focus();
+  const others = { c: compareFromView, s: () => toggleStar(view.cell), n: note, " ": togglePlaying };
+  return act({ ...steps, ...turns, ...zoomKeys(view.stage), ...others }, event);
+}
+
+/** What the keys that zoom do to a stage. */
+function zoomKeys(stage) {
+  const fitStage = () => stage.zoomTo("fit");
+  const [larger, smaller] = [1, -1].map((direction) => () => stage.step(direction));
+  return { "+": larger, "=": larger, "-": smaller, 0: fitStage, f: fitStage };
 }
 
 function compareKey(event) {
   const step = () => stepCompare(event.key);
-  return act({ ArrowLeft: step, ArrowRight: step, ArrowUp: step, ArrowDown: step, s: swapCompared }, event);
+  const steps = { ArrowLeft: step, ArrowRight: step, ArrowUp: step, ArrowDown: step };
+  return act({ ...steps, ...zoomKeys(compared.stages[0]), x: swapCompared, w: toggleWipe }, event);
 }
 
 /** Runs the action of a key. Returns whether the key has one. */
@@ -64,12 +79,14 @@ function act(actions, event) {
 
 /** Passes a key to the open dialog or to the grid. */
 function onKey(event) {
-  const typing = event.target.matches("input:not([type=range]), textarea");
+  const presses = event.key === " " && event.target.matches("button, summary");
+  const typing = presses || event.target.matches("input:not(#size), textarea, select");
   const command = (event.ctrlKey || event.metaKey || event.altKey) && !["Home", "End"].includes(event.key);
   if (typing || command || byId("axis").contains(event.target)) return;
   const dialog = document.querySelector("dialog[open]");
   const inGrid = event.target === grid.root || event.target === document.body;
-  if (event.key === "?") openDialog("help");
+  const anywhere = { "?": () => openDialog("help"), d: toggleTheme, e: () => dialog || openExport() };
+  if (act(anywhere, event)) event.preventDefault();
   else if (dialog?.id === "view" && viewKey(event)) event.preventDefault();
   else if (dialog?.id === "compare" && compareKey(event)) event.preventDefault();
   else if (!dialog && inGrid && gridKey(event)) event.preventDefault();
@@ -90,6 +107,10 @@ function onTileClick(event) {
   const tile = event.target.closest("[role=gridcell]");
   if (!tile) return;
   moveCursor(Number(tile.dataset.row), Number(tile.dataset.column), false);
+  if (event.target.closest(".star")) {
+    toggleStar(currentCell());
+    return;
+  }
   choose(currentCell(), event.shiftKey || event.ctrlKey || event.metaKey);
 }
 
@@ -97,70 +118,41 @@ function setSize(size) {
   const slider = byId("size");
   slider.value = size;
   grid.size = Number(slider.value);
+  grid.fitted = false;
+  resize();
+  remember();
+}
+
+/** Fits the tiles to the window, and keeps them so until the user chooses a size. */
+function fit() {
+  fitSize();
   resize();
   remember();
 }
 
 function transpose() {
   [places.rows, places.columns] = [places.columns, places.rows];
-  update();
+  update(true);
   scrollToCursor();
 }
 
 function reset() {
   resetRange();
   resetAxes();
-  update();
+  stars.only = false;
+  grid.layout = arrange();
+  choosePlaces();
+  grid.fitted = true;
+  update(true);
+  showStars();
 }
 
 function showAll() {
   for (const axis of axes) axis.hidden.clear();
   resetRange();
+  stars.only = false;
   update();
-}
-
-// What the page remembers. A reload shows the same part, even if the page has been written again in the meantime.
-
-function memoryKey() {
-  return `page ${window.location.pathname}`;
-}
-
-function remember() {
-  const names = (list) => list.map((axis) => axis.name);
-  const hidden = (axis) => [...axis.hidden].map((value) => axis.labels[value]);
-  const settings = varying.map((axis) => [axis.name, { order: axis.order, hidden: hidden(axis) }]);
-  const state = { rows: names(places.rows), columns: names(places.columns), size: grid.size, settings, scoring };
-  try {
-    window.sessionStorage.setItem(memoryKey(), JSON.stringify(state));
-  } catch {
-    // this browser stores nothing: a reload starts from the initial state
-  }
-}
-
-function recall() {
-  try {
-    const state = JSON.parse(window.sessionStorage.getItem(memoryKey()));
-    if (state) restore(state);
-  } catch {
-    resetAxes();
-  }
-}
-
-function restore(state) {
-  const named = (name) => varying.find((axis) => axis.name === name);
-  restoreScoring(state.scoring);
-  const known = new Set(state.settings.map(([name]) => name));
-  if (varying.every((axis) => known.has(axis.name))) {
-    for (const place of ["rows", "columns"]) places[place] = state[place].map(named).filter(Boolean);
-  }
-  for (const [name, { order, hidden }] of state.settings) {
-    const axis = named(name);
-    if (!axis) continue;
-    const labels = new Set(hidden);
-    axis.hidden = new Set(axis.labels.flatMap((label, value) => (labels.has(label) ? [value] : [])));
-    sortAxis(axis, order);
-  }
-  grid.size = state.size;
+  showStars();
 }
 
 // Start
@@ -182,27 +174,35 @@ function listen() {
   const on = (id, type, action) => byId(id).addEventListener(type, action);
   document.addEventListener("keydown", onKey);
   on("grid", "scroll", perFrame(render));
-  on("body", "click", onTileClick);
+  on("plane", "click", onTileClick);
   on("size", "input", () => setSize(byId("size").value));
   on("transpose", "click", transpose);
   on("reset", "click", reset);
+  on("fit", "click", fit);
+  on("starred", "click", toggleOnlyStarred);
+  on("theme", "click", toggleTheme);
+  on("menu", "click", toggleMenu);
   on("clear", "click", showAll);
   on("help-button", "click", () => openDialog("help"));
   on("picking-cancel", "click", () => setPicked(null));
-  on("view-larger", "click", () => zoomView(1));
-  on("view-smaller", "click", () => zoomView(-1));
-  on("view-fit", "click", () => {
-    view.zoom = "fit";
-    showStage();
-  });
-  on("view-compare", "click", compareFromView);
-  on("compare-swap", "click", swapCompared);
+  listenInView(on);
+  listenInCompare(on);
+  listenInExport(on);
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("close", () => grid.root.focus({ preventScroll: true }));
     dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   }
   on("axis", "toggle", onPanelToggle);
-  new ResizeObserver(perFrame(onResize)).observe(grid.root);
+  window.addEventListener("hashchange", onLink);
+  window.addEventListener("storage", onStorage);
+  new ResizeObserver(onResize).observe(grid.frame);
+}
+
+/** In a small window: shows the axes and tools over the grid, or puts them away. */
+function toggleMenu() {
+  const isOpen = byId("menu").ariaExpanded !== "true";
+  byId("menu").ariaExpanded = String(isOpen);
+  byId("controls").classList.toggle("open", isOpen);
 }
 
 /** When the panel of an axis closes, the focus returns to the button of the axis. */
@@ -212,26 +212,45 @@ function onPanelToggle(event) {
 }
 
 function onResize() {
-  if (grid.root.clientWidth && grid.root.clientWidth !== grid.width) resize();
-  else render();
-  grid.width = grid.root.clientWidth;
-  if (byId("view").open) showStage();
-  if (byId("compare").open) stagePair();
+  if (grid.view !== viewSize().join()) {
+    if (grid.fitted) fitSize();
+    resize();
+  }
+  if (byId("view").open) view.stage.refresh();
+  if (byId("compare").open) compared.stages.forEach((stage) => stage.refresh());
+}
+
+/** Shows the view in the page's address: at the start, and when another link to this page is followed. */
+function showLinkedView() {
+  resetAxes();
+  grid.layout = arrange();
+  showControls(); // takes height from the grid, which the next line looks at
+  choosePlaces();
+  initial.places = placesAsText();
+  const cell = recall();
+  byId("size").value = grid.size;
+  rearrange(true);
+  showControls();
+  showStars();
+  return cell;
+}
+
+function onLink() {
+  byId("view").close();
+  openView(showLinkedView());
 }
 
 function start() {
   byId("title").textContent = data.title;
   byId("help-keys").append(...descriptions(SHORTCUTS));
-  resetAxes();
-  recall();
-  byId("size").value = grid.size;
+  loadTheme();
+  loadStars();
   showShared();
-  rearrange();
-  showControls();
-  showScoring();
+  const cell = showLinkedView();
   listen();
   watch();
   grid.root.focus({ preventScroll: true });
+  openView(cell);
 }
 
 if (!isFrameForNews()) start();

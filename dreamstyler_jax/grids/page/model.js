@@ -4,21 +4,24 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 
 const STYLE_AXES = ["style", "styles", "mix"]; // a value may be a recipe that names several styles
+const MAX_COMPARED = 5000; // values of an axis that are searched for shared words
 
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "variant" });
 
 /**
  * The axes: the parameters of the pictures. Below, "a value" of an axis is an index of axis.values, which are in the
  * order of the manifest.
- * labels: a text for each value; numeric: whether all values are numbers; counts: how many pictures have each value;
- * order: "listed", "ascending" or "descending"; rank: the place of each value in this order; hidden: the values that
- * are filtered out.
+ * labels: a text for each value; short: these without what all share; template: what they share; numeric: whether all
+ * values are numbers; counts: how many pictures have each value; order: "listed", "ascending" or "descending"; rank:
+ * the place of each value in this order; hidden: the values that are filtered out.
  */
 const axes = data.axes.map((axis, index) => {
   const labels = axis.values.map((value, i) => axis.labels[i] || asText(value));
   const present = axis.values.filter((value) => value !== null);
   const numeric = present.length > 0 && present.every((value) => typeof value === "number");
-  return countPictures({ ...axis, index, labels, numeric, counts: [], order: "", rank: [], hidden: new Set() });
+  const [short, template] = shortLabels(axis.values, labels, numeric);
+  const order = { order: "", rank: [], hidden: new Set() };
+  return countPictures({ ...axis, index, labels, short, template, numeric, counts: [], ...order });
 });
 const varying = axes.filter((axis) => axis.values.length > 1);
 const offered = withoutDuplicates(varying);
@@ -54,6 +57,15 @@ function countPictures(axis) {
   axis.counts = new Array(axis.values.length).fill(0);
   for (const cell of data.cells) axis.counts[cell.at[axis.index]] += 1;
   return axis;
+}
+
+/** The short labels of the values of an axis, and the template that says what has been left out. */
+function shortLabels(values, labels, numeric) {
+  const present = labels.filter((_, i) => values[i] !== null);
+  if (numeric || present.length > MAX_COMPARED) return [labels, ""];
+  const { short, template } = withoutSharedWords(present);
+  const remaining = short.values();
+  return [labels.map((label, i) => (values[i] === null ? label : remaining.next().value)), template];
 }
 
 /** A value of JSON as text. */
@@ -123,7 +135,8 @@ function placeOf(axis) {
 
 /** Whether a cell passes all filters. */
 function isShown(cell) {
-  return isInRange(cell) && varying.every((axis) => !axis.hidden.has(cell.at[axis.index]));
+  if (!isInRange(cell) || (stars.only && !isStarred(cell))) return false;
+  return varying.every((axis) => !axis.hidden.has(cell.at[axis.index]));
 }
 
 /** Collects the lines of a grid, its rows or its columns, by their values on the axes there. */
@@ -137,12 +150,16 @@ class Lines {
   of(cell, nth) {
     const values = this.axes.map((axis) => cell.at[axis.index]);
     const key = `${values.join()}/${nth}`;
-    if (!this.lines.has(key)) this.lines.set(key, { values, nth, labels: this.labels(values, nth) });
+    if (!this.lines.has(key)) {
+      const labels = this.labels(values, nth, (axis) => axis.labels);
+      const short = this.labels(values, nth, (axis) => axis.short);
+      this.lines.set(key, { values, nth, labels, short });
+    }
     return this.lines.get(key);
   }
 
-  labels(values, nth) {
-    const labels = this.axes.map((axis, i) => axis.labels[values[i]]);
+  labels(values, nth, of) {
+    const labels = this.axes.map((axis, i) => of(axis)[values[i]]);
     return nth ? [...labels, `no. ${nth + 1}`] : labels;
   }
 
@@ -165,9 +182,9 @@ class Lines {
 
 /**
  * Arranges the pictures that pass the filters.
- * rows, columns: see Lines; cells: the cell at row * columns.length + column; positions: [row, column] by a cell's
- * number. Pictures with the same values on all axes of the rows and columns stand side by side. If the rows or the
- * columns have no axis (flow), there is one row, which measure() breaks to fit the window.
+ * rows, columns: see Lines; levels: see columnRuns; cells: the cell at row * columns.length + column; positions: [row,
+ * column] by a cell's number. Pictures with the same values on all axes of the rows and columns stand side by side. If
+ * the rows or the columns have no axis (flow), there is one row. measure() breaks what is too wide for the window.
  */
 function arrange() {
   sortAxesByScore();
@@ -186,7 +203,35 @@ function arrange() {
   const [rows, columns] = [rowLines.sorted(), columnLines.sorted()];
   const cells = new Map(placed.map(({ cell, row, column }) => [row.index * columns.length + column.index, cell]));
   const positions = new Map(placed.map(({ cell, row, column }) => [cell.number, [row.index, column.index]]));
-  return { flow, rowAxes, columnAxes, rows, columns, cells, positions, shown };
+  const levels = flow ? [] : columnRuns(columnAxes, columns);
+  return { flow, rowAxes, columnAxes, rows, columns, levels, cells, positions, shown };
+}
+
+/** For each level of headers above the columns: its axis, its runs, and how many columns the shortest of them has. */
+function columnRuns(columnAxes, columns) {
+  const depth = columns.reduce((most, column) => Math.max(most, column.labels.length), 0);
+  return Array.from({ length: depth }, (_, level) => {
+    const runs = runsOf(columns, level);
+    const shortest = runs.reduce((least, run) => Math.min(least, run.end - run.start), columns.length);
+    return { axis: columnAxes[level], runs, shortest };
+  });
+}
+
+/** The runs of adjacent columns that share their values down to a level; each run has one header there. */
+function runsOf(columns, level) {
+  const runs = [];
+  let previous = null;
+  for (const column of columns) {
+    const key = `${column.values.slice(0, level + 1).join()}${level < column.values.length ? "" : `/${column.nth}`}`;
+    const start = column.index;
+    if (key === previous) runs.at(-1).end = start + 1;
+    else {
+      const [label, short] = [column.labels[level] ?? "", column.short[level] ?? ""];
+      runs.push({ start, end: start + 1, label, short, value: column.values[level] });
+    }
+    previous = key;
+  }
+  return runs;
 }
 
 /** Orders pictures with the same row and column: by the axes that are neither rows nor columns. */
@@ -198,10 +243,19 @@ function compareUnplaced(a, b) {
   return a.number - b.number;
 }
 
-/** One line that tells a picture from the others: its values on the axes of the rows and columns. */
-function describe(cell) {
-  const named = (axis) => (axis.name === "prompt" ? labelOf(axis, cell) : `${axis.name} ${labelOf(axis, cell)}`);
+/**
+ * One line that tells a picture from the others: its values on the axes of the rows and columns.
+ * labels: which labels of an axis to use, all of them or the short ones.
+ */
+function describe(cell, labels = (axis) => axis.labels) {
+  const value = (axis) => labels(axis)[cell.at[axis.index]];
+  const named = (axis) => (axis.name === "prompt" ? value(axis) : `${axis.name} ${value(axis)}`);
   return [...places.rows, ...places.columns].map(named).join(", ") || cell.id;
+}
+
+/** The same in short: without the words that all pictures share. */
+function describeShortly(cell) {
+  return describe(cell, (axis) => axis.short);
 }
 
 /** The names of a cell's styles that have a training picture. */

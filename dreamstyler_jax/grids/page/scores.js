@@ -107,9 +107,13 @@ function sortAxesByScore() {
   for (const axis of varying) if (isScoreOrder(axis.order)) sortAxis(axis, axis.order);
 }
 
-/** Takes over what an earlier visit had chosen, if that score is still there. */
-function restoreScoring(chosen) {
-  if (scoreNames.includes(chosen?.name)) Object.assign(scoring, chosen);
+/** Takes over the score and the range that the address names, if that score is still there. */
+function recallScoring(parameters) {
+  const name = parameters.get("score") ?? "";
+  const [low, high] = ["from", "to"].map((end) => Number.parseFloat(parameters.get(end)));
+  const limits = { low: Number.isNaN(low) ? null : low, high: Number.isNaN(high) ? null : high };
+  Object.assign(scoring, scoreNames.includes(name) ? { name, ...limits } : { name: "", low: null, high: null });
+  showScoring();
 }
 
 // Controls

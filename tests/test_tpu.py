@@ -5,6 +5,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from script_tools import compilation_cache
 
@@ -53,6 +54,20 @@ def test_a_model_compiles_and_fits(v5e, tiny, name):
         result = estimate(describe_workload(name, tiny, problem), chip_of(v5e))
     assert result["fits"] and result["flop"] > 0
     assert result["memory_bytes"] >= result["argument_bytes"] + result["temporary_bytes"] > 0
+
+
+def test_the_text_encoders_layers_are_computed_again(v5e, tiny):
+    """What is inside them is not kept while the denoiser runs."""
+    config, ids = tiny.networks.text_config, {"clip_l": np.zeros((1, 8), np.int32)}
+
+    def loss(vectors):
+        return tiny.networks.encode_text(tiny.params, {"clip_l": vectors}, ids).states.sum()
+
+    with programs_for(v5e):
+        program = jax.make_jaxpr(jax.grad(loss))(np.zeros((1, 8, config.hidden_size), np.float32))
+    again = [equation for equation in program.eqns if equation.params.get("differentiated")]
+    assert len(again) == config.num_hidden_layers
+    assert all(f"1,8,{config.intermediate_size}]" in str(equation) for equation in again), "the perceptron, too"
 
 
 def test_a_program_that_the_compiler_refuses_does_not_fit(v5e):

@@ -1,6 +1,7 @@
 """CLIP's text and image encoders (Radford et al. 2021), laid out as in the ``transformers`` library's checkpoints."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypedDict
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dreamstyler_jax.runtime import documents
+from dreamstyler_jax.runtime.devices import device as target_device
 from dreamstyler_jax.runtime.documents import Few, Range, Side, Size
 from dreamstyler_jax.stable_diffusion.layers import ACTIVATIONS, Embed, Epsilon, Linear, ModelConfig, check_heads
 from dreamstyler_jax.stable_diffusion.ops.attention import attention
@@ -158,10 +160,14 @@ class CLIPEncoder(nnx.Module):
         return self.all_states(x, causal=causal)[-1]
 
     def all_states(self, x: jax.Array, *, causal: bool) -> list[jax.Array]:
-        """What enters the first layer, and what comes out of each layer, all ``[B, L, D]``."""
+        """What enters the first layer, and what comes out of each layer, all ``[B, L, D]``.
+
+        On a TPU a backward pass computes each layer again, to keep less while the denoiser runs.
+        """
         states = [x]
         for layer in self.layers:
-            states.append(layer(states[-1], causal=causal))
+            run = functools.partial(layer, causal=causal)
+            states.append((jax.checkpoint(run) if target_device().platform == "tpu" else run)(states[-1]))
         return states
 
 

@@ -23,7 +23,7 @@ from dreamstyler_jax.runtime.settings import BOOLEANS, as_given, convert, defaul
 USER_ERROR, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again later
 
 # Errors of disks, near and far, and of what the system allows: not ours, whether or not they name a file.
-_DISK_ERRORS = {
+DISK_ERRORS = {
     *(errno.EACCES, errno.EBUSY, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP),
     *(errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOLCK, errno.ENOSPC, errno.ENOTCONN, errno.ENOTDIR),
     *(errno.EOPNOTSUPP, errno.EPERM, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT),
@@ -130,15 +130,15 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
 
 def _reason(error: Exception) -> str:
     """What to say of an error; empty for one that is a defect of ours."""
-    if isinstance(error, UserError) or (isinstance(error, OSError) and is_of_disk(error)):
+    if isinstance(error, UserError) or (isinstance(error, OSError) and _is_of_disk(error)):
         return one_line(error)
     return f"a bucket gives the error {type(error).__name__}: {one_line(error)}" if is_of_store(error) else ""
 
 
-def is_of_disk(error: OSError) -> bool:
+def _is_of_disk(error: OSError) -> bool:
     """Whether an error is the disk's, or of a file of the user's, rather than of one that is installed with Python."""
-    if error.errno in _DISK_ERRORS or error.errno is None or not isinstance(error.filename, str | bytes):
-        return error.errno in _DISK_ERRORS
+    if error.errno in DISK_ERRORS or error.errno is None or not isinstance(error.filename, str | bytes):
+        return error.errno in DISK_ERRORS
     file = Path(os.path.realpath(os.fsdecode(error.filename)))
     return not any(file.is_relative_to(folder.resolve()) for folder in _INSTALLED)
 

@@ -40,6 +40,9 @@ class Window:
                 try:
                     item = next(iterator)
                 except StopIteration:
+                    if self._folder and self._number == first:  # the trace that was just begun is of nothing
+                        recording.close()
+                        shutil.rmtree(self._folder)
                     return
                 yield item
                 self._number += 1
@@ -61,13 +64,14 @@ def tracing(folder: str) -> Iterator[Window]:
         return
     target = path_of(folder)
     check_output(target, "profile")
-    with tempfile.TemporaryDirectory() as here:
+    with tempfile.TemporaryDirectory() as temporary:
+        here = Path(temporary) / "trace"
         try:
-            yield Window(here)
+            yield Window(str(here))
         finally:
-            for perfetto in (file for file in _copy(Path(here), target) if file.name.startswith("perfetto")):
+            for perfetto in (file for file in _copy(here, target) if file.name.startswith("perfetto")):
                 print(f"The trace is in {target}: xprof --logdir {target}, or {perfetto} at https://ui.perfetto.dev")
-        if not any(Path(here).iterdir()):
+        if not here.exists():
             warnings.warn("profile: nothing was traced, all was done before the warm-up was over", stacklevel=3)
 
 

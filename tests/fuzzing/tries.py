@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from dreamstyler_jax.commands.cli import is_of_disk
+from dreamstyler_jax.commands.cli import DISK_ERRORS
 from dreamstyler_jax.runtime.errors import UserError
 from fuzzing.door import Door, Materials
 from fuzzing.files import Loras, Pickles, Pictures, Styles
@@ -98,7 +98,7 @@ def try_once(door: Door, seed: str, max_seconds: float) -> str | Fault:
     except Hang:
         return Fault("hang", name, seed, traceback.format_exc())
     except (UserError, OSError) as error:
-        if isinstance(error, OSError) and not is_of_disk(error):
+        if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
             return Fault("traceback", name, seed, traceback.format_exc())
         result = "refused"
     except (KeyboardInterrupt, SystemExit):

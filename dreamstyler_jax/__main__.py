@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from dreamstyler_jax import __version__
 from dreamstyler_jax.commands import cli
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.interruption import ignore_signals
 from dreamstyler_jax.runtime.settings import hint
 
 SETTINGS_WITHOUT_JAX = "dreamstyler_jax.commands.config"
@@ -106,9 +107,12 @@ def main(name: str | None = None) -> NoReturn:
         name, *words = words or ["--help"]
         prog = f"dreamstyler {name}"
     command = COMMANDS.get(name)
-    if command is None:
-        cli.run_and_exit(lambda: answer(name))
-    cli.run_and_exit(lambda: run(command, words, prog), resumable=command.resumable)
+    try:
+        if command is None:
+            cli.run_and_exit(lambda: answer(name))
+        cli.run_and_exit(lambda: run(command, words, prog), resumable=command.resumable)
+    finally:
+        ignore_signals()
 
 
 def run(command: Command, words: Sequence[str], prog: str) -> None:

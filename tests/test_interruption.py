@@ -93,6 +93,35 @@ def test_the_second_signal_ends_a_process_that_is_computing():
     assert printed.startswith("interrupted; to continue: ")
 
 
+ENDING = """
+import atexit, os, signal, sys, time
+from dreamstyler_jax import __main__
+
+def end_slowly():
+    print("ending", flush=True)
+    time.sleep(1)
+
+atexit.register(end_slowly)
+if sys.argv[1] == "told":
+    __main__.answer = lambda word: os.kill(os.getpid(), signal.SIGTERM)
+__main__.main("--version")
+"""
+
+
+@pytest.mark.parametrize(("case", "status"), [("told", cli.INTERRUPTED), ("done", 0)])
+def test_a_signal_to_a_process_that_is_ending_changes_nothing(case, status):
+    command, environment = [sys.executable, "-c", ENDING, case], {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert process.stdout and "ending\n" in iter(process.stdout.readline, "")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+        _, printed = process.communicate(timeout=10)
+    assert process.returncode == status
+    assert printed.startswith("interrupted; to continue: ") == bool(printed) == (case == "told")
+    assert "Traceback" not in printed
+
+
 TOGETHER = """
 import sys, time
 from dreamstyler_jax.commands.cli import run_and_exit

@@ -47,12 +47,18 @@ def listening(give_up: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(earlier)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        _notices.told = False
         wakes.close()
         watch.join()
         watched.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        _notices.told = False
+
+
+def ignore_signals() -> None:
+    """From now on no signal asks this process to stop: it is ending, for which JAX takes seconds, with its status."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

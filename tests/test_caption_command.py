@@ -219,7 +219,7 @@ def test_without_a_terminal_no_editor_is_opened(tmp_path, describer, monkeypatch
 
 def test_training_describes_pictures_that_have_no_caption(tiny_folder, tmp_path, describer, monkeypatch, capfd):
     learned = []
-    monkeypatch.setattr(train, "train_runs", lambda model, runs, clock: learned.extend(runs) or {})
+    monkeypatch.setattr(train, "train_runs", lambda model, runs, clock, window: learned.extend(runs) or {})
     pictures = [write_picture(tmp_path / f"{name}.png", seed) for seed, name in enumerate("ab")]
     (tmp_path / "b.txt").write_text(CAT)
     words = ["--model", tiny_folder, "--images", *pictures, "--preview_prompts", "--output", tmp_path / "run"]

@@ -48,7 +48,7 @@ from dreamstyler_jax.runtime.files import check_output
 from dreamstyler_jax.runtime.hosts import shard_of
 from dreamstyler_jax.runtime.interruption import patiently
 from dreamstyler_jax.runtime.locks import only_process
-from dreamstyler_jax.runtime.profiling import traced
+from dreamstyler_jax.runtime.profiling import Window, tracing
 from dreamstyler_jax.runtime.progress import progress
 from dreamstyler_jax.stable_diffusion.loras.merging import LoraStack, read_loras
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
@@ -59,6 +59,12 @@ WARM_UP = 2  # of a trace, in batches
 
 def run(config: SampleConfig) -> None:
     """Paints every picture that is missing, and leaves pictures, manifest, contact sheets and page."""
+    with tracing(config.profile) as window:
+        paint_grid(config, window)
+
+
+def paint_grid(config: SampleConfig, window: Window) -> None:
+    """Does `run`'s work; traces what is painted within the window."""
     share_cores(config.model, config.batch_size)
     index, count = shard_of(config.shard)
     config = with_default_style(config)
@@ -108,9 +114,8 @@ def run(config: SampleConfig) -> None:
             paint_cells, styles=styles, shape=shape, contents=contents, encoder=encoder, loras=loras
         )
         size = shape.batch_size
-        trace = functools.partial(traced, folder=config.profile, first=WARM_UP * size, count=size)
         with patiently("stopping after the pictures that are being painted"):
-            failed = paint_into(gallery, todo, lambda cells: trace(painter(model, cells)))
+            failed = paint_into(gallery, todo, lambda cells: window.over(painter(model, cells), WARM_UP * size, size))
         if count == 1:
             show(gallery, cells, styles)
     if count > 1:

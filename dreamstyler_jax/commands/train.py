@@ -35,7 +35,7 @@ from dreamstyler_jax.runtime.goodput import Goodput
 from dreamstyler_jax.runtime.interruption import patiently
 from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.runtime.masks import as_masked_picture
-from dreamstyler_jax.runtime.profiling import traced
+from dreamstyler_jax.runtime.profiling import Window, tracing
 from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import RATIO, WINDOW
@@ -48,11 +48,11 @@ PROMISE = "stopping after the steps that are running, to save them"
 
 def run(config: TrainConfig) -> None:
     """Trains, and leaves the folder of each run."""
-    with processes_of(config) as run_configs:
-        train_all(config, run_configs)
+    with processes_of(config) as run_configs, tracing("" if hosts.follows() else config.profile) as window:
+        train_all(config, run_configs, window)
 
 
-def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
+def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig], window: Window) -> None:
     """Trains the runs of this process; of a run that several processes share, the first one leaves the folder."""
     if config.caption:
         caption_pictures(find_pictures(config.images), config.captioner or captioner_for(config.model))
@@ -87,7 +87,7 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
         return
     diverged: dict[str, str] = {}
     for group in _of_one_shape(runs):
-        diverged |= train_runs(model, group, clock)
+        diverged |= train_runs(model, group, clock, window)
     for item in runs:
         if item.config.name not in diverged:
             print(f"The style {item.config.name!r} is in {item.folder}; paint with it: {painting_command(item.config)}")
@@ -148,7 +148,7 @@ def summary(run: Run) -> str:
     return f"Learning the {config.property} {config.name!r}{layers} from {source}: {config.prompts[0]!r}"
 
 
-def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput) -> dict[str, str]:
+def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput, window: Window) -> dict[str, str]:
     """Learns the styles of runs whose datasets have one shape, with logs, checkpoints and previews.
 
     Returns:
@@ -185,12 +185,12 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput) -> d
             log = opened.enter_context(RunLog(item.folder, done))
             groups.setdefault(done, []).append(Recorder(model, item, state, store, log, clock))
         for recorders in groups.values():
-            learn_together(model, recorders, clock)
+            learn_together(model, recorders, clock, window)
         members = [recorder for recorders in groups.values() for recorder in recorders]
         return {member.run.config.name: member.diverged for member in members if member.diverged}
 
 
-def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock: Goodput) -> None:
+def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock: Goodput, window: Window) -> None:
     """Trains runs whose states are of one step, see `train_runs`."""
     config, states = recorders[0].run.config, [recorder.state for recorder in recorders]
     settled: list[int | None] = []
@@ -201,7 +201,7 @@ def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock:
         lessons = [recorder.run.lesson for recorder in recorders]
         evaluations = [recorder.log.earlier("evaluation_loss") for recorder in recorders]
         chunks = train(model, lessons, config, states, _next_stop(config), evaluations)
-        for chunk in clock.each("steps", traced(chunks, config.profile, first=WARM_UP)):
+        for chunk in clock.each("steps", window.over(chunks, WARM_UP)):
             stops = hosts.told_to_stop()
             for number, recorder in enumerate(recorders):  # what matters first
                 recorder.save(chunk, number, stops=stops)

@@ -137,14 +137,18 @@ def download(path: Path, file: Path) -> None:
     store.get_file(name, str(file))
 
 
-def check_reachable(folder: Path) -> None:
+def check_reachable(folder: Path, option: str = "output") -> None:
     """Refuses a folder for output whose bucket does not exist or cannot be read. Makes nothing.
+
+    Args:
+        folder: the folder.
+        option: what the user gave it with, for errors.
 
     Raises:
         UserError: as said, or the folder has a wildcard in its name.
     """
     if set(_WILDCARDS) & set(os.fspath(folder)):
-        raise UserError(f"output: {folder}: buckets take {' '.join(_WILDCARDS)} for wildcards; choose another name")
+        raise UserError(f"{option}: {folder}: buckets take {' '.join(_WILDCARDS)} for wildcards; choose another name")
     store, name = _store(folder)
     try:
         try:
@@ -152,9 +156,9 @@ def check_reachable(folder: Path) -> None:
         except FileNotFoundError:  # a new folder, or no bucket
             store.ls(name.partition("/")[0])
     except FileNotFoundError as error:
-        raise UserError(f"output: there is no bucket for {folder}") from error
+        raise UserError(f"{option}: there is no bucket for {folder}") from error
     except Exception as error:  # each store has its own kinds
-        raise UserError(f"output: {folder} cannot be reached: {type(error).__name__}: {error}") from error
+        raise UserError(f"{option}: {folder} cannot be reached: {type(error).__name__}: {error}") from error
 
 
 def is_of_store(error: BaseException) -> bool:

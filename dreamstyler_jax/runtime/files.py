@@ -146,24 +146,28 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
-def check_output(folder: Path) -> None:
+def check_output(folder: Path, option: str = "output") -> None:
     """Refuses an output folder that cannot be written, before any work is done for it. Makes nothing.
+
+    Args:
+        folder: the folder.
+        option: what the user gave it with, for errors.
 
     Raises:
         UserError: the folder, or the existing one that it would be made in, is a file or not writable; or its bucket
             cannot be reached.
     """
     if in_bucket(folder):
-        check_reachable(folder)
+        check_reachable(folder, option)
         return
     try:
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     except OSError as error:
-        raise UserError(f"output: {error.strerror}: {folder.name[:40]}...; choose another folder") from error
+        raise UserError(f"{option}: {error.strerror}: {folder.name[:40]}...; choose another folder") from error
     if not existing.is_dir():
-        raise UserError(f"output: {existing} is a file; choose another folder")
+        raise UserError(f"{option}: {existing} is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"output: no permission to write in {existing}; choose another folder")
+        raise UserError(f"{option}: no permission to write in {existing}; choose another folder")
 
 
 def check_own(folder: Path, written: Iterable[str], signs: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
+import jax
 import pytest
 from script_tools import from_yaml
 
@@ -217,6 +218,9 @@ def raising(error):
         (raising(UserError("two\n lines")), 2, "error: two lines\n"),
         (raising(FileExistsError(17, "File exists", "runs")), 2, "error: [Errno 17] File exists: 'runs'\n"),
         (raising(OSError(errno.EFBIG, "File too large", "a")), 2, "error: [Errno 27] File too large: 'a'\n"),
+        (raising(OSError(errno.EIO, "Input/output error")), 2, "error: [Errno 5] Input/output error\n"),
+        (raising(OSError(errno.ENOENT, "No such", "/proc/x")), 2, "error: [Errno 2] No such: '/proc/x'\n"),
+        (raising(OSError(errno.EINVAL, "Invalid", "a")), 2, f"error: [Errno {errno.EINVAL}] Invalid: 'a'\n"),
         (raising(OSError(errno.ELOOP, "Loop", "a")), 2, f"error: [Errno {errno.ELOOP}] Loop: 'a'\n"),
         (raising(OSError(errno.ENAMETOOLONG, "Long", "a")), 2, f"error: [Errno {errno.ENAMETOOLONG}] Long: 'a'\n"),
         (raising(KeyboardInterrupt()), 75, "interrupted; to continue: "),
@@ -239,7 +243,8 @@ def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
 
 
 def test_a_defect_keeps_its_traceback():
-    for error in ZeroDivisionError(), OSError("not the disk"):
+    ours = [FileNotFoundError(2, "No such file", file) for file in (cli.__file__, pytest.__file__, os.__file__, None)]
+    for error in ZeroDivisionError(), OSError("not the disk"), *ours:
         with pytest.raises(type(error)):
             cli.run_and_exit(raising(error))
 
@@ -315,6 +320,7 @@ def dreamstyler(monkeypatch, capsys):
     def call(*words, name=None):
         monkeypatch.setattr(sys, "argv", ["dreamstyler", *words])
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        monkeypatch.setattr(__main__, "ignore_signals", lambda: None)  # this process does not end
         with pytest.raises(SystemExit) as exit:
             __main__.main(name)
         shown = capsys.readouterr()
@@ -352,3 +358,15 @@ def test_every_command_has_settings_and_a_function_run(name, monkeypatch):
 def test_usage_names_the_command_as_called(dreamstyler, name, usage):
     status, shown, _ = dreamstyler(*([] if name else ["train"]), "--help", name=name)
     assert status == 0 and shown.startswith(usage)
+
+
+def test_what_exhausts_the_memory_ends_in_a_line_with_the_options_that_take_less(dreamstyler, monkeypatch):
+    def run(config):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    monkeypatch.setattr(importlib.import_module("dreamstyler_jax.commands.train"), "run", run)
+    status, _, errors = dreamstyler("train")
+    assert status == 2 and re.fullmatch(
+        "error: this needs more memory than .* ha(s|ve): give a smaller --resolution, or --dtype bfloat16 if it is not",
+        errors.strip(),
+    )

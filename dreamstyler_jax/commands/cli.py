@@ -9,7 +9,9 @@ import itertools
 import os
 import shlex
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
@@ -20,11 +22,13 @@ from dreamstyler_jax.runtime.settings import BOOLEANS, as_given, convert, defaul
 
 USER_ERROR, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again later
 
-# Errors of the file system that the user can mend.
+# Errors of disks, near and far, and of what the system allows: not ours, whether or not they name a file.
 DISK_ERRORS = {
-    *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
-    *(errno.ENOSPC, errno.ENOTDIR, errno.EROFS),
+    *(errno.EACCES, errno.EBUSY, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP),
+    *(errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOLCK, errno.ENOSPC, errno.ENOTCONN, errno.ENOTDIR),
+    *(errno.EOPNOTSUPP, errno.EPERM, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT),
 }
+_INSTALLED = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
 _METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false"}
 
 C = TypeVar("C")
@@ -89,8 +93,8 @@ def command_line(command: str, config: Any) -> str:
 def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoReturn:
     """Calls ``run`` and ends the process.
 
-    Exit status: 0 after ``run`` returns; 2, with one line on stderr, after a ``UserError`` or if the disk cannot be
-    written, or a bucket gives an error; 75 after Ctrl-C or SIGTERM, with the command that continues, at once after the
+    Exit status: 0 after ``run`` returns; 2, with one line on stderr, after a ``UserError``, or if a disk, a file of the
+    user's or a bucket gives an error; 75 after Ctrl-C or SIGTERM, with the command that continues, at once after the
     second. Any other exception is a defect of ours and keeps its traceback, with status 1.
 
     Args:
@@ -122,9 +126,17 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
 
 def _reason(error: Exception) -> str:
     """What to say of an error; empty for one that is a defect of ours."""
-    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS):
+    if isinstance(error, UserError) or (isinstance(error, OSError) and _is_of_disk(error)):
         return one_line(error)
     return f"a bucket gives the error {type(error).__name__}: {one_line(error)}" if is_of_store(error) else ""
+
+
+def _is_of_disk(error: OSError) -> bool:
+    """Whether an error is the disk's, or of a file of the user's, rather than of one that is installed with Python."""
+    if error.errno in DISK_ERRORS or error.errno is None or not isinstance(error.filename, str | bytes):
+        return error.errno in DISK_ERRORS
+    file = Path(os.path.realpath(os.fsdecode(error.filename)))
+    return not any(file.is_relative_to(folder.resolve()) for folder in _INSTALLED)
 
 
 def _print_anything() -> None:

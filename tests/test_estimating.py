@@ -13,6 +13,7 @@ from dreamstyler_jax.commands.estimating import Chip, chip_of, describe_workload
 from dreamstyler_jax.commands.workloads import ModelConfigs, ProblemSize, Workload, make_workload, random_model
 from dreamstyler_jax.runtime.devices import device, mesh, programs_for
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.topologies import topology_of
 from dreamstyler_jax.stable_diffusion.weights import describe_model
 
 CHIP = Chip("a chip", flop_per_s=1e9, bytes_per_s=1e6, memory=2**30)
@@ -65,6 +66,40 @@ def test_a_program_that_takes_more_than_the_chip_has_does_not_fit():
     assert "does not fit" in row("product", 1, result, CHIP) and "does not" not in row(
         "product", 1, estimate(product(8), CHIP), CHIP
     )
+
+
+def test_the_batch_that_fits_is_what_the_memory_leaves_beside_the_weights():
+    result = {"compile_s": 1.0, "fits": True, "memory_bytes": 2**29}
+
+    def batch_that_fits(room):
+        return row("product", 8, result | {"room": room}, CHIP).split(" | ")[8]
+
+    assert (batch_that_fits(2.49), batch_that_fits(0.1)) == ("19", "none")
+    weights = 2 * 4 * 64**2
+    whole = estimate(product(64), CHIP)
+    rest = whole["memory_bytes"] - weights
+    filled = estimate(product(64), CHIP._replace(memory=weights + 3 * rest))
+    assert filled["room"] == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "topology"),
+    [
+        ("v5e:2x2", "v5e:2x2"),
+        (" V6E:2x4 ", "v6e:2x4"),
+        ("v5e-8", "v5e:2x4"),
+        ("v5litepod-16", "v5e:4x4"),
+        ("v5p:2x2x1", "v5p:2x2x1"),
+    ],
+)
+def test_a_tpu_may_be_named_as_its_machine_is(name, topology):
+    assert topology_of(name) == topology
+
+
+@pytest.mark.parametrize("name", ["v5e:0x2", "v5e:2x0", "v5e:999x2", "v5e-3", "v5p-8", "v5e", "2x2", "", "v5e:2"])
+def test_what_is_no_tpu_is_refused_before_its_compiler_sees_it(name):
+    with pytest.raises(UserError, match=rf"^target: '{name}' is no TPU; write its generation and shape, as in v5e:2x2"):
+        benchmark.run(BenchmarkConfig(target=name))
 
 
 def test_programs_for_another_device_leave_nothing_behind():

@@ -1,10 +1,12 @@
 """Programs compiled for a TPU that is not here: `make test-tpu`, which installs TPUs' compiler."""
 
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
 import pytest
+from script_tools import compilation_cache
 
 from dreamstyler_jax.commands import benchmark
 from dreamstyler_jax.commands.benchmark import BenchmarkConfig
@@ -72,6 +74,15 @@ def test_the_command_prints_a_table_and_writes_it(tiny_folder, tmp_path, capsys)
     assert 0 < lines[0]["flop"] < lines[1]["flop"] and {"libtpu", "optimization_level"} <= lines[0].keys()
     printed = capsys.readouterr().out
     assert "918 TFLOP/s, 1640 GB/s" in printed and printed.count("| decode |") == 2
+
+
+def test_a_target_again_reads_no_programs_that_only_a_tpu_can_read(tiny_folder, tmp_path):
+    settings = BenchmarkConfig(model=str(tiny_folder), measure=["decode"], target="v5e-4", output=str(tmp_path / "out"))
+    with compilation_cache(tmp_path / "programs"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            benchmark.run(settings)
+        assert not [*(tmp_path / "programs").glob("*-cache")]
 
 
 def test_a_topology_that_does_not_exist_is_refused():

@@ -72,8 +72,8 @@ class BenchmarkConfig:
     dtype: str = option("float32", "Precision of the model's computations.", choices=DTYPES)
     remat: bool = option(False, "Train as with --remat: less memory, more time.")
     repeats: int = option(5, "Timed runs, after one that is not timed.", low=1, high=1000)
-    target: str = option(
-        "",
+    target: str | None = option(
+        None,
         "A TPU that need not be here, such as v5e:2x2 or v6e:2x2: compile for one chip of it, and print what its "
         "compiler estimates (docs/tpu.md). All measures but grid and latency, whose program is cfg's. In a sweep the "
         "values above one that does not fit are left out. Needs the extra tpu.",
@@ -110,7 +110,7 @@ def run(config: BenchmarkConfig) -> None:
     """Prints a table as it grows, and writes the results."""
     earlier = comparing.read_results(config.compare) if config.compare else {}
     lines, compared = [], []
-    for result in estimates(config) if config.target else measurements(config):
+    for result in estimates(config, config.target) if config.target is not None else measurements(config):
         lines.append(json.dumps(result))
         write_atomic(config.output, "".join(f"{line}\n" for line in lines).encode())
         if before := earlier.get(comparing.key_of(result)):
@@ -146,9 +146,9 @@ def measurements(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
         yield {**result, **common}
 
 
-def estimates(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
-    """Estimates what programs take on the target, prints a table as it grows, and yields its lines."""
-    device = described_chip(config.target)
+def estimates(config: BenchmarkConfig, target: str) -> Iterator[dict[str, Any]]:
+    """Estimates what programs take on a target, prints a table as it grows, and yields its lines."""
+    device = described_chip(target)
     chip = estimating.chip_of(device)
     model = estimating.model_without_weights(config.model, config.dtype)
     common = estimating.conditions_for(chip)

@@ -21,13 +21,13 @@ from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.weights import describe_model
 
 HEADS = (
-    "", "batch", "compile s", "TFLOP", "GB moved", "arguments GiB", "temporaries GiB", "of memory", "at least ms",
-    "bound by",
+    "", "batch", "compile s", "TFLOP", "GB moved", "arguments GiB", "temporaries GiB", "of memory",
+    "fits about batch", "at least ms", "bound by",
 )  # fmt: skip
 HEAD = f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|"
 NOTE = (
     "The compiler's estimates, not measurements. A loop counts once: a step of training; of painting, one step of the "
-    "solver and the decoding."
+    "solver and the decoding. The batch that fits follows from this one, as if all but the weights grew with it."
 )
 _TOO_LARGE = re.compile(r"\(([\d.]+)([MGT])\) exceeds available HBM")
 _UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
@@ -112,9 +112,11 @@ def estimate(workload: Workload, chip: Chip) -> dict[str, Any]:
         chip: the chip.
 
     Returns:
-        ``fits``, ``memory_bytes`` and ``compile_s``. Of a program that the compiler accepts also ``argument_bytes``,
-        ``temporary_bytes``, and, a round of every loop, ``flop``, ``moved_bytes`` and ``roofline_s``: what the slower
-        takes of computing and moving at the chip's limits (Williams et al. 2009), which is ``bound_by``.
+        ``fits``, ``memory_bytes``, ``compile_s``, and ``room``: by what the batch could be multiplied until the memory
+        is full, if all but the arguments, nearly all of which are weights, grew with it. Of a program that the compiler
+        accepts also ``argument_bytes``, ``temporary_bytes``, and, a round of every loop, ``flop``, ``moved_bytes`` and
+        ``roofline_s``: what the slower takes of computing and moving at the chip's limits (Williams et al. 2009), which
+        is ``bound_by``.
     """
     traced = workload.trace()
     began = time.perf_counter()
@@ -125,7 +127,9 @@ def estimate(workload: Workload, chip: Chip) -> dict[str, Any]:
         if not found:
             raise
         needed = float(found[1]) * _UNITS[found[2]]
-        return {"fits": False, "memory_bytes": needed, "compile_s": time.perf_counter() - began}
+        arguments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(workload.inputs))
+        room = _room(arguments, needed, chip)
+        return {"fits": False, "memory_bytes": needed, "compile_s": time.perf_counter() - began, "room": room}
     seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs + memory.generated_code_size_in_bytes
@@ -136,6 +140,7 @@ def estimate(workload: Workload, chip: Chip) -> dict[str, Any]:
         "fits": total <= chip.memory,
         "memory_bytes": total,
         "compile_s": seconds,
+        "room": _room(memory.argument_size_in_bytes, total, chip),
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "flop": operations,
@@ -143,6 +148,11 @@ def estimate(workload: Workload, chip: Chip) -> dict[str, Any]:
         "roofline_s": limits[bound_by],
         "bound_by": bound_by,
     }
+
+
+def _room(arguments: float, total: float, chip: Chip) -> float:
+    """By what a batch could be multiplied; of bytes that its program takes, for its arguments and altogether."""
+    return max(chip.memory - arguments, 0) / max(total - arguments, 1)
 
 
 def row(name: str, batch: int, result: dict[str, Any], chip: Chip) -> str:
@@ -161,5 +171,6 @@ def row(name: str, batch: int, result: dict[str, Any], chip: Chip) -> str:
         cells += [""] * 4
     share = f"{100 * result['memory_bytes'] / chip.memory:.0f} %"
     cells.append(share if result["fits"] else f"{share}: does not fit")
+    cells.append(int(batch * result["room"]) or "none")
     cells += [f"{1e3 * result['roofline_s']:.1f}", result["bound_by"]] if "flop" in result else [""] * 2
     return f"| {' | '.join(map(str, cells))} |"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from typing import Any
 
 import jax
@@ -18,17 +19,37 @@ _ENVIRONMENT = {
 }
 
 
+# Topologies of v5e and v6e by their number of chips, which the names of machine types give.
+_SHAPES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+
+
+def topology_of(name: str) -> str:
+    """What libtpu calls a topology, such as ``v5e:2x4``, which may also be named as ``v5e-8`` or ``v5litepod-8``.
+
+    Raises:
+        UserError: it reads as none; of some libtpu's compiler would end the process.
+    """
+    text = name.strip().lower().replace("v5litepod", "v5e")
+    if (machine := re.fullmatch(r"(v5e|v6e)-(\d{1,3})", text)) and int(machine[2]) in _SHAPES:
+        return f"{machine[1]}:{_SHAPES[int(machine[2])]}"
+    if not re.fullmatch(r"v\d+[a-z]*:[1-9]\d?(x[1-9]\d?){1,2}", text):
+        raise UserError(f"target: {name!r} is no TPU; write its generation and shape, as in v5e:2x2 or v5p:2x2x1")
+    return text
+
+
 def described_chip(topology: str) -> Any:
     """One chip of a TPU (a ``jax.Device``), to compile programs for it; nothing can be run on it.
 
-    Comes before the first computation: whatever this process computes, it computes on the CPU.
+    Comes before the first computation: whatever this process computes, it computes on the CPU. It keeps no compiled
+    programs, since those for a TPU can only be read by one.
 
     Args:
-        topology: generation and shape, such as ``v5e:2x2``.
+        topology: generation and shape, see `topology_of`.
 
     Raises:
         UserError: libtpu is not installed, or there is no such topology.
     """
+    topology = topology_of(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("target: to compile for a TPU, install libtpu: pip install 'jax[tpu]'")
     from jax.experimental import topologies
@@ -36,6 +57,7 @@ def described_chip(topology: str) -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
         return topologies.get_topology_desc(topology, "tpu").devices[0]
     except jax.errors.JaxRuntimeError as error:

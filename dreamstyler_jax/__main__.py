@@ -24,6 +24,7 @@ class Command(NamedTuple):
         summary: what it does, in a line.
         resumable: whether ``--resume`` continues an interrupted call.
         config_module: the module of the settings dataclass, if that is another one.
+        smaller: what to do where it exhausts a device's memory.
     """
 
     module: str
@@ -31,6 +32,7 @@ class Command(NamedTuple):
     summary: str
     resumable: bool = False
     config_module: str = ""
+    smaller: str = "JAX_PLATFORMS=cpu in the environment computes on the CPU"
 
     def config_class(self) -> type:
         """The settings dataclass. JAX is imported only if the module of the class does so."""
@@ -39,9 +41,20 @@ class Command(NamedTuple):
         return getattr(importlib.import_module(self.config_module or self.module), self.config)
 
     def run(self, config: Any) -> None:
-        """Runs the command."""
+        """Runs the command.
+
+        Raises:
+            UserError: among others, it exhausted a device's memory.
+        """
         set_up()
-        importlib.import_module(self.module).run(config)
+        from dreamstyler_jax.runtime import memory
+
+        try:
+            importlib.import_module(self.module).run(config)
+        except Exception as error:
+            if memory.is_exhausted(error):
+                raise memory.too_much(self.smaller) from error
+            raise
 
 
 COMMANDS = {
@@ -51,6 +64,7 @@ COMMANDS = {
         "Learn a style from one or several pictures.",
         resumable=True,
         config_module=SETTINGS_WITHOUT_JAX,
+        smaller="give a smaller --resolution, or --dtype bfloat16 if it is not",
     ),
     "caption": Command(
         "dreamstyler_jax.commands.caption", "CaptionConfig", "Describe pictures, except their style, in text files."
@@ -60,6 +74,7 @@ COMMANDS = {
         "SampleConfig",
         "Paint prompts in learned styles.",
         config_module=SETTINGS_WITHOUT_JAX,
+        smaller="give a smaller --height and --width, or --dtype bfloat16 if it is not",
     ),
     "evaluate": Command("dreamstyler_jax.commands.evaluate", "EvaluateConfig", "Score painted pictures."),
     "convert": Command(
@@ -69,7 +84,10 @@ COMMANDS = {
         "dreamstyler_jax.commands.doctor", "DoctorConfig", "Say what this installation sees, and what is missing."
     ),
     "benchmark": Command(
-        "dreamstyler_jax.commands.benchmark", "BenchmarkConfig", "Measure how fast this machine trains and paints."
+        "dreamstyler_jax.commands.benchmark",
+        "BenchmarkConfig",
+        "Measure how fast this machine trains and paints.",
+        smaller="give a smaller --batch or --resolution, or --dtype bfloat16 if it is not",
     ),
     "pretrain": Command(
         "dreamstyler_jax.mini.training.pretrain", "PretrainConfig", "Train the embedded model from scratch."

@@ -6,7 +6,7 @@ far more than what was learned. On the same samples every time, it falls and the
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from dreamstyler_jax.inversion import Batch, Dataset, sample_losses
+from dreamstyler_jax.runtime.memory import fewer, is_exhausted, nothing_fits, say_what_fits
 from dreamstyler_jax.stable_diffusion import schedule
 from dreamstyler_jax.stable_diffusion.networks import Networks
 
@@ -54,6 +55,7 @@ class Watch:
         dataset: the pictures to measure with.
         stages: T.
         earlier: the losses of a training that is resumed, as from `measure`.
+        loss: computes the mean loss of each row of a batch as `evaluation_loss` does.
 
     Attributes:
         losses: of each evaluation the loss of each stage.
@@ -66,8 +68,9 @@ class Watch:
         dataset: Dataset,
         stages: int,
         earlier: Sequence[Sequence[float]] = (),
+        loss: Callable[..., Array] = evaluation_loss,
     ):
-        self._model, self._dataset, self._stages = (networks, params), dataset, stages
+        self._model, self._dataset, self._stages, self._loss = (networks, params), dataset, stages, loss
         self.losses = list(earlier)
 
     @functools.cached_property
@@ -75,10 +78,36 @@ class Watch:
         return evaluation_batch(self._dataset, self._stages)
 
     def measure(self, tables: Mapping[str, np.ndarray]) -> list[float]:
-        """The loss of each stage, to seven digits, as a log keeps them."""
-        loss = [float(f"{value:.7g}") for value in np.asarray(evaluation_loss(*self._model, tables, self._batch))]
+        """The loss of each stage, to seven digits, as a log keeps them.
+
+        Raises:
+            UserError: a device's memory is too small for one sample at a time.
+        """
+        loss = [float(f"{value:.7g}") for value in self._of_stages(tables)]
         self.losses.append(loss)
         return loss
+
+    def _of_stages(self, tables: Mapping[str, np.ndarray]) -> np.ndarray:
+        while True:
+            try:
+                losses = np.asarray(self._loss(*self._model, tables, self._batch))
+            except jax.errors.JaxRuntimeError as error:
+                self._batch = _in_smaller_rows(self._batch, error)
+                continue
+            return losses.reshape(self._stages, -1).mean(1)
+
+
+def _in_smaller_rows(batch: Batch, error: Exception) -> Batch:
+    """An evaluation's samples in more rows after an error, if memory was exhausted: a row is computed at once."""
+    if not is_exhausted(error):
+        raise error
+    together = batch.timesteps.shape[1]
+    if together == 1:
+        advice = "give a smaller --resolution, --dtype bfloat16 if it is not, or --evaluate_every 0"
+        raise nothing_fits("one sample of the evaluation", advice) from error
+    less = fewer(together)
+    say_what_fits(f"{together} samples of the evaluation", f"computing {less} at once, with the same result")
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, less, *leaf.shape[2:]), batch)
 
 
 def settled_at(losses: Sequence[Sequence[float]]) -> int | None:

@@ -53,6 +53,24 @@ def test_it_is_the_loss_of_training_on_these_samples(tiny):
     np.testing.assert_allclose(found, losses.reshape(STAGES, -1).mean(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("most", [4, 2, 0])
+def test_an_evaluation_that_exhausts_the_memory_computes_fewer_samples_at_once(tiny, most, recwarn):
+    def loss(networks, params, tables, batch):
+        if batch.timesteps.shape[1] > most:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+        return batch.timesteps.mean(1)
+
+    lesson = lesson_of(tiny)
+    watch = stopping.Watch(tiny.networks, tiny.params, lesson.evaluated, STAGES, loss=loss)
+    if not most:
+        with pytest.raises(UserError, match=r"even one sample of the evaluation needs more .*--evaluate_every 0"):
+            watch.measure(lesson.style.tables)
+        return
+    for _ in range(2):
+        assert watch.measure(lesson.style.tables) == pytest.approx([166.25, 499.5, 832.75], abs=1)
+    assert sum("computing 2 at once" in str(warning.message) for warning in recwarn) == (most == 2)
+
+
 # When it has settled
 
 

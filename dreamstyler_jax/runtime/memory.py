@@ -28,6 +28,11 @@ def nothing_fits(least: str, advice: str) -> UserError:
     return UserError(f"even {least} needs more memory than {_devices()}: {advice}")
 
 
+def too_much(advice: str) -> UserError:
+    """The error of what exhausted the memory, and is not computed in smaller parts."""
+    return UserError(f"this needs more memory than {_devices()}: {advice}")
+
+
 def _devices() -> str:
     count, kind = mesh().size, mesh().devices.flat[0].device_kind
     return f"{kind} has" if count == 1 else f"{count} x {kind} have"

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import signal
 import socket
 
 import numpy as np
@@ -33,6 +34,7 @@ from dreamstyler_jax.prompts import OBJECT_PROMPTS, sidecar_prompt
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.interruption import listening
 from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
 
@@ -494,6 +496,31 @@ def test_a_run_does_not_go_on_with_another_picture_behind_the_same_path(finished
     with pytest.raises(UserError, match="the model's weights, the model's configs, scheduler or tokenizer changed"):
         check_same_inputs(finished, {**metadata, "model_hash": "0", "model_settings": "0"})
     check_same_inputs(finished, {**metadata, "init_style_hash": "0"})  # it began without a style
+
+
+def test_a_run_that_was_stopped_before_its_first_style_knows_its_pictures(words, pictures, tmp_path, capfd):
+    stars = write_picture(tmp_path / "stars.png", 0)
+    words = [*words, "--images", stars, pictures / "wave.png", "--log_every", 10, "--output", tmp_path / "run"]
+    with listening(lambda: None), pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        run(train, *words)
+    assert capfd.readouterr().out.startswith("Time 00:")
+    assert checkpoints(tmp_path / "run") == [10] and not (tmp_path / "run" / "steps").exists()
+    write_picture(stars, 7)
+    assert "stars.png changed since the run began" in refusal(capfd, train, *words, "--resume")
+    (tmp_path / "run" / "training_inputs.json").write_text("[]")
+    assert "training_inputs.json" in refusal(capfd, train, *words, "--resume")
+
+
+def test_a_run_of_an_earlier_version_knows_its_pictures_from_its_styles(finished, tmp_path):
+    metadata = Style.load(finished / FILE_NAME).metadata
+    shutil.copytree(finished / "steps", tmp_path / "steps")
+    check_same_inputs(tmp_path, metadata)
+    with pytest.raises(UserError, match="the model's weights changed"):
+        check_same_inputs(tmp_path, {**metadata, "model_hash": "0"})
+    shutil.rmtree(tmp_path / "steps")
+    check_same_inputs(tmp_path, {**metadata, "model_hash": "0"})
 
 
 def test_a_run_does_not_replace_files_of_somebody_elses(words, tmp_path, capfd):

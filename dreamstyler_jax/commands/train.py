@@ -19,7 +19,7 @@ from dreamstyler_jax.commands.models import load_model
 from dreamstyler_jax.commands.processes import processes_of
 from dreamstyler_jax.commands.recording import Recorder, Run, is_kept, make_by_products
 from dreamstyler_jax.commands.run_log import RunLog
-from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished
+from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished, record_inputs
 from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
@@ -178,6 +178,7 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput) -> d
         announce(model, *model.loras.lines, *map(summary, runs))
         groups: dict[int, list[Recorder]] = {}
         for item, store, state in zip(runs, stores, states, strict=True):
+            record_inputs(item.folder, item.lesson.style.metadata)
             write_config(item.config, item.folder / SETTINGS)
             done = int(state.step)
             if done and is_kept(config, state):  # a kill may have come before them

@@ -16,7 +16,7 @@ from dreamstyler_jax.commands.cli import command_line
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.models import load_model
-from dreamstyler_jax.commands.processes import processes_of
+from dreamstyler_jax.commands.processes import check_same_training, processes_of
 from dreamstyler_jax.commands.recording import Recorder, Run, is_kept, make_by_products
 from dreamstyler_jax.commands.run_log import RunLog
 from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished, record_inputs
@@ -80,10 +80,13 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
         return
     with clock.spending("data"):
         runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
+    for item in runs:
+        check_same_training(item)
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
     if hosts.follows():
         with patiently(PROMISE):
             follow(model, [item.lesson for item in runs], config)
+        print(f"Process {jax.process_index()} of {jax.process_count()} has done its part; the first one has the style")
         return
     diverged: dict[str, str] = {}
     for group in _of_one_shape(runs):

@@ -8,12 +8,14 @@ follow it until it stops.
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -31,16 +33,16 @@ _JOBS = (  # what must be set, and where the process's number, their count, and 
     ("SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 )
-_STOP, _UNTOLD, _TOLD = 0, 1, 2
+_INTERRUPTED, _FAILED, _DONE, _UNTOLD, _TOLD = -2, -1, 0, 1, 2  # what a process says of itself; ended up to 0
 _NO_JOB = "found no TPU pod, Slurm or Open MPI job, nor JAX_PROCESS_ID and JAX_NUM_PROCESSES in the environment"
 
 
 @dataclasses.dataclass
 class _Job:
-    """Whether this process has joined others, and whether one of them has stopped; then nothing is exchanged."""
+    """Whether this process has joined others, and how one of them has ended; then nothing more is exchanged."""
 
     joined: bool = False
-    stopped: bool = False
+    ended: int | None = None
 
 
 _job = _Job()
@@ -160,15 +162,17 @@ def joined(meeting: Meeting, patience: float = PATIENCE) -> Iterator[None]:
     Raises:
         UserError: only a part of that is given, nothing is known of other processes, or the port is taken.
     """
-    _meet(_completed(meeting, os.environ), patience)
-    _job.joined, _job.stopped = jax.process_count() > 1, False
+    completed = _completed(meeting, os.environ)
+    with interruption.at_once():
+        _meet(completed, patience)
+    _job.joined, _job.ended = jax.process_count() > 1, None
     try:
         yield
-        _gather(_STOP)
+        _gather(_DONE)
     except jax.errors.JaxRuntimeError:  # the others may be within a step that never ends
         raise
-    except BaseException:
-        _gather(_STOP)
+    except BaseException as error:
+        _gather(_INTERRUPTED if isinstance(error, KeyboardInterrupt) else _FAILED)
         raise
     finally:
         _job.joined = False
@@ -230,20 +234,45 @@ def on_all_devices_joined() -> Iterator[None]:
         yield
 
 
+def differing(values: Mapping[str, Any]) -> list[str]:
+    """The names of values that are not the same on all joined processes; the same answer on all of them.
+
+    Args:
+        values: JSON values, by the same names on all processes. Only digests of them are exchanged.
+
+    Raises:
+        KeyboardInterrupt, UserError: as for `follow`.
+    """
+    counts = _gather_of_running(len(values)) if _job.joined else [_DONE]
+    if _DONE in counts:
+        return []
+    if len(set(counts)) > 1:
+        raise UserError("distributed: the processes of this job run different versions of this program")
+    texts = [json.dumps(value, sort_keys=True) for value in values.values()]
+    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32) for text in texts]
+    of_all = multihost_utils.process_allgather(np.stack(digests))  # [processes, values, 8]
+    return [name for name, same in zip(values, (of_all == of_all[0]).all((0, 2)), strict=True) if not same]
+
+
 def lead(steps: int) -> None:
     """Tells the processes that follow how many steps come next; does nothing if there are none.
 
     Raises:
-        UserError: one of them has stopped.
+        KeyboardInterrupt, UserError: as for `follow`.
     """
-    if _job.joined and _STOP in _gather(steps):
-        raise UserError("another process of this job has stopped, its own message says why; start all of them again")
+    if _job.joined:
+        _gather_of_running(steps)
 
 
 def follow() -> int:
-    """How many steps the first process says come next; 0 if it, or another one, has stopped."""
-    numbers = _gather(1)
-    return _STOP if _STOP in numbers else numbers[0]
+    """How many steps the first process says come next; 0 if it has done all of them.
+
+    Raises:
+        KeyboardInterrupt: a process was told to stop.
+        UserError: a process has failed.
+    """
+    numbers = _gather_of_running(1)
+    return _DONE if _DONE in numbers else numbers[0]
 
 
 def told_to_stop() -> bool:
@@ -257,10 +286,20 @@ def from_the_first(tree: T) -> T:
     return multihost_utils.broadcast_one_to_all(tree) if _job.joined else tree
 
 
+def _gather_of_running(number: int) -> list[int]:
+    """As `_gather`, but ends this process as well if one was interrupted or has failed."""
+    numbers = _gather(number)
+    if _INTERRUPTED in numbers:
+        raise KeyboardInterrupt
+    if _FAILED in numbers:
+        raise UserError("another process of this job has stopped, its own message says why; start all of them again")
+    return numbers
+
+
 def _gather(number: int) -> list[int]:
-    """The number that each process gives; those that have stopped give `_STOP`, and from then on nothing is asked."""
-    if not _job.joined or _job.stopped:
-        return [_STOP]
+    """The number that each process gives; those that end say how, and from then on nothing is asked."""
+    if not _job.joined or _job.ended is not None:
+        return [_DONE if _job.ended is None else _job.ended]
     numbers = np.ravel(multihost_utils.process_allgather(np.int32(number))).tolist()
-    _job.stopped = _STOP in numbers
+    _job.ended = min(numbers) if min(numbers) <= _DONE else None
     return numbers

@@ -334,6 +334,15 @@ def test_what_a_kill_left_undone_after_a_checkpoint_is_made_on_resuming(step, fi
         assert ours[name] == expected[name], name
 
 
+def test_what_a_kill_left_undone_after_the_style_is_made_on_resuming(finished, words, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for name in (f"steps/step_{STEPS:06d}.safetensors", f"previews/step_{STEPS:06d}.png", "loss.png"):
+        (folder / name).unlink()
+    run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder, "--resume")
+    assert contents(folder) == contents(finished)
+
+
 def test_checkpoints_without_their_settings_are_refused(finished, words, capfd, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

@@ -128,7 +128,9 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
     style, settings = folder / FILE_NAME, folder / SETTINGS
     if not (config.resume and style.exists()):
         return False
+    done = Style.load(style).metadata.get("steps")
+    if not isinstance(done, int):
+        return False
     if config.steps == AUTO_STEPS:
         return settings.exists() and read_config(TrainConfig, settings).steps == AUTO_STEPS
-    done = Style.load(style).metadata.get("steps")
-    return isinstance(done, int) and done >= config.steps
+    return done >= config.steps

@@ -17,7 +17,7 @@ from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.models import load_model
 from dreamstyler_jax.commands.processes import check_same_training, processes_of
-from dreamstyler_jax.commands.recording import Recorder, Run, is_kept, make_by_products
+from dreamstyler_jax.commands.recording import Recorder, Run, complete, is_kept, make_by_products
 from dreamstyler_jax.commands.run_log import RunLog
 from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished, record_inputs
 from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
@@ -74,7 +74,7 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
     pending = [
         (run_config, pictures)
         for run_config, pictures in asked
-        if hosts.follows() or not ends_here(model, run_config, pictures)
+        if hosts.follows() or not ends_here(model, run_config, pictures, clock)
     ]
     if not pending:
         return
@@ -99,16 +99,17 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
         raise UserError("; ".join(f"the style {name!r} was not learned: {why}" for name, why in diverged.items()))
 
 
-def ends_here(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> bool:
-    """Whether a run that is resumed has nothing left to do, and says so.
+def ends_here(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image], clock: Goodput) -> bool:
+    """Whether a run that is resumed has no step left to do; says so, and makes what it may lack beside its style.
 
     Raises:
-        UserError: it was done with other pictures or another model.
+        UserError: it was done with other pictures or another model, or another process trains in its folder.
     """
     folder = path_of(config.output)
     if not is_finished(config, folder):
         return False
     check_same_inputs(folder, {**describe(pictures), "model_hash": model.hash, "model_settings": model.settings})
+    complete(model, config, folder, clock)
     print(f"The style {config.name!r} in {folder} is finished; to train it further, ask for more --steps")
     return True
 

@@ -88,10 +88,10 @@ class Checkpoints:
             parts = self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(), digests=ocp.args.JsonRestore())
             )
-        except Exception:  # Orbax raises anything for missing or truncated files
+            leaves = [np.asarray(leaf) for leaf in parts.state]
+            return leaves if [_digest(leaf) for leaf in leaves] == parts.digests else None
+        except Exception:  # Orbax raises anything for missing, truncated or other files
             return None
-        leaves = [np.asarray(leaf) for leaf in parts.state]
-        return leaves if [_digest(leaf) for leaf in leaves] == list(parts.digests) else None
 
 
 def check_path(folder: Path) -> None:
@@ -133,6 +133,7 @@ def _open_manager(folder: Path, keep: int) -> Any:
         max_to_keep=keep,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
+        lightweight_initialize=True,  # or it would fail for a checkpoint with a damaged time
         create=False,
         multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
         atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),

@@ -1,6 +1,7 @@
 """The doors for what commands left: manifests and definitions of grids, logs and checkpoints of runs."""
 
 import json
+from collections.abc import Callable
 from random import Random
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.stopping import settled_at
 from fuzzing.door import FolderDoor
 from fuzzing.mutations import (
+    json_file,
     mutated_bytes,
     remove,
     spoilt_lines,
@@ -83,6 +85,15 @@ class Manifests(FolderDoor):
         find_training_data(painted, [str(self.folder / "runs")], [])
 
 
+def spoiler_of(data: bytes) -> Callable[[Random], bytes]:
+    """What spoils the content of a file: its values if it is JSON, and its bytes."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return lambda rng: mutated_bytes(rng, data)
+    return lambda rng: rng.choice((json_file(rng, document), b"5", b"null", b"[1]"))
+
+
 class Runs(FolderDoor):
     """What a run of training left, when it is resumed."""
 
@@ -92,6 +103,8 @@ class Runs(FolderDoor):
         config = TrainConfig(images=["a.png"], prompts=["a {}"], name="x", steps=9, resume=True)
         self.config = config
         write_config(config, self.folder / "config.yaml")
+        inputs = {"images": ["a.png"], "image_hashes": ["0"], "model_hash": "1", "model_settings": "2"}
+        runs.record_inputs(self.folder, inputs)
         random_style("x", steps=9).save(self.folder / "style.safetensors")
         lines = [
             {"step": step, "loss": 0.5, "stage_loss": [0.1, None], "evaluation_loss": [0.1, 0.2]}
@@ -103,11 +116,11 @@ class Runs(FolderDoor):
         self.files = {
             "metrics.jsonl": lambda rng: spoilt_lines(rng, lines),
             "config.yaml": lambda rng: mutated_bytes(rng, text),
+            runs.INPUTS: lambda rng: json_file(rng, inputs),
         }
         for file in (self.folder / "checkpoints").rglob("*"):
             if file.is_file():
-                data = file.read_bytes()
-                self.files[str(file.relative_to(self.folder))] = lambda rng, data=data: mutated_bytes(rng, data)
+                self.files[str(file.relative_to(self.folder))] = spoiler_of(file.read_bytes())
         (self.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def attempt(self, rng: Random) -> None:
@@ -123,6 +136,7 @@ class Runs(FolderDoor):
     def read(self, rng: Random) -> None:
         """Does what resuming does before and after the training."""
         runs.check_resumable(self.config, self.folder)
+        runs.check_same_inputs(self.folder, {"images": ["a.png"], "image_hashes": ["0"], "model_hash": "1"})
         runs.is_finished(self.config, self.folder)
         if len(self.files) > 1:
             with open_checkpoints(self.folder / "checkpoints") as store:

@@ -50,6 +50,24 @@ def test_an_environment_that_contradicts_itself_is_refused(other):
 
 
 @pytest.mark.parametrize(
+    ("variables", "complaint"),
+    [
+        (POD | {"TPU_WORKER_ID": "x"}, "TPU_WORKER_ID in the environment should be a whole number, not 'x'"),
+        (POD | {"TPU_WORKER_ID": "4"}, "TPU_WORKER_ID and TPU_WORKER_HOSTNAMES .* not 4 of 4"),
+        (POD | {"MEGASCALE_NUM_SLICES": "x"}, "MEGASCALE_NUM_SLICES in the environment should be a whole number"),
+        (POD | {"MEGASCALE_SLICE_ID": "-1"}, "MEGASCALE_SLICE_ID in the environment should be a whole number"),
+        (SLURM | {"SLURM_NTASKS": "x"}, "SLURM_PROCID and SLURM_NTASKS .* not 5 of x"),
+        (SLURM | {"SLURM_LOCALID": "x"}, "SLURM_LOCALID in the environment should be a whole number, not 'x'"),
+        ({"JAX_LOCAL_DEVICE_IDS": "0,a"}, "JAX_LOCAL_DEVICE_IDS in the environment should .* 0 or 0,1, not '0,a'"),
+    ],
+)
+def test_a_malformed_environment_is_named(variables, complaint):
+    with pytest.raises(UserError, match=complaint):
+        place_by(variables)
+        local_devices(variables)
+
+
+@pytest.mark.parametrize(
     ("variables", "devices"),
     [
         ({}, None),
@@ -74,6 +92,10 @@ MISTAKES = [
     (
         ["--distributed", "--coordinator_address", "here", "--num_processes", 2, "--process_id", 0],
         "coordinator_address: should read like 10.0.0.1:1234, not here",
+    ),
+    (
+        ["--distributed", "--coordinator_address", "here:65536", "--num_processes", 2, "--process_id", 0],
+        "coordinator_address: should read like 10.0.0.1:1234, not here:65536",
     ),
     (
         ["--distributed", "--coordinator_address", "a:1", "--num_processes", 2, "--process_id", 2],

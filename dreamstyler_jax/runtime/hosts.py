@@ -75,16 +75,24 @@ def place_by(variables: Mapping[str, str]) -> Place | None:
     Knows ``JAX_PROCESS_ID`` and ``JAX_NUM_PROCESSES``, Slurm's and Open MPI's processes, and the hosts of TPU pods.
 
     Raises:
-        UserError: they contradict each other.
+        UserError: they contradict each other, or one is no number.
     """
     for needed, index, count, _ in _JOBS:
         if needed in variables:
             return _place(variables.get(index), variables.get(count), f"{index} and {count} in the environment")
     if "TPU_WORKER_ID" in variables and "TPU_WORKER_HOSTNAMES" in variables:
-        hosts, slices = len(variables["TPU_WORKER_HOSTNAMES"].split(",")), int(variables.get("MEGASCALE_NUM_SLICES", 1))
-        index = int(variables["TPU_WORKER_ID"]) + hosts * int(variables.get("MEGASCALE_SLICE_ID", 0))
-        return Place(index, hosts * slices)
+        hosts = len(variables["TPU_WORKER_HOSTNAMES"].split(","))
+        slices = _number("MEGASCALE_NUM_SLICES", variables, "1")
+        index = _number("TPU_WORKER_ID", variables) + hosts * _number("MEGASCALE_SLICE_ID", variables, "0")
+        return _place(index, hosts * slices, "TPU_WORKER_ID and TPU_WORKER_HOSTNAMES in the environment")
     return None
+
+
+def _number(name: str, variables: Mapping[str, str], default: str = "") -> int:
+    text = variables.get(name, default)
+    if not text.isdecimal():
+        raise UserError(f"{name} in the environment should be a whole number, not {text!r}")
+    return int(text)
 
 
 def place_in_job(index: int | None = None, count: int | None = None) -> Place:
@@ -138,13 +146,18 @@ def local_devices(variables: Mapping[str, str] = os.environ) -> list[int] | None
     """The GPUs for this process: one, by its number on this host, if Slurm or Open MPI started it; None for all.
 
     ``JAX_LOCAL_DEVICE_IDS`` takes precedence, as in JAX. A process that sees one GPU alone takes that.
+
+    Raises:
+        UserError: a variable holds something else than numbers.
     """
     if ids := variables.get("JAX_LOCAL_DEVICE_IDS"):
+        if not all(number.strip().isdecimal() for number in ids.split(",")):
+            raise UserError(f"JAX_LOCAL_DEVICE_IDS in the environment should read like 0 or 0,1, not {ids!r}")
         return [int(number) for number in ids.split(",")]
     for needed, _, _, local in _JOBS[1:]:
         if needed in variables and local in variables:
             visible = variables.get("CUDA_VISIBLE_DEVICES", "")
-            return [0] if visible and "," not in visible else [int(variables[local])]
+            return [0] if visible and "," not in visible else [_number(local, variables)]
     return None
 
 
@@ -189,7 +202,8 @@ def _completed(meeting: Meeting, variables: Mapping[str, str]) -> Meeting:
         return Meeting()
     if missing:
         raise UserError(f"distributed: {' and '.join(missing)} missing: give {', '.join(options)}, or none of them")
-    if not re.fullmatch(r".+:\d{1,5}", str(address)):
+    port = re.fullmatch(r".+:(\d{1,5})", str(address), re.ASCII)
+    if not port or not 0 < int(port[1]) < 2**16:
         raise UserError(f"coordinator_address: should read like 10.0.0.1:1234, not {address}")
     place = _place(index, count, "process_id and num_processes")
     return Meeting(str(address), place.count, place.index)

@@ -89,8 +89,12 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig]) -> None:
         print(f"Process {jax.process_index()} of {jax.process_count()} has done its part; the first one has the style")
         return
     diverged: dict[str, str] = {}
-    for group in _of_one_shape(runs):
-        diverged |= train_runs(model, group, clock)
+    try:
+        for group in _of_one_shape(runs):
+            diverged |= train_runs(model, group, clock)
+    except KeyboardInterrupt:
+        print(clock)
+        raise
     for item in runs:
         if item.config.name not in diverged:
             print(f"The style {item.config.name!r} is in {item.folder}; paint with it: {painting_command(item.config)}")

@@ -211,6 +211,7 @@ def _completed(meeting: Meeting, variables: Mapping[str, str]) -> Meeting:
 
 def _meet(meeting: Meeting, patience: float) -> None:
     """``jax.distributed.initialize``, which would end the process with a dump of its stack if others did not come."""
+    devices = local_devices()
     others = "the other processes" + (f" at {meeting.address}" if meeting.address else "")
     print(f"Waiting for {others}, at most {patience:g} s", file=sys.stderr, flush=True)
 
@@ -224,7 +225,7 @@ def _meet(meeting: Meeting, patience: float) -> None:
     try:
         jax.distributed.initialize(
             *meeting,
-            local_device_ids=local_devices(),
+            local_device_ids=devices,
             initialization_timeout=int(patience) + 60,
             shutdown_timeout_seconds=int(PATIENCE),
         )

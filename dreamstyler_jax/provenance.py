@@ -74,11 +74,16 @@ def first_picture(metadata: Mapping[str, Any]) -> Image.Image | None:
     return (pictures[0].seen() if pictures else None) or images.from_thumbnail(metadata.get("thumbnail"))
 
 
+def inputs_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a style's metadata that `changed_inputs` compares, as JSON values."""
+    return {key: metadata[key] for key in ("images", "image_hashes", *_ORIGINS) if key in metadata}
+
+
 def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What a training would go on with that is not what it began with, in words.
 
     Args:
-        before: the metadata of a style that the training saved.
+        before: `inputs_of` the training at its begin, or the metadata of a style that it saved.
         now: those of the style that it would go on with. What one of both does not know is not compared.
     """
     changed = [

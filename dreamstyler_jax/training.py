@@ -229,6 +229,7 @@ def follow(model: StableDiffusion, lessons: Sequence[Lesson], settings: TrainSet
 
     Raises:
         KeyboardInterrupt: one of the processes was told to stop; the first one saves what was learned.
+        UserError: another process has failed.
     """
     networks = model.with_size_conditions(settings.original_size, settings.crop_top_left).networks
     loop = _Loop(model, networks, lessons, settings, None)

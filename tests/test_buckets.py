@@ -64,6 +64,7 @@ def test_the_url_of_something_in_a_bucket_stays_as_it_is_given():
     ("text", "reason"),
     [
         ("https://example.com/boat.png", "https:// is not supported, only gs://, s3://, az://: copy the files"),
+        ("GS://styles/run", "GS:// is written in small letters, gs://"),
         (Path("gs://styles/run"), "gs:/styles/run: pathlib.Path drops a slash of URLs"),
         ("az://styles/run", "az:// needs the package adlfs: pip install adlfs"),
     ],

@@ -69,6 +69,12 @@ DAMAGES = {
     "emptied": lambda file: file.write_bytes(b""),
     "deleted": lambda file: file.unlink(),
 }
+# Files that are whole JSON, but not Orbax's: each a name within the checkpoint, and its new content.
+OTHER_JSON = [
+    (name, content)
+    for name in ("digests/metadata", "_CHECKPOINT_METADATA", "state/_METADATA")
+    for content in ("5", "null", "[1]", "{}")
+]
 
 
 def test_the_newest_state_comes_back_bit_for_bit(saved):
@@ -108,6 +114,16 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(folder, damage):
     DAMAGES[damage](files_of(folder, 20)[0])
     with pytest.warns(UserWarning, match="step 20 is damaged"):
         assert_is_step(restore(folder), 10)
+
+
+@pytest.mark.parametrize(("name", "content"), OTHER_JSON)
+def test_a_checkpoint_with_other_json_is_skipped_or_not_touched_by_it(folder, name, content):
+    (folder / "20" / name).write_text(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = restore(folder)
+    assert state is not None
+    assert_is_step(state, int(state["step"]))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads, on missing files

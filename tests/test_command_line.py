@@ -233,6 +233,14 @@ def test_exit_status(run, status, message, capsys):
     assert capsys.readouterr().err.startswith(message)
 
 
+@pytest.mark.parametrize("given", ["", "--resume", "--resume true", "--resume=true", "--resume False", "--resume=no"])
+def test_the_advice_to_continue_has_resume_once(given, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "orig_argv", ["dreamstyler", "train", *given.split(), "--name", "true"])
+    with pytest.raises(SystemExit):
+        cli.run_and_exit(raising(KeyboardInterrupt()), resumable=True)
+    assert capsys.readouterr().err == "interrupted; to continue: dreamstyler train --name true --resume\n"
+
+
 def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
     shown = io.TextIOWrapper(io.BytesIO(), "cp1252")
     monkeypatch.setattr(sys, "stdout", shown)

@@ -54,10 +54,12 @@ def learning(tiny_folder, here):
 
 def test_a_run_that_was_killed_is_resumed_and_equals_one_on_this_machine(learning, store, tmp_path):
     run(train, *learning, "--output", tmp_path / "stars")
-    store.fatal = "checkpoints/4/commit_success.txt"
-    with pytest.raises(OSError, match="no change of"):
-        run(train, *learning, "--output", f"{NAME}/stars")
-    store.changes_left = float("inf")
+    for fatal in ("checkpoints/2/_CHECKPOINT_METADATA", "checkpoints/4/commit_success.txt"):
+        assert not any(name.startswith("checkpoints") for name in store.contents(f"{NAME}/stars"))
+        store.fatal = fatal
+        with pytest.raises(OSError, match="no change of"):
+            run(train, *learning, "--output", f"{NAME}/stars", "--resume")
+        store.changes_left = float("inf")
     assert len(store.contents(f"{NAME}/stars/steps")) == 1
     assert {name.partition("/")[0] for name in store.contents(f"{NAME}/stars/checkpoints")} == {"2", "4"}
     run(train, *learning, "--output", f"{NAME}/stars", "--resume")

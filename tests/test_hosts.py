@@ -3,16 +3,21 @@
 Two processes train and paint together in test_train_command.py and in sample/test_sample_resuming.py.
 """
 
+import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from script_tools import ROOT, refusal, write_picture
 
 from dreamstyler_jax.commands import train
-from dreamstyler_jax.commands.processes import check_sharing
+from dreamstyler_jax.commands.cli import INTERRUPTED
+from dreamstyler_jax.commands.config import TrainConfig
+from dreamstyler_jax.commands.processes import check_sharing, what_is_trained
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.hosts import local_devices, place_by
 
@@ -45,6 +50,24 @@ def test_an_environment_that_contradicts_itself_is_refused(other):
 
 
 @pytest.mark.parametrize(
+    ("variables", "complaint"),
+    [
+        (POD | {"TPU_WORKER_ID": "x"}, "TPU_WORKER_ID in the environment should be a whole number, not 'x'"),
+        (POD | {"TPU_WORKER_ID": "4"}, "TPU_WORKER_ID and TPU_WORKER_HOSTNAMES .* not 4 of 4"),
+        (POD | {"MEGASCALE_NUM_SLICES": "x"}, "MEGASCALE_NUM_SLICES in the environment should be a whole number"),
+        (POD | {"MEGASCALE_SLICE_ID": "-1"}, "MEGASCALE_SLICE_ID in the environment should be a whole number"),
+        (SLURM | {"SLURM_NTASKS": "x"}, "SLURM_PROCID and SLURM_NTASKS .* not 5 of x"),
+        (SLURM | {"SLURM_LOCALID": "x"}, "SLURM_LOCALID in the environment should be a whole number, not 'x'"),
+        ({"JAX_LOCAL_DEVICE_IDS": "0,a"}, "JAX_LOCAL_DEVICE_IDS in the environment should .* 0 or 0,1, not '0,a'"),
+    ],
+)
+def test_a_malformed_environment_is_named(variables, complaint):
+    with pytest.raises(UserError, match=complaint):
+        place_by(variables)
+        local_devices(variables)
+
+
+@pytest.mark.parametrize(
     ("variables", "devices"),
     [
         ({}, None),
@@ -69,6 +92,10 @@ MISTAKES = [
     (
         ["--distributed", "--coordinator_address", "here", "--num_processes", 2, "--process_id", 0],
         "coordinator_address: should read like 10.0.0.1:1234, not here",
+    ),
+    (
+        ["--distributed", "--coordinator_address", "here:65536", "--num_processes", 2, "--process_id", 0],
+        "coordinator_address: should read like 10.0.0.1:1234, not here:65536",
     ),
     (
         ["--distributed", "--coordinator_address", "a:1", "--num_processes", 2, "--process_id", 2],
@@ -123,14 +150,50 @@ def test_a_process_that_waits_in_vain_says_so_and_ends():
     assert process.returncode == 2
 
 
+WAITING = """
+from dreamstyler_jax.commands.cli import run_and_exit
+from dreamstyler_jax.runtime.hosts import Meeting, joined
+run_and_exit(lambda: joined(Meeting("127.0.0.1:9", 2, 1), patience=60).__enter__())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_waits_for_the_others_ends_at_the_first_signal(number):
+    words, pipe = [sys.executable, "-c", WAITING], subprocess.PIPE
+    with subprocess.Popen(words, cwd=ROOT, env=os.environ, text=True, stdout=pipe, stderr=pipe) as process:
+        assert process.stderr and process.stderr.readline().startswith("Waiting for the other processes")
+        time.sleep(0.3)  # until it waits outside of Python
+        process.send_signal(number)
+        _, printed = process.communicate(timeout=20)
+    assert process.returncode == INTERRUPTED
+    assert printed.count("interrupted; to continue: ") == 1
+
+
+def test_what_processes_must_share_are_contents_and_not_paths():
+    metadata = {"model_hash": "m", "model_settings": "s", "image_hashes": ["a"], "prompts": ["a {}"]}
+    config = TrainConfig(images=["a.png"], prompts=["a {}"])
+    shared = what_is_trained(config, metadata)
+
+    def changed(metadata, **options) -> list[str]:
+        other = what_is_trained(dataclasses.replace(config, **options), metadata)
+        return sorted(name for name in shared if shared[name] != other[name])
+
+    assert changed(metadata, images=["b.png"], name="b", output="there", model="here", distributed=True) == []
+    assert changed(metadata, learning_rate=0.1, seed=3, prompts=["b {}"]) == ["learning_rate", "prompts", "seed"]
+    hashes = {"image_hashes": ["b"], "model_hash": "n", "init_style_hash": "i"}
+    assert changed(metadata | hashes) == ["images", "init_style", "model"]
+    assert changed(metadata | {"model_settings": "t"}) == ["model"]
+
+
 TOGETHER = """
 import sys
 import numpy as np
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.hosts import Meeting, follow, follows, from_the_first, joined, lead
+from dreamstyler_jax.runtime.hosts import Meeting, differing, follow, follows, from_the_first, joined, lead
 number = int(sys.argv[2])
 try:
     with joined(Meeting(sys.argv[1], 2, number), patience=60):
+        print(differing({"seed": 0, "images": [number], "steps": 5, "prompts": [str(number)]}), flush=True)
         if follows():
             print("told", follow(), follow(), from_the_first(np.float32(number + 5)))
             raise UserError("mine")
@@ -153,5 +216,6 @@ def test_processes_do_what_the_first_says_until_one_of_them_stops():
         [line for line in process.communicate(timeout=100)[0].splitlines() if not line.startswith("[Gloo]")]
         for process in both
     )
+    assert first.pop(0) == other.pop(0) == "['images', 'prompts']"
     assert first == ["another process of this job has stopped, its own message says why; start all of them again"]
     assert other == ["told 3 4 5.0", "mine"]

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import signal
 import socket
 
 import numpy as np
@@ -33,6 +34,7 @@ from dreamstyler_jax.prompts import OBJECT_PROMPTS, sidecar_prompt
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.interruption import listening
 from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
 
@@ -336,6 +338,15 @@ def test_what_a_kill_left_undone_after_a_checkpoint_is_made_on_resuming(step, fi
         assert ours[name] == expected[name], name
 
 
+def test_what_a_kill_left_undone_after_the_style_is_made_on_resuming(finished, words, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for name in (f"steps/step_{STEPS:06d}.safetensors", f"previews/step_{STEPS:06d}.png", "loss.png"):
+        (folder / name).unlink()
+    run(train, *words, "--log_every", 10, "--save_every", 100, "--output", folder, "--resume")
+    assert contents(folder) == contents(finished)
+
+
 def test_checkpoints_without_their_settings_are_refused(finished, words, capfd, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -500,6 +511,31 @@ def test_a_run_does_not_go_on_with_another_picture_behind_the_same_path(finished
     check_same_inputs(finished, {**metadata, "init_style_hash": "0"})  # it began without a style
 
 
+def test_a_run_that_was_stopped_before_its_first_style_knows_its_pictures(words, pictures, tmp_path, capfd):
+    stars = write_picture(tmp_path / "stars.png", 0)
+    words = [*words, "--images", stars, pictures / "wave.png", "--log_every", 10, "--output", tmp_path / "run"]
+    with listening(lambda: None), pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        run(train, *words)
+    assert capfd.readouterr().out.startswith("Time 00:")
+    assert checkpoints(tmp_path / "run") == [10] and not (tmp_path / "run" / "steps").exists()
+    write_picture(stars, 7)
+    assert "stars.png changed since the run began" in refusal(capfd, train, *words, "--resume")
+    (tmp_path / "run" / "training_inputs.json").write_text("[]")
+    assert "training_inputs.json" in refusal(capfd, train, *words, "--resume")
+
+
+def test_a_run_of_an_earlier_version_knows_its_pictures_from_its_styles(finished, tmp_path):
+    metadata = Style.load(finished / FILE_NAME).metadata
+    shutil.copytree(finished / "steps", tmp_path / "steps")
+    check_same_inputs(tmp_path, metadata)
+    with pytest.raises(UserError, match="the model's weights changed"):
+        check_same_inputs(tmp_path, {**metadata, "model_hash": "0"})
+    shutil.rmtree(tmp_path / "steps")
+    check_same_inputs(tmp_path, {**metadata, "model_hash": "0"})
+
+
 def test_a_run_does_not_replace_files_of_somebody_elses(words, tmp_path, capfd):
     (tmp_path / "config.yaml").write_text("# mine\ntrain: {steps: 3}\nsample: {steps: 9}\n")
     words = ["--config", tmp_path / "config.yaml", *words, "--output", tmp_path]
@@ -528,7 +564,8 @@ def test_two_hosts_of_four_devices_go_on_as_one_device_would(batches_of_eight, t
     printed = [host.communicate(timeout=300) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], printed
     said = [[line for line in output.splitlines() if not line.startswith("[Gloo]")] for output, _ in printed]
-    assert "paint with it" in said[0][-2] and not said[1]
+    assert "paint with it" in said[0][-2]
+    assert said[1] == ["Process 1 of 2 has done its part; the first one has the style"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["programs", "run"]
     assert [collectives(tmp_path / "programs" / number) for number in "01"] == [[["all-reduce"]]] * 2
     assert_the_same_runs(one, folder, 1)

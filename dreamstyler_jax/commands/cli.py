@@ -106,8 +106,8 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
         resumable: whether ``--resume`` continues it; otherwise the same command does.
     """
     _print_anything()
-    more = ["--resume"] if resumable and "--resume" not in sys.orig_argv else []
-    advice = f"interrupted; to continue: {shlex.join([*sys.orig_argv, *more])}"
+    words = _resuming(sys.orig_argv) if resumable else sys.orig_argv
+    advice = f"interrupted; to continue: {shlex.join(words)}"
 
     def give_up() -> None:
         os.write(2, f"{advice}\n".encode())
@@ -126,6 +126,14 @@ def run_and_exit(run: Callable[[], object], *, resumable: bool = False) -> NoRet
             print(advice, file=sys.stderr)
             sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def _resuming(words: Sequence[str]) -> list[str]:
+    """The words of a command with ``--resume``, in place of it and of the value that it may have already."""
+    followed = zip(["", *words], words, strict=False)
+    is_value = [before == "--resume" and word.lower() in BOOLEANS for before, word in followed]
+    others = [word for word, of_it in zip(words, is_value, strict=True) if not of_it]
+    return [word for word in others if word.partition("=")[0] != "--resume"] + ["--resume"]
 
 
 def _reason(error: Exception) -> str:

@@ -3,14 +3,21 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from dreamstyler_jax.commands.config import TrainConfig
+from dreamstyler_jax.commands.config_files import OF_ONE_CALL
+from dreamstyler_jax.commands.recording import Run
 from dreamstyler_jax.commands.runs import runs_of
 from dreamstyler_jax.runtime import hosts
 from dreamstyler_jax.runtime.compilation import share_cores
 from dreamstyler_jax.runtime.devices import mesh
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, listing
+from dreamstyler_jax.runtime.settings import options_of
+
+# Settings that may differ between the processes of one training: folders of theirs, and what the model's hash covers.
+_OF_EACH = {"output", "name", "profile", "variant", "revision", "vae", "allow_pickle", "loras", *OF_ONE_CALL}
 
 
 @contextlib.contextmanager
@@ -56,3 +63,28 @@ def check_sharing(devices: int, styles: int, batch_size: int, *, joined: bool = 
     if joined:
         raise UserError(f"batch_size: {advice}")
     warnings.warn(f"batch_size: {advice}. Each computes all of them now", stacklevel=2)
+
+
+def check_same_training(run: Run) -> None:
+    """Makes sure that the processes that have joined train the same: gradients of different trainings are of none.
+
+    Raises:
+        UserError: they do not, on all of them.
+    """
+    if different := hosts.differing(what_is_trained(run.config, run.lesson.style.metadata)):
+        raise UserError(
+            f"distributed: {listing(different)} differ between the processes of this job: give all of them the same"
+        )
+
+
+def what_is_trained(config: TrainConfig, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the processes of a training must share, as JSON values; of files their hashes, not their paths.
+
+    Args:
+        config: with the prompt of each picture.
+        metadata: of the style to learn.
+    """
+    names = {option.name for option in options_of(TrainConfig)} - _OF_EACH
+    values = {name: getattr(config, name) for name in sorted(names)}
+    model, pictures = [metadata["model_hash"], metadata["model_settings"]], metadata["image_hashes"]
+    return values | {"model": model, "images": pictures, "init_style": metadata.get("init_style_hash")}

@@ -1,5 +1,6 @@
 """What a run leaves in its folder while it is learned: log, checkpoints, and for each of these a style and previews."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import Checkpoints
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.goodput import Goodput
+from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
-from dreamstyler_jax.style import FILE_NAME, relative_norms, step_file
+from dreamstyler_jax.style import FILE_NAME, Style, relative_norms, step_file
 from dreamstyler_jax.training import Chunk, Lesson, learned_tables, style_in
 
 
@@ -101,8 +103,7 @@ class Recorder:
         folder = self.run.folder
         style_in(self.run.lesson.style, self.state).save(folder / FILE_NAME)
         make_by_products(self._model, self.run, self.state, self._clock, self.log, only_missing=True)
-        if metrics := read_metrics(folder / METRICS):  # a resumed run may have lost its log
-            draw_loss(metrics, folder / "loss.png")
+        _draw_chart(folder)
         write_report(folder)
 
 
@@ -125,18 +126,54 @@ def make_by_products(
     Args:
         only_missing: keep files that are there already.
     """
-    step, config = int(state.step), run.config
-    file, preview = step_file(run.folder, step), run.folder / "previews" / f"step_{step:06d}.png"
-    paths = [file, preview] if config.preview_prompts else [file]
+    paths = _by_products(run.config, run.folder, int(state.step))
     wanted = [path for path in paths if not (only_missing and path.exists())]
-    if not wanted:
-        return
-    style = style_in(run.lesson.style, state)
-    if file in wanted:
-        style.save(file)
-    if preview in wanted:
+    if wanted:
+        _write_by_products(model, run.config, style_in(run.lesson.style, state), wanted, clock, log)
+
+
+def complete(model: StableDiffusion, config: TrainConfig, folder: Path, clock: Goodput) -> None:
+    """Makes what a finished run lacks that was killed just after it had written its style.
+
+    Raises:
+        UserError: another process trains in the folder, or the log cannot be read.
+    """
+    with only_process(folder):
+        style = Style.load(folder / FILE_NAME)
+        missing = [path for path in _by_products(config, folder, style.metadata["steps"]) if not path.exists()]
+        _write_by_products(model, config, style, missing, clock)
+        _draw_chart(folder)
+        write_report(folder)
+
+
+def _by_products(config: TrainConfig, folder: Path, step: int) -> list[Path]:
+    """The files that come with a checkpoint: the style, and the previews if there are any."""
+    file, preview = step_file(folder, step), folder / "previews" / f"step_{step:06d}.png"
+    return [file, preview] if config.preview_prompts else [file]
+
+
+def _write_by_products(
+    model: StableDiffusion,
+    config: TrainConfig,
+    style: Style,
+    paths: Sequence[Path],
+    clock: Goodput,
+    log: RunLog | None = None,
+) -> None:
+    step = style.metadata["steps"]
+    for path in paths:
+        if path.suffix != ".png":
+            style.save(path)
+            continue
         size = model.size(config.resolution, config.resolution)
         with clock.spending("previews"):
             sheet = paint_preview(model, style, config.preview_prompts, size, f"step {step:06d}")
-            log.picture(step, "previews", sheet)  # before the file, for what is there is not made again
-            images.save_png(preview, sheet)
+            if log:
+                log.picture(step, "previews", sheet)  # before the file, for what is there is not made again
+            images.save_png(path, sheet)
+
+
+def _draw_chart(folder: Path) -> None:
+    log = folder / METRICS
+    if log.exists() and (metrics := read_metrics(log)):  # a resumed run may have lost its log
+        draw_loss(metrics, folder / "loss.png")

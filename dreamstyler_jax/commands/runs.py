@@ -1,10 +1,11 @@
 """The runs that a command asks for, what their folders already hold, and whether they can be resumed."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from dreamstyler_jax.commands.boards import RUN_ID
 from dreamstyler_jax.commands.cli import command_line
@@ -13,21 +14,31 @@ from dreamstyler_jax.commands.config_files import OF_ONE_CALL, read_config
 from dreamstyler_jax.commands.names import name_of
 from dreamstyler_jax.commands.sessions import SESSIONS
 from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
-from dreamstyler_jax.provenance import changed_inputs
+from dreamstyler_jax.provenance import changed_inputs, inputs_of
 from dreamstyler_jax.runtime.errors import UserError, listing
-from dreamstyler_jax.runtime.files import check_own
+from dreamstyler_jax.runtime.files import check_own, read_json, write_atomic
 from dreamstyler_jax.runtime.settings import options_of
 from dreamstyler_jax.style import FILE_NAME, Style
 from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, peak_learning_rate
 
-SETTINGS = "config.yaml"
+SETTINGS, INPUTS = "config.yaml", "training_inputs.json"
 # Besides style and checkpoints.
 _WRITTEN = (
-    *(SETTINGS, SESSIONS, "metrics.jsonl", "loss.png", "report.html", "tensorboard", "steps", "previews"),
+    *(SETTINGS, INPUTS, SESSIONS, "metrics.jsonl", "loss.png", "report.html", "tensorboard", "steps", "previews"),
     *("wandb", RUN_ID),
 )
 # Settings that may change when a run is resumed: the steps already done do not depend on them.
 MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "preview_prompts", "profile", "wandb", "output", *OF_ONE_CALL}
+
+
+class Inputs(TypedDict):
+    """What a run began with, as `INPUTS` keeps it."""
+
+    images: list[str]
+    image_hashes: list[str]
+    model_hash: str
+    model_settings: str
+    init_style_hash: NotRequired[str]
 
 
 def runs_of(config: TrainConfig) -> list[TrainConfig]:
@@ -54,7 +65,7 @@ def check_resumable(config: TrainConfig, folder: Path) -> None:
     Raises:
         UserError: the folder holds another run, or a run that is not to be resumed.
     """
-    check_own(folder, _WRITTEN, (FILE_NAME, "checkpoints"))
+    check_own(folder, _WRITTEN, (INPUTS, FILE_NAME, "checkpoints"))
     style, settings, checkpoints = folder / FILE_NAME, folder / SETTINGS, folder / "checkpoints"
     if style.exists() and not (config.resume and settings.exists()):
         raise UserError(f"{folder} already holds a finished style: choose another --output, or remove the folder")
@@ -88,19 +99,36 @@ def check_same_inputs(folder: Path, now: Mapping[str, Any]) -> None:
     """Makes sure that a run goes on with the pictures and the model that it began with, whatever their names.
 
     Args:
-        folder: of the run; one that has saved no style yet can go on with anything.
+        folder: of the run; one that `record_inputs` has not seen can go on with anything.
         now: the metadata of the style that it would go on with, or some of them.
 
     Raises:
-        UserError: something has changed.
+        UserError: something has changed, or what the run has recorded cannot be read.
     """
-    saved = [folder / FILE_NAME, *sorted((folder / "steps").glob("step_*.safetensors"))]
-    found = next((file for file in saved if file.is_file()), None)
-    if found and (changed := changed_inputs(Style.load(found).metadata, now)):
+    if changed := changed_inputs(_inputs_before(folder), now):
         raise UserError(
             f"cannot resume {folder}: {listing(changed)} changed since the run began; bring back what it began with, "
             "or choose another --output"
         )
+
+
+def _inputs_before(folder: Path) -> Mapping[str, Any]:
+    """What a run has recorded of its inputs; earlier versions did so only in the styles that they saved."""
+    if (recorded := folder / INPUTS).is_file():
+        return {**read_json(recorded, Inputs, advice="delete it if pictures and model are those the run began with")}
+    saved = [folder / FILE_NAME, *sorted((folder / "steps").glob("step_*.safetensors"))]
+    found = next((file for file in saved if file.is_file()), None)
+    return Style.load(found).metadata if found else {}
+
+
+def record_inputs(folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes down what a run begins with, before it writes anything else: the file also shows whose folder this is.
+
+    Args:
+        folder: of the run.
+        metadata: of the style to learn.
+    """
+    write_atomic(folder / INPUTS, (json.dumps(inputs_of(metadata), indent=2) + "\n").encode())
 
 
 def is_finished(config: TrainConfig, folder: Path) -> bool:
@@ -108,10 +136,12 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
     style, settings = folder / FILE_NAME, folder / SETTINGS
     if not (config.resume and style.exists()):
         return False
+    done = Style.load(style).metadata.get("steps")
+    if not isinstance(done, int):
+        return False
     if config.steps == AUTO_STEPS:
         return settings.exists() and read_config(TrainConfig, settings).steps == AUTO_STEPS
-    done = Style.load(style).metadata.get("steps")
-    return isinstance(done, int) and done >= config.steps
+    return done >= config.steps
 
 
 def painting_command(config: TrainConfig) -> str:

@@ -16,11 +16,18 @@ from dreamstyler_jax.commands.caption import caption_pictures, captioner_for
 from dreamstyler_jax.commands.config import TrainConfig
 from dreamstyler_jax.commands.config_files import to_yaml, write_config
 from dreamstyler_jax.commands.models import load_model
-from dreamstyler_jax.commands.processes import processes_of
-from dreamstyler_jax.commands.recording import Recorder, Run, is_kept, make_by_products
+from dreamstyler_jax.commands.processes import check_same_training, processes_of
+from dreamstyler_jax.commands.recording import Recorder, Run, complete, is_kept, make_by_products
 from dreamstyler_jax.commands.reporting.document import FILE_NAME as REPORT
 from dreamstyler_jax.commands.run_log import RunLog
-from dreamstyler_jax.commands.runs import SETTINGS, check_resumable, check_same_inputs, is_finished, painting_command
+from dreamstyler_jax.commands.runs import (
+    SETTINGS,
+    check_resumable,
+    check_same_inputs,
+    is_finished,
+    painting_command,
+    record_inputs,
+)
 from dreamstyler_jax.commands.sessions import note_session
 from dreamstyler_jax.encoding import tokenize
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
@@ -76,20 +83,27 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig], window: W
     pending = [
         (run_config, pictures)
         for run_config, pictures in asked
-        if hosts.follows() or not ends_here(model, run_config, pictures)
+        if hosts.follows() or not ends_here(model, run_config, pictures, clock)
     ]
     if not pending:
         return
     with clock.spending("data"):
         runs = [prepare_run(model, run_config, pictures) for run_config, pictures in pending]
+    for item in runs:
+        check_same_training(item)
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
     if hosts.follows():
         with patiently(PROMISE):
             follow(model, [item.lesson for item in runs], config)
+        print(f"Process {jax.process_index()} of {jax.process_count()} has done its part; the first one has the style")
         return
     diverged: dict[str, str] = {}
-    for group in _of_one_shape(runs):
-        diverged |= train_runs(model, group, clock, window)
+    try:
+        for group in _of_one_shape(runs):
+            diverged |= train_runs(model, group, clock, window)
+    except KeyboardInterrupt:
+        print(clock)
+        raise
     for item in runs:
         if item.config.name not in diverged:
             where = f"{item.folder} ({REPORT} shows how it was learned)"
@@ -99,16 +113,17 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig], window: W
         raise UserError("; ".join(f"the style {name!r} was not learned: {why}" for name, why in diverged.items()))
 
 
-def ends_here(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> bool:
-    """Whether a run that is resumed has nothing left to do, and says so.
+def ends_here(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image], clock: Goodput) -> bool:
+    """Whether a run that is resumed has no step left to do; says so, and makes what it may lack beside its style.
 
     Raises:
-        UserError: it was done with other pictures or another model.
+        UserError: it was done with other pictures or another model, or another process trains in its folder.
     """
     folder = path_of(config.output)
     if not is_finished(config, folder):
         return False
     check_same_inputs(folder, {**describe(pictures), "model_hash": model.hash, "model_settings": model.settings})
+    complete(model, config, folder, clock)
     print(f"The style {config.name!r} in {folder} is finished; to train it further, ask for more --steps")
     return True
 
@@ -181,6 +196,7 @@ def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput, wind
         announce(model, *model.loras.lines, *map(summary, runs))
         groups: dict[int, list[Recorder]] = {}
         for item, store, state in zip(runs, stores, states, strict=True):
+            record_inputs(item.folder, item.lesson.style.metadata)
             write_config(item.config, item.folder / SETTINGS)
             done = int(state.step)
             note_session(item.folder, done)

@@ -13,9 +13,9 @@ from dreamstyler_jax.runtime.errors import UserError
 
 # Stores that etils.epath knows, by the scheme of their URLs, with the package that speaks to them for fsspec.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
-_URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
-_IN_BUCKET = re.compile(rf"({'|'.join(PACKAGES)})://")
-_SHORTENED = re.compile(rf"({'|'.join(PACKAGES)}):/(?!/)")
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_IN_BUCKET = re.compile(rf"({'|'.join(PACKAGES)})://", re.IGNORECASE)
+_SHORTENED = re.compile(rf"({'|'.join(PACKAGES)}):/(?!/)", re.IGNORECASE)
 _WILDCARDS = "*?[]"
 
 
@@ -31,7 +31,7 @@ def path_of(path: str | os.PathLike) -> Path:
     `files.write_atomic`, `files.replacing` and `growing_files.growing_file`.
 
     Raises:
-        UserError: a URL of another kind, or the package for it is not installed.
+        UserError: a URL of another kind or with capitals, or the package for it is not installed.
     """
     text = os.fspath(path)
     if _SHORTENED.match(text):
@@ -51,6 +51,8 @@ def _prepare(scheme: str) -> None:
     Raises:
         UserError: as for `path_of`.
     """
+    if scheme.lower() in PACKAGES and not scheme.islower():
+        raise UserError(f"{scheme}:// is written in small letters, {scheme.lower()}://")
     if scheme not in PACKAGES:
         known = ", ".join(f"{known}://" for known in PACKAGES)
         raise UserError(f"{scheme}:// is not supported, only {known}: copy the files to this machine first")

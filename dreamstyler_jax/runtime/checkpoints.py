@@ -89,10 +89,10 @@ class Checkpoints:
             parts = self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(), digests=ocp.args.JsonRestore())
             )
-        except Exception:  # Orbax raises anything for missing or truncated files
+            leaves = [np.asarray(leaf) for leaf in parts.state]
+            return leaves if [_digest(leaf) for leaf in leaves] == parts.digests else None
+        except Exception:  # Orbax raises anything for missing, truncated or other files
             return None
-        leaves = [np.asarray(leaf) for leaf in parts.state]
-        return leaves if [_digest(leaf) for leaf in leaves] == list(parts.digests) else None
 
 
 def read_checkpoints(folder: Path, like: Any) -> dict[int, Any | None]:
@@ -153,6 +153,7 @@ def _open_manager(folder: Path, keep: int | None = None, *, read_only: bool = Fa
         read_only=read_only,
         save_interval_steps=0 if read_only else 1,
         enable_async_checkpointing=False,
+        lightweight_initialize=True,  # or it would fail for a checkpoint with a damaged time
         create=False,
         multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
         atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),

@@ -8,12 +8,14 @@ follow it until it stops.
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -31,16 +33,16 @@ _JOBS = (  # what must be set, and where the process's number, their count, and 
     ("SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 )
-_STOP, _UNTOLD, _TOLD = 0, 1, 2
+_INTERRUPTED, _FAILED, _DONE, _UNTOLD, _TOLD = -2, -1, 0, 1, 2  # what a process says of itself; ended up to 0
 _NO_JOB = "found no TPU pod, Slurm or Open MPI job, nor JAX_PROCESS_ID and JAX_NUM_PROCESSES in the environment"
 
 
 @dataclasses.dataclass
 class _Job:
-    """Whether this process has joined others, and whether one of them has stopped; then nothing is exchanged."""
+    """Whether this process has joined others, and how one of them has ended; then nothing more is exchanged."""
 
     joined: bool = False
-    stopped: bool = False
+    ended: int | None = None
 
 
 _job = _Job()
@@ -73,16 +75,24 @@ def place_by(variables: Mapping[str, str]) -> Place | None:
     Knows ``JAX_PROCESS_ID`` and ``JAX_NUM_PROCESSES``, Slurm's and Open MPI's processes, and the hosts of TPU pods.
 
     Raises:
-        UserError: they contradict each other.
+        UserError: they contradict each other, or one is no number.
     """
     for needed, index, count, _ in _JOBS:
         if needed in variables:
             return _place(variables.get(index), variables.get(count), f"{index} and {count} in the environment")
     if "TPU_WORKER_ID" in variables and "TPU_WORKER_HOSTNAMES" in variables:
-        hosts, slices = len(variables["TPU_WORKER_HOSTNAMES"].split(",")), int(variables.get("MEGASCALE_NUM_SLICES", 1))
-        index = int(variables["TPU_WORKER_ID"]) + hosts * int(variables.get("MEGASCALE_SLICE_ID", 0))
-        return Place(index, hosts * slices)
+        hosts = len(variables["TPU_WORKER_HOSTNAMES"].split(","))
+        slices = _number("MEGASCALE_NUM_SLICES", variables, "1")
+        index = _number("TPU_WORKER_ID", variables) + hosts * _number("MEGASCALE_SLICE_ID", variables, "0")
+        return _place(index, hosts * slices, "TPU_WORKER_ID and TPU_WORKER_HOSTNAMES in the environment")
     return None
+
+
+def _number(name: str, variables: Mapping[str, str], default: str = "") -> int:
+    text = variables.get(name, default)
+    if not text.isdecimal():
+        raise UserError(f"{name} in the environment should be a whole number, not {text!r}")
+    return int(text)
 
 
 def place_in_job(index: int | None = None, count: int | None = None) -> Place:
@@ -136,13 +146,18 @@ def local_devices(variables: Mapping[str, str] = os.environ) -> list[int] | None
     """The GPUs for this process: one, by its number on this host, if Slurm or Open MPI started it; None for all.
 
     ``JAX_LOCAL_DEVICE_IDS`` takes precedence, as in JAX. A process that sees one GPU alone takes that.
+
+    Raises:
+        UserError: a variable holds something else than numbers.
     """
     if ids := variables.get("JAX_LOCAL_DEVICE_IDS"):
+        if not all(number.strip().isdecimal() for number in ids.split(",")):
+            raise UserError(f"JAX_LOCAL_DEVICE_IDS in the environment should read like 0 or 0,1, not {ids!r}")
         return [int(number) for number in ids.split(",")]
     for needed, _, _, local in _JOBS[1:]:
         if needed in variables and local in variables:
             visible = variables.get("CUDA_VISIBLE_DEVICES", "")
-            return [0] if visible and "," not in visible else [int(variables[local])]
+            return [0] if visible and "," not in visible else [_number(local, variables)]
     return None
 
 
@@ -160,15 +175,17 @@ def joined(meeting: Meeting, patience: float = PATIENCE) -> Iterator[None]:
     Raises:
         UserError: only a part of that is given, nothing is known of other processes, or the port is taken.
     """
-    _meet(_completed(meeting, os.environ), patience)
-    _job.joined, _job.stopped = jax.process_count() > 1, False
+    completed = _completed(meeting, os.environ)
+    with interruption.at_once():
+        _meet(completed, patience)
+    _job.joined, _job.ended = jax.process_count() > 1, None
     try:
         yield
-        _gather(_STOP)
+        _gather(_DONE)
     except jax.errors.JaxRuntimeError:  # the others may be within a step that never ends
         raise
-    except BaseException:
-        _gather(_STOP)
+    except BaseException as error:
+        _gather(_INTERRUPTED if isinstance(error, KeyboardInterrupt) else _FAILED)
         raise
     finally:
         _job.joined = False
@@ -185,7 +202,8 @@ def _completed(meeting: Meeting, variables: Mapping[str, str]) -> Meeting:
         return Meeting()
     if missing:
         raise UserError(f"distributed: {' and '.join(missing)} missing: give {', '.join(options)}, or none of them")
-    if not re.fullmatch(r".+:\d{1,5}", str(address)):
+    port = re.fullmatch(r".+:(\d{1,5})", str(address), re.ASCII)
+    if not port or not 0 < int(port[1]) < 2**16:
         raise UserError(f"coordinator_address: should read like 10.0.0.1:1234, not {address}")
     place = _place(index, count, "process_id and num_processes")
     return Meeting(str(address), place.count, place.index)
@@ -193,6 +211,7 @@ def _completed(meeting: Meeting, variables: Mapping[str, str]) -> Meeting:
 
 def _meet(meeting: Meeting, patience: float) -> None:
     """``jax.distributed.initialize``, which would end the process with a dump of its stack if others did not come."""
+    devices = local_devices()
     others = "the other processes" + (f" at {meeting.address}" if meeting.address else "")
     print(f"Waiting for {others}, at most {patience:g} s", file=sys.stderr, flush=True)
 
@@ -206,7 +225,7 @@ def _meet(meeting: Meeting, patience: float) -> None:
     try:
         jax.distributed.initialize(
             *meeting,
-            local_device_ids=local_devices(),
+            local_device_ids=devices,
             initialization_timeout=int(patience) + 60,
             shutdown_timeout_seconds=int(PATIENCE),
         )
@@ -230,20 +249,45 @@ def on_all_devices_joined() -> Iterator[None]:
         yield
 
 
+def differing(values: Mapping[str, Any]) -> list[str]:
+    """The names of values that are not the same on all joined processes; the same answer on all of them.
+
+    Args:
+        values: JSON values, by the same names on all processes. Only digests of them are exchanged.
+
+    Raises:
+        KeyboardInterrupt, UserError: as for `follow`.
+    """
+    counts = _gather_of_running(len(values)) if _job.joined else [_DONE]
+    if _DONE in counts:
+        return []
+    if len(set(counts)) > 1:
+        raise UserError("distributed: the processes of this job run different versions of this program")
+    texts = [json.dumps(value, sort_keys=True) for value in values.values()]
+    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32) for text in texts]
+    of_all = multihost_utils.process_allgather(np.stack(digests))  # [processes, values, 8]
+    return [name for name, same in zip(values, (of_all == of_all[0]).all((0, 2)), strict=True) if not same]
+
+
 def lead(steps: int) -> None:
     """Tells the processes that follow how many steps come next; does nothing if there are none.
 
     Raises:
-        UserError: one of them has stopped.
+        KeyboardInterrupt, UserError: as for `follow`.
     """
-    if _job.joined and _STOP in _gather(steps):
-        raise UserError("another process of this job has stopped, its own message says why; start all of them again")
+    if _job.joined:
+        _gather_of_running(steps)
 
 
 def follow() -> int:
-    """How many steps the first process says come next; 0 if it, or another one, has stopped."""
-    numbers = _gather(1)
-    return _STOP if _STOP in numbers else numbers[0]
+    """How many steps the first process says come next; 0 if it has done all of them.
+
+    Raises:
+        KeyboardInterrupt: a process was told to stop.
+        UserError: a process has failed.
+    """
+    numbers = _gather_of_running(1)
+    return _DONE if _DONE in numbers else numbers[0]
 
 
 def told_to_stop() -> bool:
@@ -257,10 +301,20 @@ def from_the_first(tree: T) -> T:
     return multihost_utils.broadcast_one_to_all(tree) if _job.joined else tree
 
 
+def _gather_of_running(number: int) -> list[int]:
+    """As `_gather`, but ends this process as well if one was interrupted or has failed."""
+    numbers = _gather(number)
+    if _INTERRUPTED in numbers:
+        raise KeyboardInterrupt
+    if _FAILED in numbers:
+        raise UserError("another process of this job has stopped, its own message says why; start all of them again")
+    return numbers
+
+
 def _gather(number: int) -> list[int]:
-    """The number that each process gives; those that have stopped give `_STOP`, and from then on nothing is asked."""
-    if not _job.joined or _job.stopped:
-        return [_STOP]
+    """The number that each process gives; those that end say how, and from then on nothing is asked."""
+    if not _job.joined or _job.ended is not None:
+        return [_DONE if _job.ended is None else _job.ended]
     numbers = np.ravel(multihost_utils.process_allgather(np.int32(number))).tolist()
-    _job.stopped = _STOP in numbers
+    _job.ended = min(numbers) if min(numbers) <= _DONE else None
     return numbers

@@ -19,10 +19,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclasses.dataclass
 class _Notices:
-    """Whether this process was told to stop, and what the loop promises that will obey; empty if there is none."""
+    """Whether this process was told to stop, and who obeys.
+
+    Attributes:
+        told: whether it was.
+        promise: what the loop promises that will obey; empty if there is none.
+        waits: whether nothing can obey, nor has anything to lose, so that the first signal ends the process.
+    """
 
     told: bool = False
     promise: str = ""
+    waits: bool = False
 
 
 _notices = _Notices()
@@ -68,13 +75,23 @@ def patiently(promise: str) -> Iterator[None]:
     Args:
         promise: what will happen, in a line.
     """
-    if signal.getsignal(signal.SIGTERM) is _obey:
-        signal.signal(signal.SIGTERM, _obey)  # again: joining other hosts, JAX has taken it
     _notices.promise = promise
     try:
         yield
     finally:
         _notices.promise = ""
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Within this context the first signal ends the process: it waits outside of Python, where no handler runs."""
+    _notices.waits = True
+    try:
+        yield
+    finally:
+        _notices.waits = False
+        if signal.getsignal(signal.SIGTERM) is _obey:
+            signal.signal(signal.SIGTERM, _obey)  # again: joining other hosts, JAX has taken it
 
 
 def told_to_stop() -> bool:
@@ -92,7 +109,7 @@ def until_told(items: Iterable[T]) -> Iterator[T]:
 
 def _obey(*_: object) -> None:
     _notices.told = True
-    if not _notices.promise:
+    if not (_notices.promise or _notices.waits):
         raise KeyboardInterrupt
 
 
@@ -103,5 +120,5 @@ def _watch(signals: socket.socket, give_up: Callable[[], object]) -> None:
         count += number[0] in SIGNALS
         if count == 1 and _notices.promise:
             os.write(2, f"{_notices.promise}; a second signal ends at once\n".encode())
-        elif count > 1:
+        elif count > 1 or (count and _notices.waits):
             give_up()

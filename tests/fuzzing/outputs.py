@@ -1,6 +1,7 @@
 """The doors for what commands left: manifests and definitions of grids, logs and checkpoints of runs."""
 
 import json
+from collections.abc import Callable
 from random import Random
 from typing import ClassVar
 
@@ -26,6 +27,7 @@ from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.stopping import settled_at
 from fuzzing.door import FolderDoor
 from fuzzing.mutations import (
+    json_file,
     mutated_bytes,
     remove,
     spoilt_lines,
@@ -101,6 +103,15 @@ class Manifests(FolderDoor):
         find_training_data(painted, [str(self.folder / "runs")], [])
 
 
+def spoiler_of(data: bytes) -> Callable[[Random], bytes]:
+    """What spoils the content of a file: its values if it is JSON, and its bytes."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return lambda rng: mutated_bytes(rng, data)
+    return lambda rng: rng.choice((json_file(rng, document), b"5", b"null", b"[1]"))
+
+
 class Runs(FolderDoor):
     """What a run of training left, when it is resumed."""
 
@@ -113,6 +124,8 @@ class Runs(FolderDoor):
         more = {"relative_norm": [1.0, None], "goodput": {"steps": 1.0}, "images_per_second": 8.0}
         session = {"step": 0, "time": "2026-01-01", "devices": "2 x cpu", "versions": {"jax": "0.10"}}
         (self.folder / "sessions.jsonl").write_text(json.dumps(session) + "\n")
+        inputs = {"images": ["a.png"], "image_hashes": ["0"], "model_hash": "1", "model_settings": "2"}
+        runs.record_inputs(self.folder, inputs)
         random_style("x", steps=9).save(self.folder / "style.safetensors")
         lines = [
             {"step": step, "loss": 0.5, "stage_loss": [0.1, None], "evaluation_loss": [0.1, 0.2], **more}
@@ -125,11 +138,11 @@ class Runs(FolderDoor):
             "metrics.jsonl": lambda rng: spoilt_lines(rng, lines),
             "config.yaml": lambda rng: mutated_bytes(rng, text),
             "sessions.jsonl": lambda rng: spoilt_lines(rng, [session]),
+            runs.INPUTS: lambda rng: json_file(rng, inputs),
         }
         for file in (self.folder / "checkpoints").rglob("*"):
             if file.is_file():
-                data = file.read_bytes()
-                self.files[str(file.relative_to(self.folder))] = lambda rng, data=data: mutated_bytes(rng, data)
+                self.files[str(file.relative_to(self.folder))] = spoiler_of(file.read_bytes())
         (self.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def attempt(self, rng: Random) -> None:
@@ -145,6 +158,7 @@ class Runs(FolderDoor):
     def read(self, rng: Random) -> None:
         """Does what resuming does before and after the training, and what reports and checks read."""
         runs.check_resumable(self.config, self.folder)
+        runs.check_same_inputs(self.folder, {"images": ["a.png"], "image_hashes": ["0"], "model_hash": "1"})
         runs.is_finished(self.config, self.folder)
         run_findings(self.folder)
         write_report(self.folder).unlink()

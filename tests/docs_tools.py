@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PROGRAMS = r"(\w+=\S+ )*(\S*/)?(dreamstyler|gcloud|git|hf|make|pip|python|python3|srun|tensorboard|xprof|\.) "
+PROGRAMS = r"(nohup )?(\w+=\S+ )*(\S*/)?(dreamstyler|gcloud|git|hf|make|pip|python|python3|srun|tensorboard|xprof|\.) "
 NEEDS = re.compile(r"# needs (.+)")
 
 
@@ -44,8 +44,9 @@ def calls_of(command: Command) -> list[list[str]]:
     words = [shlex.split(call) for call in calls if call.startswith("dreamstyler ")]
     for inner in re.findall(r'--command "(.*?)"', command.text):
         words += calls_of(Command(inner))
-    if command.text.startswith("srun "):
-        words.append(shlex.split(command.text[command.text.index("dreamstyler ") :]))
+    if command.text.startswith(("srun ", "nohup ")):
+        call = command.text[command.text.index("dreamstyler ") :]
+        words.append(shlex.split(call.partition(" &> ")[0]))
     return words
 
 

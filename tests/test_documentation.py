@@ -35,6 +35,7 @@ OTHER_PROGRAMS = {
     r"(\S*/)?(python3|pip|\.) ": "installs",
     r"make |\S*pre-commit ": "installs an environment of its own; .ci/run does so",
     r"python -m (benchmarks|pytest)": "takes many minutes",
+    r"tensorboard ": "waits for a browser; tests/test_boards.py",
 }
 # Only read: they differ by an option from a command that is run.
 ONLY_READ = {
@@ -45,6 +46,9 @@ ONLY_READ = {
     r"sample .*--(apg_eta|choices random|weak_scale|shard|checkpoints) ": "tests/sample, test_guidance_variants.py",
     r"sample --config grids/guidance --styles": "200 pictures",
     r"benchmark(?! --sweep batch)": "tests/test_benchmark.py",
+    r"verify runs": "tests/test_verify.py",
+    r"convert (boat-T|embedding)": "the files are the reader's; tests/test_convert.py",
+    r"(enlarge|pick) |animate .*style_scale": "need pictures that somebody has chosen; tests/test_favourites.py",
 }
 SHORTER = {
     "train": ["--steps", "4", "--save_every", "4", "--log_every", "2", "--preview_prompts"],

@@ -10,11 +10,9 @@ import pytest
 from cells import CELL, cells_of, plain_picture
 from compilations import compilations
 from PIL import Image
-from readme_tools import commands_of
 from sample_tools import HOUSE, difference, manifest, pictures, write_style
-from script_tools import ROOT, contents, refusal, run, write_picture
+from script_tools import contents, refusal, run, write_picture
 
-from dreamstyler_jax.__main__ import COMMANDS
 from dreamstyler_jax.commands import animate, cli, enlarge, pick, sample
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.commands.selection import choose
@@ -98,17 +96,6 @@ def test_the_grid_is_the_first_word_without_an_option(tmp_path, monkeypatch):
     for words in (["out/boat", "0123"], ["--grid", "out/boat", "0123"]):
         with pytest.raises(UserError, match="'0123'"):
             cli.parse(pick.PickConfig, words)
-
-
-def test_the_commands_of_the_page_can_be_copied():
-    classes = {name: command.config_class() for name, command in COMMANDS.items()}
-    commands = [shlex.split(line)[1:] for line in commands_of(ROOT / "docs/favourites.md")]
-    assert {name for name, *_ in commands} == {"enlarge", "pick", "animate"}
-    for name, *words in commands:
-        assert cli.parse(classes[name], words)
-
-
-# pick
 
 
 def test_picked_pictures_are_a_grid_with_notes(grid, tmp_path, capsys):

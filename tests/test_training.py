@@ -84,6 +84,10 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
     tables = encoding.initial_tables(tiny, "red sea", 4, 2)
     assert lesson.style.name == "gogh"
     jax.tree.map(np.testing.assert_array_equal, dict(lesson.style.tables), tables)
+    norms = {
+        name: np.linalg.norm(table, axis=-1).mean() for name, table in tiny.networks.token_tables(tiny.params).items()
+    }
+    assert lesson.style.metadata.pop("word_norms") == pytest.approx(norms)
     assert lesson.style.metadata == {
         "property": "style",
         "init_word": "red sea",

@@ -151,7 +151,7 @@ class Styles(Door):
         sample_inputs.warn_of_another_clip_skip(config, styles)
         sample_inputs.warn_of_earlier_weights(types.SimpleNamespace(name="mini", hash="x"), styles)  # type: ignore[arg-type]
         for name, style in styles.items():
-            sample.note_of(config, {"gogh": style}, CELL)
+            sample.note_of(config, {"gogh": style}, {}, CELL)
             cell = dataclasses.replace(CELL, prompt="a {}", style=name, styles={name: style.hash})
             sample_inputs.check_prompts(model, [cell], {name: style}, [1])
             mixing.mix(name, {name: style})

@@ -171,7 +171,8 @@ def test_a_changed_grid_goes_to_a_folder_of_its_own_unless_one_is_given(words, s
 def test_it_says_what_it_is_about_to_do(words, styles, tiny_folder, tmp_path, capfd):
     options = [*words, "--styles", styles / "gogh", "--prompts", HOUSE, DOG, "--seeds", "0:4", "--output", tmp_path]
     run(sample, *options)
-    model, summary, compiling = capfd.readouterr().err.splitlines()
+    model, summary, compiling, watch = capfd.readouterr().err.splitlines()
+    assert watch == f"Watch it in a browser: {tmp_path / 'index.html'}"
     assert re.fullmatch(rf"StableDiffusion\('{tiny_folder}', 16 x 16 pixels, float32\) on \d+ x \w+", model)
     assert summary == f"Painting 8 pictures in gogh: '{HOUSE}' and 1 more prompt"
     assert compiling.startswith("Compiling")

@@ -60,8 +60,8 @@ format: $(VENV)/.installed-lint
 site: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# The source distribution and, from it, the wheel, in dist/. The wheel then learns and paints in an empty environment and
-# an empty folder, a few steps of each, compiled quickly.
+# The source distribution and, from it, the wheel, in dist/. The wheel then learns a style in an empty environment and an
+# empty folder, in a few steps that are compiled quickly.
 dist: export JAX_DISABLE_MOST_OPTIMIZATIONS = true
 dist:
 	rm -rf dist build/dist
@@ -71,9 +71,9 @@ dist:
 	build/dist/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	mkdir build/dist/folder
 	cp examples/boat.png build/dist/folder
-	cd build/dist/folder && PATH="$$PWD/../bin:$$PATH" && dreamstyler doctor && dreamstyler caption boat.png \
-		&& dreamstyler train --images boat.png --steps 5 --preview_prompts && dreamstyler sample --seeds 1 --steps 5
-	test -s build/dist/folder/out/boat/index.html
+	cd build/dist/folder && PATH="$$PWD/../bin:$$PATH" && dreamstyler doctor \
+		&& dreamstyler train --images boat.png --prompts "A painting of a red boat in the style of {}" --steps 5 --preview_prompts
+	test -s build/dist/folder/runs/boat/report.html
 
 # The protocol of Table 1 in the paper, with your pictures; EVALUATE may name further checkpoints (docs/evaluation.md).
 MODEL ?= stable-diffusion-v1-5/stable-diffusion-v1-5

@@ -45,15 +45,15 @@ ONLY_READ = {
     r"train .*--layers each": "tests/test_layers.py",
     r"sample .*--(apg_eta|choices random|weak_scale|shard|checkpoints) ": "tests/sample, test_guidance_variants.py",
     r"sample --config grids/guidance --styles": "200 pictures",
-    r"benchmark(?! --sweep batch)": "tests/test_benchmark.py",
+    r"benchmark": "tests/test_benchmark.py",
+    r"(train --images boat\.png|sample) $": "as the README's; make dist learns a style in an empty folder",
     r"verify runs": "tests/test_verify.py",
     r"convert (boat-T|embedding)": "the files are the reader's; tests/test_convert.py",
-    r"(enlarge|pick) |animate .*style_scale": "need pictures that somebody has chosen; tests/test_favourites.py",
+    r"(enlarge |pick |animate .*style_scale)": "need pictures that somebody has chosen; tests/test_favourites.py",
 }
 SHORTER = {
     "train": ["--steps", "4", "--save_every", "4", "--log_every", "2", "--preview_prompts"],
     "sample": ["--steps", "2", "--batch_size", "4"],  # in batches of one size, which share their programs
-    "benchmark": ["--measure", "text", "--repeats", "1"],
 }
 SMALL = {
     "train": ["--resolution", "16", "--dtype", "float32", "--batch_size", "2", "--remat", "false"],

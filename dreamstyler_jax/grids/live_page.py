@@ -107,6 +107,8 @@ class LivePage:
         for id, line in self._before.items():
             if line is not None and lines[id] is line:
                 del lines[id]
+        for id in self._unpainted.keys() & lines.keys():
+            del self._unpainted[id]  # or a long grid would hold two lines for each picture
         ours = [lines.pop(cell.id, None) or self._unpainted[cell.id] for cell in self._cells]
         return [*lines.values(), *ours]
 

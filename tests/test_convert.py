@@ -56,13 +56,15 @@ def test_the_last_word_is_the_output_unless_it_is_there(tmp_path, capfd):
     style(3, ["clip_l"]).save(tmp_path / "gogh.safetensors")
     run(convert, tmp_path / "gogh.safetensors", tmp_path / "a.safetensors", "--format", "comfyui")
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
-        "a-T0.safetensors", "a-T1.safetensors", "a-T2.safetensors", "a.txt", "gogh.safetensors",
+        "a-T0.safetensors", "a-T1.safetensors", "a-T2.safetensors", "a-stages.txt", "gogh.safetensors",
     ]  # fmt: skip
     run(convert, *(tmp_path / f"a-T{stage}.safetensors" for stage in range(3)), tmp_path / "b.safetensors")
     joined = Style.load(tmp_path / "b.safetensors").tables["clip_l"]
     np.testing.assert_array_equal(joined, style(3, ["clip_l"]).tables["clip_l"])
     line = refusal(capfd, convert, tmp_path / "gogh.safetensors", tmp_path / "b.safetensors")
     assert "b.safetensors is there already; give --output" in line
+    line = refusal(capfd, convert, tmp_path / "gogh.safetensors", tmp_path / "a.safetensors", "--format", "a1111")
+    assert "a-T0.safetensors is there already; give --output" in line
 
 
 # How others switch stages
@@ -71,13 +73,13 @@ def test_the_last_word_is_the_output_unless_it_is_there(tmp_path, capfd):
 def test_the_recipe_is_beside_the_stages_and_no_file_of_the_users_is_replaced(tmp_path, capfd):
     style(3, ["clip_l"]).save(tmp_path / "gogh.safetensors")
     words = [tmp_path / "gogh.safetensors", "--output", tmp_path / "a.safetensors", "--format", "a1111"]
-    (tmp_path / "a.txt").write_text("a boat")
-    assert "a.txt is a file of yours" in refusal(capfd, convert, *words)
-    assert (tmp_path / "a.txt").read_text() == "a boat" and not (tmp_path / "a-T0.safetensors").exists()
-    (tmp_path / "a.txt").unlink()
+    (tmp_path / "a-stages.txt").write_text("a boat")
+    assert "a-stages.txt is a file of yours" in refusal(capfd, convert, *words)
+    assert (tmp_path / "a-stages.txt").read_text() == "a boat" and not (tmp_path / "a-T0.safetensors").exists()
+    (tmp_path / "a-stages.txt").unlink()
     run(convert, *words)
     run(convert, *words)
-    text = (tmp_path / "a.txt").read_text()
+    text = (tmp_path / "a-stages.txt").read_text()
     assert text == recipe("a", 3)
     assert "[[a-T2:a-T1:0.3334]:a-T0:0.6667]" in text
     assert "embedding:a-T2   start 0.000   end 0.333" in text

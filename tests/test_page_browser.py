@@ -6,10 +6,14 @@ import re
 import time
 
 import pytest
+from cells import cells_of, plain_picture
 from page_tools import PROMPTS, a_line, png, shade, twelve, write, write_pictures
 from PIL import Image
 from selenium.common.exceptions import JavascriptException
 from selenium.webdriver.common.keys import Keys
+
+from dreamstyler_jax.grids.gallery import Gallery
+from dreamstyler_jax.grids.page import write_page
 
 pytest_plugins = ["browser_tools"]
 
@@ -320,3 +324,15 @@ def test_the_page_runs_no_script_but_its_own(tmp_path, browser):
     assert browser.script("return window.hurt ?? null") is None
     blocked = [entry.get("blockedReason") for entry in browser.traffic("Network.loadingFailed")]
     assert set(blocked) == {"csp"} and len(browser.complaints()) >= len(attempts)
+
+
+def test_the_page_of_a_gallery_opens(browser, tmp_path):
+    """Of lines as they are really written, with parameters that no picture has."""
+    cells = cells_of(["A house in the style of {}", "A boat in the style of {}"], range(3))
+    gallery = Gallery(tmp_path)
+    for number, cell in enumerate(cells):
+        gallery.save(cell, plain_picture(number))
+    gallery.close()
+    browser.open(write_page(tmp_path, gallery.lines.values(), title="A grid"))
+    assert len(browser.tiles()) == 6
+    assert "weak_styles" in gallery.lines[cells[0].id] and gallery.lines[cells[0].id]["weak_styles"] is None

@@ -45,8 +45,10 @@ class ConvertConfig:
         check_values(self)
         if not self.output and len(self.styles) > 1:
             *styles, output = self.styles
-            if path_of(output).exists():
-                raise UserError(f"output: {output} is there already; give --output {output} to replace it")
+            path = path_of(output)
+            for file in (path, path.with_name(f"{path.stem}-T0{path.suffix}")):
+                if file.exists():
+                    raise UserError(f"output: {file} is there already; give --output {output} to replace it")
             object.__setattr__(self, "styles", styles)
             object.__setattr__(self, "output", output)
         if not self.styles:
@@ -84,7 +86,7 @@ def recipe_beside(path: Path, style: Style, format: str) -> dict[Path, str]:
     """
     if FORMATS[format] != "a1111" or style.stages == 1:
         return {}
-    file = path.with_suffix(".txt")
+    file = path.with_name(f"{path.stem}-stages.txt")  # a picture's caption may be called boat.txt
     if file.is_file() and not file.read_bytes().startswith(HEADER.encode()):
         raise UserError(
             f"output: {file} is a file of yours, and says how to switch stages otherwise: choose another name"

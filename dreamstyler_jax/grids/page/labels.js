@@ -57,6 +57,7 @@ function withEllipsis(line, width) {
 
 /** Labels without the words that all of them begin and end with, and these words, with an ellipsis for the others. */
 function withoutSharedWords(labels) {
+  if (labels.length < 2) return { short: labels, template: "" };
   const all = labels.map((label) => label.split(/(?<=[\s/])/));
   const spare = Math.min(...all.map((words) => words.length)) - 1; // each label keeps at least one word
   const countShared = (at, most) => {
@@ -67,7 +68,7 @@ function withoutSharedWords(labels) {
   const first = countShared((i) => i, spare);
   const last = countShared((i) => -1 - i, spare - first);
   const [before, after] = [all[0].slice(0, first).join(""), all[0].slice(all[0].length - last).join("")];
-  if (labels.length < 2 || before.length + after.length < WORTH_DROPPING) return { short: labels, template: "" };
+  if (before.length + after.length < WORTH_DROPPING) return { short: labels, template: "" };
   const short = all.map((words) => words.slice(first, words.length - last).join("").trim());
   return { short, template: `${before}… ${after}`.trim() };
 }

@@ -146,7 +146,6 @@ def fresh_noise(seeds: Array | np.ndarray, step: Array | int, shape: tuple[int, 
 
 
 @traced_once("networks", "size", "full_row")
-@functools.partial(jax.jit, static_argnames=("networks", "size", "full_row"))
 def sample_batch(
     networks: Networks, params: Any, plan: StepPlan, batch: Batch, *, size: tuple[int, int], full_row: int
 ) -> Array:

@@ -58,11 +58,13 @@ def test_what_sets_programs_apart(cache, factor, a, b, options):
     np.testing.assert_array_equal(result, factor * a @ B + options.get("shift", 0))
 
 
-def test_settings_of_jax_set_programs_apart(cache):
+@pytest.mark.parametrize("same_process", [False, True])
+def test_settings_of_jax_set_programs_apart(cache, same_process):
     traced: list[int] = []
-    another_process(traced)(3, {"a": A, "b": (B,)})
+    one = another_process(traced)
+    one(3, {"a": A, "b": (B,)})
     with jax.default_matmul_precision("highest"):
-        another_process(traced)(3, {"a": A, "b": (B,)})
+        (one if same_process else another_process(traced))(3, {"a": A, "b": (B,)})
     assert traced == [3, 3]
 
 

@@ -60,7 +60,7 @@ class TracedOnce:
         arguments = self._signature.bind(*args, **options).arguments
         static = {name: arguments.pop(name) for name in self._static}
         leaves, structure = jax.tree.flatten(arguments)
-        key = (*static.values(), structure, *map(_kind, leaves))
+        key = (*static.values(), structure, *map(_kind, leaves), repr(_surroundings()))
         if key not in self._programs:
             path = folder / self._file_name(static, structure, leaves)
 
@@ -82,9 +82,9 @@ class TracedOnce:
         return digest.hexdigest()
 
 
-def traced_once(*static: str) -> Callable[[Any], TracedOnce]:
-    """Decorates a jitted function, see `TracedOnce`."""
-    return lambda function: TracedOnce(function, static)
+def traced_once(*static: str) -> Callable[[Callable[..., Any]], TracedOnce]:
+    """Decorates a function with these static arguments: it is jitted, see `TracedOnce`."""
+    return lambda function: TracedOnce(jax.jit(function, static_argnames=static), static)
 
 
 def _folder() -> Path | None:

@@ -2,6 +2,7 @@
 # What waits for a GPU that is lent for some minutes. Each step is bounded in time and leaves its results in $OUT.
 #
 #   OUT=results bash benchmarks/on_a_gpu.sh speed                            # Stable Diffusion 1.5 and XL, random weights
+#   OUT=results bash benchmarks/on_a_gpu.sh levers MEASURE LEVER...           # what single options of XLA bring
 #   OUT=results bash benchmarks/on_a_gpu.sh pretraining [SECONDS [OPTIONS OF PRETRAIN]]
 #   OUT=results bash benchmarks/on_a_gpu.sh experiments [SECONDS [OPTIONS OF EXPERIMENTS]]
 #
@@ -26,6 +27,23 @@ speed() {
     benchmark latency_sd15 120 --model sd15 --steps 50 --repeats 5 --measure latency
     benchmark painting_sdxl 200 --model sdxl --resolution 1024 --batch 1 --steps 30 --repeats 3 --measure cfg
     benchmark training_sdxl 240 --model sdxl --resolution 1024 --batch 1 --repeats 3 --measure train
+}
+
+# One of XLA's options at a time, beside none: launches recorded into CUDA graphs together with their loops, products by
+# cuBLAS alone, and all tilings of Triton's products tried.
+levers() { # measure, names of levers
+    local measure=$1 lever
+    shift
+    declare -A flags=(
+        [none]=""
+        [graphs]="--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL,+DYNAMIC_SLICE_FUSION"
+        [cublas]="--xla_gpu_enable_triton_gemm=false"
+        [tilings]="--xla_gpu_exhaustive_tiling_search=true"
+    )
+    for lever in "$@"; do
+        XLA_FLAGS="${flags[$lever]}" timeout 150 python3 -m dreamstyler_jax benchmark --model sd15 --dtype bfloat16 \
+            --measure "$measure" --steps 50 --repeats 5 --output "$OUT/$measure-$lever.jsonl" 2>&1 | tee "$OUT/$measure-$lever.txt"
+    done
 }
 
 pretraining() {

@@ -170,7 +170,7 @@ def paint_contest(config: PeerConfig, model: StableDiffusion, peers: dict[str, T
     count, problem, weights = len(texts), problem_of(config, model), paper(**SCALES)
     plan = plan_steps(solver_table(SOLVER, model.networks.schedule, config.steps))
     requests = [Request(guidance_prompts(text), weights, seed) for seed, text in enumerate(texts)]
-    styles = {"style": Style("style", initial_tables(model, "painting", STAGES, 1))}
+    styles = {"style": Style("style", initial_tables(model, ["painting"] * STAGES, 1))}
 
     def paint_ours() -> list[np.ndarray]:
         return list(paint_requests(model, requests, styles, plan, size=problem.image_size, batch_size=count))

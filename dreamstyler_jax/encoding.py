@@ -25,9 +25,9 @@ from dreamstyler_jax.style import Style, check_layers, check_widths, with_layers
 
 
 def initial_tables(
-    model: StableDiffusion, init_word: str, stages: int, vectors: int, layers: int = 1
+    model: StableDiffusion, words_of_stages: Sequence[str], vectors: int, layers: int = 1
 ) -> dict[str, np.ndarray]:
-    """The tables before training, of each text encoder: the embedding of ``init_word`` in every stage and layer.
+    """The tables before training, of each text encoder: in each stage, and all its layers, the embedding of its words.
 
     Several words give each vector a word; with fewer words than vectors the last one is repeated. A word of several
     tokens gives the mean of their embeddings.
@@ -35,15 +35,15 @@ def initial_tables(
     Returns:
         float32[T, V, D], or float32[T, K, V, D] where K, the ``layers``, are more than one.
     """
-    places = (stages, layers) if layers > 1 else (stages,)
-    words = init_word.split()
-    word_of_vector = np.minimum(np.arange(vectors), len(words) - 1)
+
+    def of_stage(encoder: str, words: Sequence[str]) -> np.ndarray:
+        vocabulary, tokenizer = np.asarray(model.vocabulary_vectors[encoder]), model.tokenizers[encoder]
+        means = np.stack([vocabulary[tokenizer.words(word)].mean(0) for word in words])
+        return means[np.minimum(np.arange(vectors), len(words) - 1)]
 
     def table(encoder: str) -> np.ndarray:
-        vocabulary = np.asarray(model.vocabulary_vectors[encoder])
-        ids = [model.tokenizers[encoder].words(word) for word in words]
-        start = np.stack([vocabulary[of_word].mean(0) for of_word in ids])[word_of_vector]
-        return np.broadcast_to(start, (*places, *start.shape)).astype(np.float32)
+        start = np.stack([of_stage(encoder, words.split()) for words in words_of_stages]).astype(np.float32)
+        return np.repeat(start[:, None], layers, axis=1) if layers > 1 else start
 
     return {encoder: table(encoder) for encoder in model.tokenizers}
 

@@ -7,6 +7,7 @@ from dreamstyler_jax.runtime.parsing import MAX_SEED
 from dreamstyler_jax.runtime.settings import check_pair, check_values, option
 from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
 
+AUTO_WORD = "auto"  # of --init_word
 AUTO_STEPS, MOST_STEPS, EVALUATE_EVERY = -1, 1000, 10  # of --steps auto
 LEARNING_RATES = {"free": 0.02, "fixed": 0.1}  # by what training does with the norm of vectors
 BARE_PROMPTS = {"style": "A painting in the style of {}", "object": "A photo of {}"}  # for pictures without a prompt
@@ -43,7 +44,8 @@ class TrainSettings:
     init_word: str = option(
         "painting",
         "Word whose embedding the vectors start from; for an object, what kind of thing it is. Several words give one "
-        "for each vector. A word of several tokens gives their mean.",
+        "for each vector. A word of several tokens gives their mean. auto: in each stage the word, of some two hundred "
+        "for kinds of pictures, with which the model denoises the pictures best.",
     )
     init_style: str = option(
         "",
@@ -143,7 +145,7 @@ class TrainSettings:
             raise UserError(f"init_word: give at most one word for each vector, {self.vectors}, not {self.init_word!r}")
         if self.init_style and self.init_word != TrainSettings.init_word:
             raise UserError("init_word, init_style: give one of them, not both")
-        if self.property == "object" and self.init_word == TrainSettings.init_word and not self.init_style:
+        if self.property == "object" and self.init_word in (TrainSettings.init_word, AUTO_WORD) and not self.init_style:
             raise UserError("init_word: say in a word what kind of thing the object is, such as cat")
         if self.norm == "fixed" and self.weight_decay != TrainSettings.weight_decay:
             raise UserError("weight_decay: changes norms, so it needs --norm free")

@@ -22,10 +22,12 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.memory import fewer, is_exhausted, nothing_fits, say_what_fits
 from dreamstyler_jax.stable_diffusion.networks import Networks
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
+from dreamstyler_jax.starting_words import best_words
 from dreamstyler_jax.stopping import Watch, settled_at
 from dreamstyler_jax.style import Style, check_layers, check_widths, load_styles, with_layers
 from dreamstyler_jax.train_settings import (
     AUTO_STEPS,
+    AUTO_WORD,
     BARE_PROMPTS,
     TrainSettings,
     evaluation_interval,
@@ -102,7 +104,18 @@ def prepare(
     model = model.with_size_conditions(settings.original_size, settings.crop_top_left)
     resolution = model.side("resolution", settings.resolution)
     squares = framing.squares_of(pictures, resolution, settings.framing, settings.seed)
-    tables, origin = _start(model, settings)
+    wordings = [_wordings(settings, prompt) for prompt in prompts]
+    dataset = inversion.make_dataset(
+        model,
+        [of_picture.pixels for of_picture in squares],
+        wordings,
+        settings.vectors,
+        flip=settings.flip,
+        name=name,
+        counted=[of_picture.counted for of_picture in squares],
+    )
+    learned, evaluated = _held_out(dataset, settings.held_out)
+    tables, origin = _start(model, learned, settings)
     if settings.norm == "fixed":
         tables = jax.tree.map(with_norm, dict(tables), dict(model.vocabulary_vectors))
     metadata: dict[str, Any] = {"property": settings.property} | origin
@@ -120,17 +133,7 @@ def prepare(
         metadata["counted"] = masked
     chosen = {name: getattr(settings, name) for name in _CHOICES}
     metadata |= {name: value for name, value in chosen.items() if value != getattr(TrainSettings, name)}
-    wordings = [_wordings(settings, prompt) for prompt in prompts]
-    dataset = inversion.make_dataset(
-        model,
-        [of_picture.pixels for of_picture in squares],
-        wordings,
-        settings.vectors,
-        flip=settings.flip,
-        name=name,
-        counted=[of_picture.counted for of_picture in squares],
-    )
-    return Lesson(Style(name, tables, metadata), *_held_out(dataset, settings.held_out))
+    return Lesson(Style(name, tables, metadata), learned, evaluated)
 
 
 def _held_out(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
@@ -145,12 +148,17 @@ def _held_out(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
     return learned, evaluated
 
 
-def _start(model: StableDiffusion, settings: TrainSettings) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
+def _start(
+    model: StableDiffusion, dataset: Dataset, settings: TrainSettings
+) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
     """The tables before training, and what is recorded of where they are from."""
     path, layers = settings.init_style, model.networks.unet_config.cross_attentions if settings.layers == "each" else 1
     if not path:
-        tables = encoding.initial_tables(model, settings.init_word, settings.stages, settings.vectors, layers)
-        return tables, {"init_word": settings.init_word}
+        words, origin = [settings.init_word] * settings.stages, {"init_word": settings.init_word}
+        if settings.init_word == AUTO_WORD:
+            words = best_words(model, dataset, settings.stages, settings.vectors)
+            origin |= {"starting_words": words}
+        return encoding.initial_tables(model, words, settings.vectors, layers), origin
     try:
         styles = list(load_styles([path]).values())
     except UserError as error:

@@ -47,7 +47,7 @@ def test_the_weights_are_small_enough_to_ship():
 
 
 def test_the_example_style_fits_its_painter_better_than_the_word_that_it_started_from(model, same_painter):
-    tables = Style.load(EXAMPLE_STYLE).tables, initial_tables(model, "painting", 6, 1)
+    tables = Style.load(EXAMPLE_STYLE).tables, initial_tables(model, ["painting"] * 6, 1)
     learned, before = held_out_losses(model, same_painter, *tables)
     assert learned < before - 0.002
 

@@ -67,14 +67,14 @@ def embedding_of(model, word):
 def test_vectors_start_as_words(tiny, width):
     assert len(tiny.tokenizer.words("zebra")) > 1, "a word of several tokens"
     for word in ("painting", "zebra"):
-        tables = encoding.initial_tables(tiny, word, 3, 2)
+        tables = encoding.initial_tables(tiny, [word] * 3, 2)
         assert tables.keys() == tiny.networks.text_widths.keys()
         table = tables["clip_l"]
         assert (table.shape, table.dtype) == ((3, 2, width), np.float32)
         np.testing.assert_allclose(table, np.broadcast_to(embedding_of(tiny, word), table.shape), rtol=1e-6)
-    several = encoding.initial_tables(tiny, "painting sea", 2, 3)["clip_l"]
-    for vector, word in enumerate(("painting", "sea", "sea")):
-        np.testing.assert_allclose(several[:, vector], [embedding_of(tiny, word)] * 2, rtol=1e-6)
+    several = encoding.initial_tables(tiny, ["painting sea", "zebra"], 3)["clip_l"]
+    for stage, words in enumerate([("painting", "sea", "sea"), ("zebra",) * 3]):
+        np.testing.assert_allclose(several[stage], [embedding_of(tiny, word) for word in words], rtol=1e-6)
 
 
 def test_tokens_are_those_of_each_prompt(tiny):

@@ -116,7 +116,7 @@ def test_sdxl_has_layers_in_both_tables_and_pools_their_mean(sdxl):
     for ours, one in zip(conditioning.states, alone, strict=True):
         np.testing.assert_allclose(ours, one.states, atol=2e-5)
     np.testing.assert_allclose(conditioning.pooled, np.mean([one.pooled for one in alone], 0), atol=2e-5)
-    assert (initial_tables(sdxl, "sea", 2, 1, layers)["clip_g"].shape) == tables["clip_g"].shape
+    assert (initial_tables(sdxl, ["sea"] * 2, 1, layers)["clip_g"].shape) == tables["clip_g"].shape
 
 
 # The denoiser

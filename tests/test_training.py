@@ -81,7 +81,7 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
     settings = TrainSettings(stages=4, vectors=2, init_word="red sea", resolution=8, flip=False, seed=3)
     pictures = {"a.png": picture(0, (30, 20)), "b.png": picture(1)}
     lesson = training.prepare(tiny, "gogh", pictures, PROMPTS, settings)
-    tables = encoding.initial_tables(tiny, "red sea", 4, 2)
+    tables = encoding.initial_tables(tiny, ["red sea"] * 4, 2)
     assert lesson.style.name == "gogh"
     jax.tree.map(np.testing.assert_array_equal, dict(lesson.style.tables), tables)
     norms = {

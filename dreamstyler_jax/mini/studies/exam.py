@@ -26,7 +26,7 @@ from dreamstyler_jax.sampling import plan_steps
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion, model_folder
 from dreamstyler_jax.style import Style
-from dreamstyler_jax.train_settings import BARE_PROMPTS
+from dreamstyler_jax.train_settings import AUTO_WORD, BARE_PROMPTS
 from dreamstyler_jax.transfer import ContentEncoder, Net, make_content
 
 SCALE = 3.5  # of classifier-free guidance
@@ -89,7 +89,7 @@ class Learning(NamedTuple):
     """How a style is learned; hashable.
 
     Attributes:
-        stages, vectors, batch_size, norm, prior, average, framing, timesteps, layers: as in `TrainSettings`.
+        stages, vectors, init_word, batch_size, norm, prior, average, framing, timesteps, layers: as in `TrainSettings`.
         steps, learning_rate: likewise; None for those that all methods share.
         context: whether the training prompt describes the picture.
         caption: how it does, one of `TRAINING_CAPTIONS`.
@@ -99,6 +99,7 @@ class Learning(NamedTuple):
 
     stages: int = 6
     vectors: int = 1
+    init_word: str = AUTO_WORD
     context: bool = True
     caption: str = "true"
     steps: int | None = None

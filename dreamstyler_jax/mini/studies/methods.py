@@ -7,8 +7,9 @@ from dreamstyler_jax.guidance import CONSTANT, Guidance, cfg_guidance, paper_gui
 from dreamstyler_jax.mini.studies.exam import SCALE, Learning
 from dreamstyler_jax.mini.studies.mixes import MIXES
 from dreamstyler_jax.mini.studies.training_captions import TRAINING_CAPTIONS
+from dreamstyler_jax.starting_words import NEUTRAL
 from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
-from dreamstyler_jax.train_settings import AUTO_STEPS, LEARNING_RATES
+from dreamstyler_jax.train_settings import AUTO_STEPS, AUTO_WORD, LEARNING_RATES
 
 NULL_SCALE = 2.0  # of the sweep over style and context scale
 STYLE_AND_CONTEXT_SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)
@@ -78,6 +79,17 @@ def _stages() -> Experiment:
     pairs = [(method.name, methods[0].name) for method in methods[1:]]
     pairs += [("T = 6", other) for other in ("T = 12", "T = 1, V = 2", "T = 1, V = 6")]
     return Experiment(methods, pairs)
+
+
+def _starting_words() -> Experiment:
+    """A style that starts from one word in all stages, or from the word that suits each stage best."""
+    methods = [
+        Method(f"T = {stages}, from {'the best words' if word == AUTO_WORD else word}", Learning(stages, init_word=word))
+        for stages in (1, 6)
+        for word in (NEUTRAL, AUTO_WORD)
+    ]
+    one, one_best, six, six_best = (method.name for method in methods)
+    return Experiment(methods, [(one_best, one), (six_best, six), (six_best, one_best)])
 
 
 def _layers() -> Experiment:
@@ -256,6 +268,7 @@ NO_INVERSION = Method("no inversion", None, prompt="A painting of {context}")
 EXPERIMENTS = {
     "bounds": _bounds(),
     "stages": _stages(),
+    "starting_words": _starting_words(),
     "layers": _layers(),
     "directions": _directions(),
     "durations": _durations(),

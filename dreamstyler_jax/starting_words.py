@@ -20,7 +20,8 @@ _TECHNIQUES = """
     acrylic airbrush anime caricature cartoon chalk charcoal collage comic crayon cutout dabs doodle dots drawing
     embroidery engraving etching fresco glass gouache graffiti halftone hatching icon illustration impasto ink knife
     knitted lego linocut lithograph manga marble mosaic mural oil origami pastel pencil pixel pixelart poster print
-    quilt render screenprint sketch stencil strokes swirls tapestry tattoo vector wash watercolor weave woodblock woodcut
+    quilt render screenprint sketch stencil strokes swirls tapestry tattoo vector wash watercolor weave woodblock
+    woodcut
 """
 _SCHOOLS = """
     abstract baroque bauhaus cubism deco expressionism fauvism folkart futurism gothic impressionism impressionist

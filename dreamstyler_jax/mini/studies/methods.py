@@ -84,7 +84,9 @@ def _stages() -> Experiment:
 def _starting_words() -> Experiment:
     """A style that starts from one word in all stages, or from the word that suits each stage best."""
     methods = [
-        Method(f"T = {stages}, from {'the best words' if word == AUTO_WORD else word}", Learning(stages, init_word=word))
+        Method(
+            f"T = {stages}, from {'the best words' if word == AUTO_WORD else word}", Learning(stages, init_word=word)
+        )
         for stages in (1, 6)
         for word in (NEUTRAL, AUTO_WORD)
     ]

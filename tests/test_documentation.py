@@ -219,15 +219,20 @@ def test_every_page_is_on_the_map_and_leads_on():
     start, *others = [page for page in pages() if page.parent.name == "docs"]
     assert {page.name for page in others} <= set(links_of(start))
     for page in others:
-        assert page.name == "contributing.md" or re.search(r"^Next: .*\]\(", page.read_text(encoding="utf-8"), re.MULTILINE), page
+        text = page.read_text(encoding="utf-8")
+        assert page.name == "contributing.md" or re.search(r"^Next: .*\]\(", text, re.MULTILINE), page
 
 
 def test_the_site_has_what_links_out_of_its_folder_lead_to(monkeypatch, tmp_path):
     monkeypatch.setattr(hooks, "DOCS", tmp_path / "docs")
-    (tmp_path / "RULES.md").write_text("# Rules\n\n[where](docs/where.md)\n")
-    page = "[Rules](../RULES.md)\n\n[`dreamstyler_jax.mix`](../dreamstyler_jax/mixing.py)\n\nSee [`a.yaml`](../a.yaml) and [b](b.md).\n"
-    made = "# Rules\n\n[where](where.md)\n\n\n::: dreamstyler_jax.mix\n\nSee `a.yaml` and [b](b.md).\n"
-    assert hooks.on_page_markdown(page, config=None) == made
+    hooks.DOCS.mkdir()
+    (tmp_path / "RULES.md").write_text("[where](docs/where.md)")
+    made = {
+        "[Rules](../RULES.md)": "[where](where.md)",
+        "[`dreamstyler_jax.mix`](../dreamstyler_jax/mixing.py)": "::: dreamstyler_jax.mix",
+        "See [`a.yaml`](../a.yaml) and [b](b.md).": "See `a.yaml` and [b](b.md).",
+    }
+    assert hooks.on_page_markdown("\n\n".join(made), config=None) == "\n\n".join(made.values())
 
 
 def test_python_code_that_needs_more_can_be_read():

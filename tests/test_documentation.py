@@ -5,6 +5,7 @@ get a tiny one of its kind. A command that is marked with what it needs, and a f
 that other tests are about, are only read: their options exist and have values that they may have.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -30,6 +31,9 @@ from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 # Everything together takes some minutes on a busy machine; the usual limit is meant for small tests.
 pytestmark = pytest.mark.timeout(1800)
 PACKAGE = ROOT / "PACKAGE.md"
+HOOKS = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+hooks = importlib.util.module_from_spec(HOOKS)
+HOOKS.loader.exec_module(hooks)
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 OTHER_PROGRAMS = {
     r"(\S*/)?(python3|pip|\.) ": "installs",
@@ -187,19 +191,48 @@ def test_every_pattern_of_what_is_not_run_is_of_some_command():
         assert any(re.match(pattern, f"{text} ") for text in texts), pattern
 
 
-def test_the_reference_has_every_public_name():
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    for name in dreamstyler_jax.__all__:
-        assert re.search(rf"^::: dreamstyler_jax\.{name}$|`ds\.{name}`", text, flags=re.MULTILINE), name
+def test_the_reference_has_every_public_name_and_its_links_lead_to_their_code():
+    """GitHub shows the links, and the site what they lead to."""
+    for page in (ROOT / "docs" / "api.md", ROOT / "docs" / "guidance.md"):
+        names = hooks.NAME.findall(page.read_text(encoding="utf-8"))
+        for name, file in names:
+            code = (page.parent / file).read_text(encoding="utf-8")
+            assert re.search(rf"^(def|class) {name.rpartition('.')[2]}\b", code, flags=re.MULTILINE), name
+        if page.name == "api.md":
+            named = {name.rpartition(".")[2] for name, _ in names}
+            assert named | {"__version__"} == set(dreamstyler_jax.__all__)
 
 
-@pytest.mark.parametrize("page", ["README.md", "PACKAGE.md", "CONTRIBUTING.md"])
-def test_links_lead_somewhere(page):
-    """Those of the site's own pages are checked when it is built; what PyPI shows has none into the repository."""
-    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
-    inside = [link for link in links if not link.startswith("https://")]
-    assert all((ROOT / link).exists() for link in inside)
-    assert page == "README.md" or not inside
+def links_of(page):
+    return re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+
+
+def test_links_lead_somewhere():
+    """As GitHub follows them; what PyPI shows has none into the repository."""
+    for page in [*pages(), ROOT / "CHANGELOG.md"]:
+        inside = [link for link in links_of(page) if not link.startswith("https://")]
+        assert all((page.parent / link).exists() for link in inside), page
+        assert page != PACKAGE or not inside
+
+
+def test_every_page_is_on_the_map_and_leads_on():
+    start, *others = [page for page in pages() if page.parent.name == "docs"]
+    assert {page.name for page in others} <= set(links_of(start))
+    for page in others:
+        text = page.read_text(encoding="utf-8")
+        assert page.name == "contributing.md" or re.search(r"^Next: .*\]\(", text, re.MULTILINE), page
+
+
+def test_the_site_has_what_links_out_of_its_folder_lead_to(monkeypatch, tmp_path):
+    monkeypatch.setattr(hooks, "DOCS", tmp_path / "docs")
+    hooks.DOCS.mkdir()
+    (tmp_path / "RULES.md").write_text("[where](docs/where.md)")
+    made = {
+        "[Rules](../RULES.md)": "[where](where.md)",
+        "[`dreamstyler_jax.mix`](../dreamstyler_jax/mixing.py)": "::: dreamstyler_jax.mix",
+        "See [`a.yaml`](../a.yaml) and [b](b.md).": "See `a.yaml` and [b](b.md).",
+    }
+    assert hooks.on_page_markdown("\n\n".join(made), config=None) == "\n\n".join(made.values())
 
 
 def test_python_code_that_needs_more_can_be_read():

@@ -39,10 +39,11 @@ from dreamstyler_jax.solvers import AUTO_SIGMAS, AUTO_SPACING
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import TRAIN_TIMESTEPS
 from dreamstyler_jax.style import Style, StyleRef, load_styles
-from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, TrainSettings, most_steps
+from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, TrainSettings, most_steps, suited
 from dreamstyler_jax.training import begin, prepare, style_in, train
 
 StyleLike = Style | str | os.PathLike
+_CAPTION_ADVICE = "give prompt=, or text files beside the pictures, which dreamstyler caption FILE writes"
 _STEPS_PER_UPDATE = 10  # of the progress bar
 _MAX_SHEET_SIDE = 1 << 15
 
@@ -63,22 +64,24 @@ def train_style(
         images: the training pictures: paths, PIL images or arrays. What is transparent in them is not learned, nor what
             is black in a file ``NAME.mask.png`` beside ``NAME.png``.
         prompt: what each picture shows except its style, with {} where the style stands; one for all pictures or one
-            each. By default the text file next to a picture, or "A painting in the style of {}".
+            each. By default the text file next to a picture; without one "A painting in the style of {}", which a
+            warning says.
         name: what prompts can call the style; by default the first picture's file name, or "style".
         progress: whether to show a progress bar.
-        **settings: fields of `TrainSettings`, such as ``steps``, ``stages``, ``learning_rate`` and ``batch_size``.
+        **settings: fields of `TrainSettings`, such as ``steps``, ``stages``, ``learning_rate`` and ``batch_size``; by
+            default what suits the model.
 
     Raises:
         UserError: a setting is out of range, a picture cannot be read, a prompt cannot be used, or training diverged.
     """
-    train_settings = _settings(settings)
+    train_settings = suited(_settings(settings), model.networks.text_config.hidden_size)
     given = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
     names = [str(item) if isinstance(item, str | os.PathLike) else f"picture {i + 1}" for i, item in enumerate(given)]
     if not names or len(set(names)) < len(names):
         raise UserError("images: give at least one picture, and none of them twice")
     pictures = dict(zip(names, map(as_masked_picture, given), strict=True))
     stem = PurePath(names[0]).stem if isinstance(given[0], str | os.PathLike) else "style"
-    texts = _training_prompts([prompt] if isinstance(prompt, str) else list(prompt), given, train_settings)
+    texts = _training_prompts(prompt, dict(zip(names, given, strict=True)), train_settings)
     lesson = prepare(model, name or stem, pictures, texts, train_settings)
     states = [begin(lesson, train_settings)]
     chunks = train(model, [lesson], train_settings, states, lambda done: done + _STEPS_PER_UPDATE)
@@ -98,12 +101,20 @@ def _settings(given: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings(**given)
 
 
-def _training_prompts(texts: list[str], pictures: Sequence[PictureLike], settings: TrainSettings) -> list[str]:
+def _training_prompts(
+    given: str | Sequence[str], pictures: Mapping[str, PictureLike], settings: TrainSettings
+) -> list[str]:
+    texts = [given] if isinstance(given, str) else list(given)
     if len(texts) == 1:
         return texts * len(pictures)
     if not texts:
-        sidecars = [prompts.sidecar_prompt(item) if isinstance(item, str | os.PathLike) else None for item in pictures]
-        return [text or BARE_PROMPTS[settings.property] for text in sidecars]
+        sidecars = {
+            name: prompts.sidecar_prompt(item) if isinstance(item, str | os.PathLike) else None
+            for name, item in pictures.items()
+        }
+        if settings.property == "style":
+            prompts.warn_of_missing_captions([name for name, text in sidecars.items() if not text], _CAPTION_ADVICE)
+        return [text or BARE_PROMPTS[settings.property] for text in sidecars.values()]
     if len(texts) != len(pictures):
         raise UserError(f"prompt: {len(texts)} given for {len(pictures)} pictures; give one for each, or one for all")
     return texts

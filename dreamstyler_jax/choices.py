@@ -1,7 +1,7 @@
 """Choices in prompts: ``{dog|cat}``, ``{2$$red|blue|gold}`` and ``__animal__``, a line of the file ``animal.txt``.
 
-The notation is that of dynamicprompts. Braces with neither ``|`` nor ``$$`` are placeholders of styles. A prompt is
-either painted in all of its versions, or in one that a seed draws.
+The notation is that of dynamicprompts. Braces with neither ``|`` nor ``$$`` are placeholders of styles. A prompt, and
+a negative prompt, is either used in all of its versions, or in one that a seed draws.
 """
 
 import dataclasses
@@ -11,11 +11,12 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from dreamstyler_jax.runtime.buckets import in_bucket, list_objects, path_of
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import text_of
+from dreamstyler_jax.runtime.parsing import MAX_SEED
 from dreamstyler_jax.runtime.settings import hint, one_of
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
 
@@ -223,15 +224,35 @@ class Wildcards:
         return sorted(file.removesuffix(".txt") for file in files if file.endswith(".txt"))
 
 
+class Resolved(NamedTuple):
+    """Prompts without choices, and what they are for.
+
+    Attributes:
+        prompts: by the keys of those with choices.
+        negative_prompt: of all of them.
+        seeds: of the pictures.
+    """
+
+    prompts: dict[str, list[str]]
+    negative_prompt: str
+    seeds: list[int]
+
+
 def resolve(
-    prompts: Mapping[str, Sequence[str]], seeds: Sequence[int], mode: str = ALL, wildcards: str | os.PathLike = ""
-) -> list[tuple[dict[str, list[str]], list[int]]]:
+    prompts: Mapping[str, Sequence[str]],
+    negative_prompt: str,
+    seeds: Sequence[int],
+    mode: str = ALL,
+    wildcards: str | os.PathLike = "",
+) -> list[Resolved]:
     """Prompts without choices, with the seeds that they are for.
 
     Args:
         prompts: with choices, by any key.
+        negative_prompt: likewise.
         seeds: of the pictures.
-        mode: "all" gives every version to all seeds, "random" to each seed the versions that it draws.
+        mode: "all" gives every version to all seeds, with every version of the negative prompt; "random" gives to each
+            seed the versions that it draws.
         wildcards: as of `Template.read`.
 
     Raises:
@@ -240,6 +261,7 @@ def resolve(
     if mode not in MODES:
         raise UserError(f"choices: must be {one_of(MODES, mode)}, not {mode!r}")
     templates = {key: [Template.read(prompt, wildcards) for prompt in given] for key, given in prompts.items()}
+    negative = Template.read(negative_prompt, wildcards)
 
     def each(of: Callable[[Template], list[str]]) -> dict[str, list[str]]:
         return {
@@ -247,7 +269,15 @@ def resolve(
             for key, given in templates.items()
         }
 
-    has_choices = any(template.has_choices for given in templates.values() for template in given)
-    if mode == ALL or not has_choices:
-        return [(each(Template.versions), list(seeds))]
-    return [(each(lambda template, seed=seed: [template.drawn(seed)]), [seed]) for seed in seeds]
+    versions = negative.versions() if negative.has_choices else [negative_prompt]
+    if mode == ALL or not any(template.has_choices for template in itertools.chain([negative], *templates.values())):
+        return [Resolved(each(Template.versions), version, list(seeds)) for version in versions]
+    return [
+        Resolved(
+            each(lambda template, seed=seed: [template.drawn(seed)]),
+            # From numbers of its own, or {red|blue} would always be drawn alike in both.
+            negative.drawn(seed + MAX_SEED + 1) if negative.has_choices else negative_prompt,
+            [seed],
+        )
+        for seed in seeds
+    ]

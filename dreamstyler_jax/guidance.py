@@ -88,14 +88,14 @@ FORMS = {
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("guidance_scale", 3.5, "Weight of the prompt; 1 is no guidance, the prompt alone, and so is 0."),
+        Scale("guidance_scale", 3.5, "Weight of the prompt; with 1, as with 0, there is no guidance."),
         Scale("null_scale", 5.0, "Weight of the whole prompt relative to the negative prompt."),
         Scale("style_scale", 1.0, "Weight of the style."),
         Scale("context_scale", 3.0, "Weight of the rest of the prompt."),
         Scale(
             WEAK_SCALE,
             0.0,
-            "Autoguidance: weight of the styles relative to what they were at weak_checkpoint; 0 is off.",
+            "Autoguidance: weight of the styles relative to what they were at --weak_checkpoint; 0 is off.",
         ),
         *NUMBERS.values(),
     )

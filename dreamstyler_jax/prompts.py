@@ -2,11 +2,12 @@
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dreamstyler_jax.runtime.buckets import path_of
-from dreamstyler_jax.runtime.errors import UserError
+from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.stable_diffusion.emphasis import WeightedText, parse_weights
 from dreamstyler_jax.stable_diffusion.placeholders import Placeholder, parse_prompt
 from dreamstyler_jax.style import Style, StyleRef
@@ -206,6 +207,21 @@ def sidecar_prompt(picture: str | os.PathLike) -> str | None:
     if not text:
         raise UserError(f"{file} is empty: write into it what {Path(picture).name} shows, or remove it")
     return text
+
+
+def warn_of_missing_captions(pictures: Sequence[str], advice: str) -> None:
+    """Warns, once for all, of pictures that a style is learned from although nothing says what they show.
+
+    Args:
+        pictures: their names; with none there is no warning.
+        advice: how to say it.
+    """
+    if pictures:
+        warnings.warn(
+            f"{listing(pictures)} {'has' if len(pictures) == 1 else 'have'} no caption, so all of what is shown is "
+            f"learned as style: {advice}",
+            stacklevel=2,
+        )
 
 
 def require_placeholders(prompts: Sequence[str], styles: Mapping[str, Style]) -> None:

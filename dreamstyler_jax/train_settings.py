@@ -1,6 +1,8 @@
 """The settings of style inversion, for the command line and for Python alike; nothing here needs JAX."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED
@@ -9,8 +11,29 @@ from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
 
 AUTO_WORD = "auto"  # of --init_word
 AUTO_STEPS, MOST_STEPS, EVALUATE_EVERY = -1, 1000, 10  # of --steps auto
-LEARNING_RATES = {"free": 0.02, "fixed": 0.1}  # by what training does with the norm of vectors
+NORMS = ("free", "fixed")  # what training does with the norms of vectors
 BARE_PROMPTS = {"style": "A painting in the style of {}", "object": "A photo of {}"}  # for pictures without a prompt
+
+
+class Suited(NamedTuple):
+    """What suits a model, where the settings do not say.
+
+    Attributes:
+        init_word: what a style starts from.
+        steps: optimiser steps.
+        learning_rates: by `NORMS`.
+    """
+
+    init_word: str
+    steps: int
+    learning_rates: Mapping[str, float]
+
+
+EMBEDDED = Suited(AUTO_WORD, 200, {"free": 0.02, "fixed": 0.1})
+# Of Stable Diffusion and SDXL. Free: Ahn et al. 2024, table 4. Fixed: Kim et al. 2026 (arXiv 2512.13672), who take 0.01
+# times their batch of 4.
+STABLE_DIFFUSION = Suited("painting", 500, {"free": 0.002, "fixed": 0.04})
+STABLE_DIFFUSION_WIDTH = 768  # of its narrowest text encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +64,22 @@ class TrainSettings:
         choices=("shared", "each"),
     )
     vectors: int = option(1, "Vectors per stage. Each takes the place of one token in the prompt.", low=1, high=16)
-    init_word: str = option(
-        "painting",
+    init_word: str | None = option(
+        None,
         "Word whose embedding the vectors start from; for an object, what kind of thing it is. Several words give one "
         "for each vector. A word of several tokens gives their mean. auto: in each stage the word, of some two hundred "
-        "for kinds of pictures, with which the model denoises the pictures best.",
+        f"for kinds of pictures, with which the model denoises the pictures best. Default: {EMBEDDED.init_word} with the "
+        f"embedded model, {STABLE_DIFFUSION.init_word} with Stable Diffusion and SDXL.",
     )
     init_style: str = option(
         "",
         "Style to start from instead of a word: a style's file, of this project or of another tool, or the folder of a "
         "run. If it has another number of stages, each stage starts from the mean of that style over its timesteps.",
     )
-    steps: int = option(
-        200,
-        f"Optimiser steps. auto: until the loss that evaluate_every measures has settled, and at most {MOST_STEPS}.",
+    steps: int | None = option(
+        None,
+        f"Optimiser steps. auto: until the loss that evaluate_every measures has settled, and at most {MOST_STEPS}. "
+        f"Default: {EMBEDDED.steps} with the embedded model, {STABLE_DIFFUSION.steps} with Stable Diffusion and SDXL.",
         low=1,
         high=1_000_000,
         words={"auto": AUTO_STEPS},
@@ -80,25 +105,35 @@ class TrainSettings:
         low=0,
         high=0.9999,
     )
-    batch_size: int = option(8, "Pictures per forward and backward pass.", low=1, high=1024)
-    gradient_accumulation: int = option(1, "Passes whose gradients make one optimiser step.", low=1, high=1024)
+    batch_size: int = option(
+        8,
+        "Pictures per forward and backward pass. Where memory is short, smaller passes make the same step.",
+        low=1,
+        high=1024,
+    )
+    gradient_accumulation: int = option(
+        1,
+        "Passes of batch_size pictures per optimiser step, which takes the mean of their gradients.",
+        low=1,
+        high=1024,
+    )
     norm: str = option(
         "free",
         "Norms of the vectors: free lets AdamW change vectors as a whole; fixed keeps the mean norm of the vocabulary "
         "and learns directions only (directional textual inversion), so that the rest of a prompt keeps its weight.",
-        choices=LEARNING_RATES,
+        choices=NORMS,
     )
     learning_rate: float | None = option(
         None,
-        "Peak learning rate of AdamW or, with fixed norms, the angle in radians by which a step turns a vector. null: "
-        + ", ".join(f"{rate} if norms are {norm}" for norm, rate in LEARNING_RATES.items())
-        + ".",
+        "Peak learning rate of AdamW or, with --norm fixed, the angle in radians by which a step turns a vector. "
+        "Default: {free} (fixed: {fixed}) with the embedded model, ".format(**EMBEDDED.learning_rates)
+        + "{free} (fixed: {fixed}) with Stable Diffusion and SDXL.".format(**STABLE_DIFFUSION.learning_rates),
         low=1e-8,
         high=10,
     )
     prior: float = option(
         0.0,
-        "With fixed norms: how strongly vectors are drawn to the direction of init_word (kappa). The authors use 1e-4.",
+        "With --norm fixed: how strongly vectors are drawn to the direction of init_word (kappa); the authors: 1e-4.",
         low=0,
         high=10,
     )
@@ -108,9 +143,12 @@ class TrainSettings:
         "Learning rate after the warm-up: constant, or falling to 0 along a line or half a cosine.",
         choices=("constant", "linear", "cosine"),
     )
-    weight_decay: float = option(0.01, "Weight decay of AdamW, so of free norms.", low=0, high=10)
+    weight_decay: float = option(0.01, "Weight decay of AdamW, so with --norm free.", low=0, high=10)
     resolution: int | None = option(
-        None, "Side in pixels of the square training pictures. null: the resolution of the model.", low=8, high=4096
+        None,
+        "Side in pixels of the square training pictures. Default: what the model was trained at.",
+        low=8,
+        high=4096,
     )
     framing: str = option(
         "crop",
@@ -119,10 +157,11 @@ class TrainSettings:
         choices=("crop", "fit", "random"),
     )
     original_size: list[int] = option(
-        [], "SDXL: height and width in pixels of the pictures before they were scaled, if other than they are."
+        [], "SDXL: height and width in pixels of the pictures before they were scaled. Default: those that they have."
     )
     crop_top_left: list[int] = option(
-        [], "SDXL: top and left in pixels of where the pictures were cut out. Default: they are whole."
+        [],
+        "SDXL: top and left in pixels of where the pictures were cut out of larger ones. Default: 0 0, they are whole.",
     )
     remat: bool = option(
         False,
@@ -141,17 +180,17 @@ class TrainSettings:
         check_values(self)
         check_pair(self, "original_size", "height and width", 1)
         check_pair(self, "crop_top_left", "top and left", 0)
-        if not 1 <= len(self.init_word.split()) <= self.vectors:
+        if self.init_word is not None and not 1 <= len(self.init_word.split()) <= self.vectors:
             raise UserError(f"init_word: give at most one word for each vector, {self.vectors}, not {self.init_word!r}")
-        if self.init_style and self.init_word != TrainSettings.init_word:
+        if self.init_style and self.init_word is not None:
             raise UserError("init_word, init_style: give one of them, not both")
-        if self.property == "object" and self.init_word in (TrainSettings.init_word, AUTO_WORD) and not self.init_style:
+        if self.property == "object" and self.init_word in (None, AUTO_WORD) and not self.init_style:
             raise UserError("init_word: say in a word what kind of thing the object is, such as cat")
         if self.norm == "fixed" and self.weight_decay != TrainSettings.weight_decay:
             raise UserError("weight_decay: changes norms, so it needs --norm free")
         if self.norm == "free" and self.prior:
             raise UserError("prior: draws directions, so it needs --norm fixed")
-        if self.warmup_steps > most_steps(self):
+        if self.steps is not None and self.warmup_steps > most_steps(self):
             raise UserError(f"warmup_steps: must be at most steps, {most_steps(self)}, not {self.warmup_steps}")
         if self.held_out and not evaluation_interval(self):
             raise UserError("held_out: nothing measures these pictures without --evaluate_every or --steps auto")
@@ -159,14 +198,43 @@ class TrainSettings:
             raise UserError(f"schedule: {self.schedule} needs a number of steps, not --steps auto")
 
 
+S = TypeVar("S", bound=TrainSettings)
+
+
+def suited(settings: S, text_width: int) -> S:
+    """The settings with values for what they leave to the model.
+
+    Args:
+        settings: how to learn.
+        text_width: the width D of the model's (first) text encoder, which tells Stable Diffusion, 1.x, 2.x and SDXL,
+            from small models such as the embedded one.
+
+    Raises:
+        UserError: the settings contradict these numbers.
+    """
+    suits = STABLE_DIFFUSION if text_width >= STABLE_DIFFUSION_WIDTH else EMBEDDED
+    return dataclasses.replace(
+        settings,
+        init_word=suits.init_word if settings.init_word is None and not settings.init_style else settings.init_word,
+        steps=suits.steps if settings.steps is None else settings.steps,
+        learning_rate=suits.learning_rates[settings.norm] if settings.learning_rate is None else settings.learning_rate,
+    )
+
+
+def starting_word(settings: TrainSettings) -> str:
+    """The starting word; if it is left to the model, and without `suited`, that of earlier versions for any model."""
+    return STABLE_DIFFUSION.init_word if settings.init_word is None else settings.init_word
+
+
 def peak_learning_rate(settings: TrainSettings) -> float:
-    """The learning rate, as given or else by `norm`."""
-    return LEARNING_RATES[settings.norm] if settings.learning_rate is None else settings.learning_rate
+    """The learning rate; if it is left to the model, and without `suited`, that of earlier versions for any model."""
+    return EMBEDDED.learning_rates[settings.norm] if settings.learning_rate is None else settings.learning_rate
 
 
 def most_steps(settings: TrainSettings) -> int:
-    """How many steps the training has at most."""
-    return MOST_STEPS if settings.steps == AUTO_STEPS else settings.steps
+    """How many steps there are at most; if left to the model, and without `suited`, as in earlier versions."""
+    steps = EMBEDDED.steps if settings.steps is None else settings.steps
+    return MOST_STEPS if steps == AUTO_STEPS else steps
 
 
 def evaluation_interval(settings: TrainSettings) -> int:

@@ -33,6 +33,7 @@ from dreamstyler_jax.train_settings import (
     evaluation_interval,
     most_steps,
     peak_learning_rate,
+    starting_word,
 )
 
 _RECORDED = ("batch_size", "norm", "prior", "average", "seed", "framing")
@@ -154,8 +155,9 @@ def _start(
     """The tables before training, and what is recorded of where they are from."""
     path, layers = settings.init_style, model.networks.unet_config.cross_attentions if settings.layers == "each" else 1
     if not path:
-        words, origin = [settings.init_word] * settings.stages, {"init_word": settings.init_word}
-        if settings.init_word == AUTO_WORD:
+        word = starting_word(settings)
+        words, origin = [word] * settings.stages, {"init_word": word}
+        if word == AUTO_WORD:
             words = best_words(model, dataset, settings.stages, settings.vectors)
             origin |= {"starting_words": words}
         return encoding.initial_tables(model, words, settings.vectors, layers), origin

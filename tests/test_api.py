@@ -113,7 +113,9 @@ def test_prompts_to_learn_with(tiny, tmp_path):
     def prompts(pictures, **given):
         return ds.train_style(tiny, pictures, **given, **LEARN).metadata["prompts"]
 
-    assert prompts([told, untold]) == ["a boat by {}", "A painting in the style of {}"]
+    with pytest.warns(UserWarning, match=r"untold.png has no caption, .* learned as style: give prompt=") as caught:
+        assert prompts([told, untold]) == ["a boat by {}", "A painting in the style of {}"]
+    assert "told.png" not in str(caught[0].message).replace("untold.png", "")
     assert prompts([told, untold], prompt=["a dog by {}", HOUSE]) == ["a dog by {}", HOUSE]
     assert prompts(Image.open(told), property="object", init_word="dog") == ["A photo of {}"]
     named = ds.train_style(tiny, [told, untold], prompt="a boat by {wave}", name="wave", **LEARN)

@@ -263,10 +263,10 @@ def test_a_picture_of_another_format_keeps_its_texts(store):
 
 def test_lines_of_wildcards_are_read(store):
     store.objects |= {"styles/words/animal.txt": b"a dog\r\n# none\r\na cat\r\n", "styles/words/of/sky.txt": b"blue"}
-    texts = resolve({"": ["__animal__ below a __of/sky__ sky"]}, [0], wildcards=f"{NAME}/words")
+    texts = resolve({"": ["__animal__ below a __of/sky__ sky"]}, "", [0], wildcards=f"{NAME}/words")
     assert texts[0][0] == {"": ["a dog below a blue sky", "a cat below a blue sky"]}
     with pytest.raises(UserError, match=r"there is no gs://styles/words/of/sk.txt for __of/sk__.*of/sky"):
-        resolve({"": ["__of/sk__"]}, [0], wildcards=f"{NAME}/words")
+        resolve({"": ["__of/sk__"]}, "", [0], wildcards=f"{NAME}/words")
 
 
 def test_styles_are_converted_from_bucket_to_bucket(store, tmp_path):

@@ -117,13 +117,23 @@ def test_seeds_draw_always_the_same_and_in_the_end_everything(wildcards):
 
 def test_prompts_of_each_seed():
     given = {"": ["{a|b}", "c"], "x": ["d"]}
-    assert resolve(given, [3, 5]) == [({"": ["a", "b", "c"], "x": ["d"]}, [3, 5])]
-    drawn = resolve(given, [3, 5], RANDOM)
-    assert [seeds for _, seeds in drawn] == [[3], [5]]
-    assert all(texts[""][0] in "ab" and texts[""][1] == "c" and texts["x"] == ["d"] for texts, _ in drawn)
-    assert resolve({"": ["c"]}, [3, 5], RANDOM) == [({"": ["c"]}, [3, 5])]
+    assert resolve(given, "fog  {{", [3, 5]) == [({"": ["a", "b", "c"], "x": ["d"]}, "fog  {{", [3, 5])]
+    drawn = resolve(given, "", [3, 5], RANDOM)
+    assert [one.seeds for one in drawn] == [[3], [5]]
+    assert all(texts[""][0] in "ab" and texts[""][1] == "c" and texts["x"] == ["d"] for texts, _, _ in drawn)
+    assert resolve({"": ["c"]}, "", [3, 5], RANDOM) == [({"": ["c"]}, "", [3, 5])]
     with pytest.raises(UserError, match="choices: must be one of all, random"):
-        resolve(given, [1], "randm")
+        resolve(given, "", [1], "randm")
+
+
+def test_negative_prompts_have_choices_as_well(wildcards):
+    every = resolve({"": ["{a|b}"]}, "{fog|a __animal__}", [3, 5], wildcards=wildcards)
+    assert [one.negative_prompt for one in every] == ["fog", *expand("a __animal__", wildcards)]
+    assert all(one.prompts == {"": ["a", "b"]} and one.seeds == [3, 5] for one in every)
+    drawn = resolve({"": ["{red|blue}"]}, "{red|blue}", range(40), RANDOM)
+    assert drawn == resolve({"": ["{red|blue}"]}, "{red|blue}", range(40), RANDOM)
+    assert len({(one.prompts[""][0], one.negative_prompt) for one in drawn}) == 4, "both are drawn alike"
+    assert {one.negative_prompt for one in resolve({"": ["c"]}, "{red|blue}", range(40), RANDOM)} == {"red", "blue"}
 
 
 def test_syntax_of_other_programs_is_named_once():

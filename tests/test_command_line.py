@@ -142,11 +142,11 @@ def test_a_flat_file_serves_any_settings(tmp_path):
         ("--seed 0 1 2", "seed: takes one word, and '1' is another: quote what holds spaces"),
         ("--steps 3 --steps 4", "steps: given twice, '3' and '4'; give it once"),
         ("--config a --config b", "config: given twice"),
-        ("--steps -1", "steps: must be a whole number or auto, not '-1'"),
-        ("--steps 5:50", "steps: must be a whole number or auto, not '5:50'"),
+        ("--steps -1", "steps: must be a whole number or null or auto, not '-1'"),
+        ("--steps 5:50", "steps: must be a whole number or null or auto, not '5:50'"),
         ("--steps", "--steps: expected one argument"),
-        ("--steps many", "steps: must be a whole number or auto, not 'many'"),
-        ("--steps 2.5", "steps: must be a whole number or auto, not '2.5'"),
+        ("--steps many", "steps: must be a whole number or null or auto, not 'many'"),
+        ("--steps 2.5", "steps: must be a whole number or null or auto, not '2.5'"),
         ("--steps 0", "steps: must be from 1 to 1000000, not 0"),
         ("--stages 51", "stages: must be from 1 to 50, not 51"),
         ("--vectors 17", "vectors: must be from 1 to 16, not 17"),
@@ -348,7 +348,7 @@ def test_help_lists_the_commands(dreamstyler):
 def test_a_mistake_of_thousands_of_letters_is_a_short_line(dreamstyler):
     status, _, shown = dreamstyler("train", "--steps", "x" * 5000)
     assert status == 2 and len(shown) < 1100
-    assert shown.startswith("error: steps: must be a whole number or auto, not 'xxx") and " ... xxx" in shown
+    assert shown.startswith("error: steps: must be a whole number or null or auto, not 'xxx") and " ... xxx" in shown
 
 
 def test_an_unknown_command_names_the_nearest(dreamstyler):

@@ -27,6 +27,7 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.parsing import MAX_SEED, parse_seeds, parse_shard
 from dreamstyler_jax.runtime.settings import default_of, kind_of
 from dreamstyler_jax.style import Style
+from dreamstyler_jax.train_settings import STABLE_DIFFUSION_WIDTH, suited
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
@@ -52,7 +53,7 @@ def test_no_file_repeats_a_default(path):
 
 def test_sd15_has_the_papers_settings():
     path = ["--config", str(ROOT / "configs/sd15.yaml")]
-    train, sample = parse(TrainConfig, path), parse(SampleConfig, path)
+    train, sample = suited(parse(TrainConfig, path), STABLE_DIFFUSION_WIDTH), parse(SampleConfig, path)
     assert (train.stages, train.steps, train.batch_size, train.learning_rate) == (6, 500, 8, 0.002)
     assert (train.schedule, train.warmup_steps, train.weight_decay) == ("constant", 0, 0.01)
     assert train.init_word == "painting"
@@ -65,7 +66,8 @@ def test_paper_eval_is_the_papers_protocol(tmp_path, monkeypatch):
     """From any folder: the 39 prompts, in styles that are learned as in sd15, eight pictures to a step."""
     monkeypatch.chdir(tmp_path)
     words = ["--separate", "--images", *(f"{number}.jpg" for number in range(32))]
-    sd15, train = parse(TrainConfig, ["--config", "sd15"]), parse(TrainConfig, ["--config", "paper_eval", *words])
+    sd15 = suited(parse(TrainConfig, ["--config", "sd15"]), STABLE_DIFFUSION_WIDTH)
+    train = parse(TrainConfig, ["--config", "paper_eval", *words])
     sample = parse(SampleConfig, ["--config", "paper_eval"])
     same = ("model", "dtype", "stages", "steps", "learning_rate", "resolution", "init_word", "weight_decay")
     assert [getattr(train, name) for name in same] == [getattr(sd15, name) for name in same]
@@ -148,7 +150,7 @@ def test_a_file_that_exists_precedes_the_one_of_the_package(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     Path("sd15.yaml").write_text("train: {steps: 3}")
     assert read_config(TrainConfig, "sd15.yaml").steps == 3
-    assert read_config(TrainConfig, "sd15").steps == 500
+    assert read_config(TrainConfig, "sd15").resolution == 512
 
 
 # YAML files
@@ -280,8 +282,8 @@ def test_a_saved_sampling_config_reads_back_the_same(tmp_path):
         ("sample: {guidence: cfg}", "sample: unknown key 'guidence'; did you mean guidance?"),
         ("modle: mini", "'modle' must be in one of the sections train and sample; did you mean model?"),
         ("steps: 3", "'steps' must be in one of the sections"),
-        ("train: {steps: many}", "steps: must be a whole number or auto, not 'many'"),
-        ("train: {steps: [3]}", "steps: must be a whole number, not a list"),
+        ("train: {steps: many}", "steps: must be a whole number or null or auto, not 'many'"),
+        ("train: {steps: [3]}", "steps: must be a whole number or null, not a list"),
         ("train: {prompts: [a, {}]}", "prompts: takes plain texts"),
         ("train: {name: {}}", "name: takes plain texts"),
         ("train: 3", "train: should hold lines"),

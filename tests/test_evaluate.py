@@ -108,6 +108,17 @@ def test_each_picture_has_a_line_with_its_settings_and_scores(evaluated, painted
         assert all(0 < value <= 100 for value in line["scores"].values())
 
 
+def test_an_evaluation_that_was_killed_between_its_files_goes_on(painted, runs, tmp_path):
+    """As if killed before ``evaluation.json``, in whose place something is."""
+    words = ["--pictures", painted, "--styles", runs, "--output", tmp_path]
+    (tmp_path / "evaluation.json").mkdir()
+    with pytest.raises(OSError, match=r"evaluation\.json"):
+        run(evaluate, *words)
+    (tmp_path / "evaluation.json").rmdir()
+    run(evaluate, *words)
+    assert all((tmp_path / name).is_file() for name in RESULTS)
+
+
 def test_the_pages_of_all_folders_show_their_scores_and_are_otherwise_as_before(painted, runs, tmp_path, capsys):
     folders = [shutil.copytree(painted, tmp_path / name) for name in ("a", "b")]
     for folder in folders:

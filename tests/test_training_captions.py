@@ -6,11 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamstyler_jax.captioning.vision_language import MAX_TOKENS, training_caption
+from dreamstyler_jax.choices import Template
+from dreamstyler_jax.foreign_syntax import foreign_syntax
 from dreamstyler_jax.mini.studies import captioning
 from dreamstyler_jax.mini.studies.training_captions import TRAINING_CAPTIONS, wrong
 from dreamstyler_jax.mini.world import scenes
 from dreamstyler_jax.prompts import context_only, names_in
-from dreamstyler_jax.stable_diffusion.placeholders import tokenize_with_placeholders
+from dreamstyler_jax.stable_diffusion.emphasis import has_weights
+from dreamstyler_jax.stable_diffusion.placeholders import parse_prompt, tokenize_with_placeholders
 from dreamstyler_jax.stable_diffusion.single_files.vocabulary import clip_tokenizer
 
 BOAT = np.array([2, 0, 0, 1])
@@ -25,13 +28,32 @@ def test_a_caption_becomes_a_prompt_in_the_papers_form():
     assert training_caption("an abstract painting").prompt == ""
 
 
-@given(st.lists(st.sampled_from(["a red boat", "two {old} men", "ships, by the sea,", "}"]), min_size=1, max_size=40))
+@given(st.lists(st.sampled_from(["a red boat", "two old men", "ships, by the sea,", "|"]), min_size=1, max_size=40))
 def test_every_prompt_fits_the_text_encoder_with_its_style(phrases):
     prompt, left_out, _ = training_caption(" ".join(phrases))
     assert names_in(prompt) == [""]
     _, slots, _ = tokenize_with_placeholders(TOKENIZER, prompt, {"": 16}, required=True)
     assert (slots >= 0).sum() == 16
     assert bool(left_out) == (len(TOKENIZER.words(" ".join(phrases).rstrip(","))) > MAX_TOKENS)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a (red:1.3) boat", "{old|new}", "[", "__sky__", "___", "\\(", "{", "}}", "2$$"]), min_size=1
+    )
+)
+def test_a_caption_is_text_in_every_notation_of_prompts(words):
+    """Training reads brackets as text, and painting as weights: the prompt is the same text for both."""
+    prompt, _, _ = training_caption("a boat with " + " ".join(words) + " on it")
+    assert not has_weights(prompt) and not foreign_syntax([prompt])
+    assert Template.read(prompt, "no/folder").versions() == [prompt]
+    text, style = parse_prompt(prompt)
+    assert f"{text}{style}" == prompt
+
+
+def test_words_in_notation_stay_without_it():
+    prompt, _, _ = training_caption("a (very:1.2) red {boat|ship} with __name__ on it")
+    assert prompt == "A painting of a very:1.2 red boat|ship with _name_ on it, in the style of {}"
 
 
 TOKENIZER = clip_tokenizer()

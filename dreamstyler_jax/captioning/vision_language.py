@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 from typing import Any, Self
 
 from PIL import Image
@@ -108,15 +109,23 @@ def _reason(error: Exception) -> str:
 
 def training_caption(said: str) -> Caption:
     """The training prompt from a caption in anybody's words: [C_o, C_c, S*] of the paper, short enough to be read."""
-    shown, removed = without_style(said)
+    shown, removed = without_style(_without_notation(said))
     shown, rest = _first_tokens(shown)
     left_out = (*removed, rest) if rest else removed
     if not shown:
         return Caption("", left_out)
     first, _, others = shown.partition(" ")
     words = f"{first.lower() if first in ('A', 'An', 'The') else first} {others}".strip()
-    literal = words.replace("{", "{{").replace("}", "}}")
-    return Caption(f"A painting of {literal}, in the style of {{}}", left_out)
+    return Caption(f"A painting of {words}, in the style of {{}}", left_out)
+
+
+def _without_notation(text: str) -> str:
+    """A text without the marks that are more than text in prompts: brackets, braces, backslashes and ``__name__``.
+
+    They tell nothing of a picture. And a caption is read in two ways, for training, where brackets are text, and as the
+    prompt that repaints the picture, where they weigh words, so that no way to escape them would do for both.
+    """
+    return re.sub("__+", "_", text.translate(str.maketrans("()[]{}\\", " " * 7)))
 
 
 def _first_tokens(text: str) -> tuple[str, str]:

@@ -185,7 +185,9 @@ def _parser(config_class: type, prog: str | None) -> _Parser:
         description=(inspect.getdoc(config_class) or "").partition("\n")[0],
         allow_abbrev=False,
     )
-    config_help = "YAML file with values for these options."
+    config_help = (
+        "YAML file with values for these options; train and sample also know mini, sd15, sd21 and sdxl by name."
+    )
     parser.add_argument("--config", metavar="FILE", help=config_help, default=argparse.SUPPRESS, action=_Once)
     parser.add_argument("--print_config", action="store_true", help="Print all values as such a file, and exit.")
     for field in options_of(config_class):

@@ -12,12 +12,14 @@ from dreamstyler_jax.choices import ALL, MODES
 from dreamstyler_jax.commands.names import is_name, name_of
 from dreamstyler_jax.commands.shared_options import (
     CLIP_SKIP_HELP,
+    DTYPE_HELP,
     DTYPES,
     LORAS_HELP,
     MODEL_HELP,
     PICKLE_HELP,
     PREDICTION_HELP,
     REVISION_HELP,
+    SIZE_HELP,
     VAE_HELP,
     VARIANT_HELP,
     GuidanceOptions,
@@ -59,18 +61,19 @@ class TrainConfig(TrainSettings):
     loras: str = option(NO_LORAS, LORAS_HELP)
     images: list[str] = option(
         [],
-        "The pictures, all of one style. What is transparent in one is not learned, nor what is black in a mask beside "
-        "it (picture.mask.png for picture.jpg; white counts). Default: the example picture of the package.",
+        "The pictures, all of one style unless --separate is given. What is transparent in one is not learned, nor "
+        "what is black in a mask beside it (picture.mask.png for picture.jpg; white counts). Default: the example.",
     )
     prompts: list[str] = option(
         [],
         "What each picture shows apart from its style, with {} for the style: one prompt for each picture, in the same "
-        "order, or one for all. Default: the text file next to each picture (picture.txt for picture.png), or else "
-        '"A painting in the style of {}".',
+        "order, or one for all. Default: the text file next to each picture (picture.txt for picture.png), which "
+        "dreamstyler caption or --caption writes; a picture without one is learned with "
+        f'"{BARE_PROMPTS["style"]}", and so all that it shows as style.',
     )
     caption: bool = option(
         False,
-        "Describe each picture that has no text file yet in one, as dreamstyler caption does, and use that prompt.",
+        "First write a caption beside each picture that has none, as dreamstyler caption does, and learn with it.",
     )
     captioner: str = option(
         "", f"{CAPTIONER_HELP} Default: {JUDGE} with the embedded model, and {BLIP2} with any other."
@@ -81,9 +84,7 @@ class TrainConfig(TrainSettings):
         "less time. Styles and runs are named after the pictures' files.",
     )
     name: str = option("", "Name of the style or object. Default: the name of the first picture's file.")
-    dtype: str = option(
-        "float32", "Precision of the model's computations. The style itself is always float32.", choices=DTYPES
-    )
+    dtype: str = option("float32", f"{DTYPE_HELP} The style itself is always float32.", choices=DTYPES)
     log_every: int = option(10, "Steps between two lines of metrics.jsonl.", low=1, high=1_000_000)
     save_every: int = option(100, "Steps between two checkpoints with preview pictures.", low=1, high=1_000_000)
     keep: int = option(
@@ -92,27 +93,29 @@ class TrainConfig(TrainSettings):
     preview_prompts: list[str] = option(
         [EXAMPLE_PROMPTS[0]], 'Prompts of the preview pictures, with {} for the style. For an object: "A photo of {}".'
     )
-    profile: str = option("", "Folder for a trace of log_every steps after a warm-up, for XProf and Perfetto.")
+    profile: str = option("", "Folder for a profile of log_every steps, after a warm-up, for XProf and Perfetto.")
     wandb: str = option(
         "",
-        "Project at Weights & Biases that is shown the run as well. WANDB_MODE=offline keeps it in the run's folder. "
-        "Needs the package wandb.",
+        "Also show the run in this project at Weights & Biases; with WANDB_MODE=offline in the environment it stays in "
+        "the run's folder. Needs the package wandb.",
     )
-    output: str = option("", "Folder of the run. Default: runs/NAME, or runs with separate.")
+    output: str = option(
+        "", "Folder of the run. Default: runs/NAME. With --separate all runs are in it; default: runs."
+    )
     resume: bool = option(False, "Continue from the latest checkpoint in the folder. Without one, start at step 0.")
     distributed: bool = option(
         False,
         "Train on all hosts of a TPU pod or a Slurm or Open MPI job, each of which runs this command: they share every "
-        "batch, or with separate the styles. The first one writes the run.",
+        "batch, or with --separate the styles. The first one writes the run.",
     )
     coordinator_address: str | None = option(
         None,
-        "With distributed, where nothing else knows the hosts: HOST:PORT of the first process, which all can reach. "
-        "Then num_processes and process_id are needed, too; separate needs only those.",
+        "With --distributed, where neither the TPU nor the job knows the hosts: HOST:PORT of the first process, which "
+        "all can reach. Then --num_processes and --process_id are needed, too; --separate needs only those.",
     )
-    num_processes: int | None = option(None, "With distributed: how many processes there are.", low=1, high=1_000_000)
+    num_processes: int | None = option(None, "With --distributed: how many processes there are.", low=1, high=1_000_000)
     process_id: int | None = option(
-        None, "With distributed: which of them this is, counted from 0.", low=0, high=1_000_000
+        None, "With --distributed: which of them this is, counted from 0.", low=0, high=1_000_000
     )
 
     def __post_init__(self):
@@ -212,7 +215,7 @@ class SampleConfig(GuidanceOptions):
         choices=MODES,
     )
     wildcards: str = option("", "Folder of text files: __animal__ in a prompt stands for a line of its animal.txt.")
-    negative_prompt: str = option("", "What the pictures should not show.")
+    negative_prompt: str = option("", "What the pictures should not show; {a|b} and wildcards as in prompts.")
     prompt_weights: bool = option(
         True,
         "Read (word:1.2), (word) and [word] in prompts as more and less weight; \\( is a bracket that is meant as one. "
@@ -231,7 +234,7 @@ class SampleConfig(GuidanceOptions):
         "from control_images). PATH is a folder or hub id; without =PATH it is the folder controlnet of the model. "
         "KIND*0.5=PATH has half the weight. Default: edges, if the model has a ControlNet, as the embedded one does.",
     )
-    control_variant: str = option("", "Variant of the ControlNets' weight files. Default: as variant.")
+    control_variant: str = option("", "Variant of the ControlNets' weight files. Default: that of --variant.")
     control_images: list[str] = option(
         [], "Control maps for ControlNets of the kind image, one for each picture in content, in the same order."
     )
@@ -270,7 +273,7 @@ class SampleConfig(GuidanceOptions):
         choices=SCHEDULES,
     )
     weak_checkpoint: int = option(
-        0, "Training step at which the styles are weak, for --weak_scale; runs keep some.", low=0, high=10**9
+        0, "With --weak_scale: the training step of the weak styles, of those that runs keep.", low=0, high=10**9
     )
     cache_interval: int = option(
         1,
@@ -290,8 +293,8 @@ class SampleConfig(GuidanceOptions):
         f"--solver {' or '.join(solver.name for solver in SOLVERS.values() if solver.points)}.",
         choices=SIGMAS,
     )
-    height: int | None = option(None, "Height of the pictures in pixels. null: the model's.", low=8, high=4096)
-    width: int | None = option(None, "Width of the pictures in pixels. null: the model's.", low=8, high=4096)
+    height: int | None = option(None, f"Height of the pictures in pixels. {SIZE_HELP}", low=8, high=4096)
+    width: int | None = option(None, f"Width of the pictures in pixels. {SIZE_HELP}", low=8, high=4096)
     original_size: list[int] = option(
         [], "SDXL: paint as if the pictures had been scaled from this height and width. Default: their own."
     )
@@ -307,7 +310,7 @@ class SampleConfig(GuidanceOptions):
         "Names of the pictures' files, such as {index:04}-{prompt}-{seed}. Of " + ", ".join(FIELDS) + ".",
     )
     batch_size: int = option(8, "Pictures painted at once; they do not depend on it.", low=1, high=1024)
-    dtype: str = option("float32", "Precision of the model's computations.", choices=DTYPES)
+    dtype: str = option("float32", DTYPE_HELP, choices=DTYPES)
     shard: str = option(
         "0/1",
         "i/n: paint every n-th picture, starting with picture i, counted from 0, so that n processes or machines share "
@@ -320,10 +323,10 @@ class SampleConfig(GuidanceOptions):
         "Write the page, index.html, also while the grid is being painted; open in a browser, it shows what is new by "
         "itself. With false it is written at the end, or when the command is stopped.",
     )
-    profile: str = option("", "Folder for a trace of a batch after a warm-up, for XProf and Perfetto.")
+    profile: str = option("", "Folder for a profile of a batch, after a warm-up, for XProf and Perfetto.")
     distributed: bool = option(False, "The same as --shard hosts.")
     merge: bool = option(False, "Add to a folder that holds pictures of other settings.")
-    output: str = option("", "Folder of the pictures. Default: out/ and the names of the styles.")
+    output: str = option("", "Folder of the pictures. Default: out/STYLE, with the names of the styles.")
 
     def __post_init__(self):
         check_values(self)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dreamstyler_jax import __version__
 from dreamstyler_jax.commands.models import load_model
-from dreamstyler_jax.commands.shared_options import PICKLE_HELP, PREDICTION_HELP, VAE_HELP
+from dreamstyler_jax.commands.shared_options import PICKLE_HELP, PREDICTION_HELP, REVISION_HELP, VAE_HELP, VARIANT_HELP
 from dreamstyler_jax.evaluation.artfid import art_fid
 from dreamstyler_jax.evaluation.checkpoints import CHECKPOINTS, load_checkpoint
 from dreamstyler_jax.evaluation.clip import Clip
@@ -29,6 +29,12 @@ from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.schedule import PREDICTION_TYPES
 
 
+def _help_of(network: str) -> str:
+    """The help of the option for a further network: which scores it adds, and what to give."""
+    names = [name for name, score in SCORES.items() if score.needs == network] or ["art_fid of all pictures"]
+    return f"Adds {' and '.join(names)}. {CHECKPOINTS[network].help}"
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """Score the pictures that dreamstyler sample painted.
@@ -37,7 +43,7 @@ class EvaluateConfig:
         UserError: no pictures are given.
     """
 
-    pictures: list[str] = option([], "Folders that dreamstyler sample painted into.")
+    pictures: list[str] = option([], "The folders to score, which dreamstyler sample painted into. Required.")
     styles: list[str] = option(
         [],
         "The styles of the pictures: files, or folders of runs. Default: those in runs/, and the shipped example.",
@@ -52,21 +58,21 @@ class EvaluateConfig:
         "The model whose autoencoder computes the style score: mini, a folder, a file or a hub id. Default: the model "
         "that painted the pictures.",
     )
-    variant: str = option(
-        "", "The word in the names of the model's weight files, such as fp16 in model.fp16.safetensors."
-    )
-    revision: str = option("", "Branch, tag or commit of the model's hub repository. Default: its main branch.")
+    variant: str = option("", VARIANT_HELP)
+    revision: str = option("", REVISION_HELP)
     vae: str = option("", VAE_HELP)
     prediction_type: str | None = option(None, PREDICTION_HELP, choices=PREDICTION_TYPES)
     allow_pickle: bool = option(False, PICKLE_HELP)
     clip: str = option(
-        "", "The CLIP: a folder as transformers saves it, or a hub id. Default: the folder clip inside the model's."
+        "",
+        "The CLIP for the scores text, image and leakage: a folder as transformers saves it, or a hub id. Default: the "
+        "folder clip inside the model's, which the embedded model has; for any other model it is required.",
     )
-    csd: str | None = option(None, CHECKPOINTS["csd"].help)
-    dino: str | None = option(None, CHECKPOINTS["dino"].help)
-    vgg: str | None = option(None, CHECKPOINTS["vgg"].help)
-    lpips: str | None = option(None, CHECKPOINTS["lpips"].help)
-    inception: str | None = option(None, CHECKPOINTS["inception"].help)
+    csd: str | None = option(None, _help_of("csd"))
+    dino: str | None = option(None, _help_of("dino"))
+    vgg: str | None = option(None, _help_of("vgg"))
+    lpips: str | None = option(None, _help_of("lpips"))
+    inception: str | None = option(None, _help_of("inception"))
     output: str = option("", "Folder for the results. Default: the first folder of pictures.")
 
     def __post_init__(self):

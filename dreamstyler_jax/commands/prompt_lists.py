@@ -58,8 +58,13 @@ def grid_parts(config: SampleConfig) -> list[Part]:
             content: settings.prompts or [prompts.sidecar_prompt(content) or BARE_PROMPTS["style"]]
             for content in settings.content or [""]
         }
-        resolved = resolve(given, parse_seeds(settings.seeds), settings.choices, settings.wildcards)
-        parts += [Part(settings, texts, seeds, style) for texts, seeds in resolved]
+        seeds, mode, wildcards = parse_seeds(settings.seeds), settings.choices, settings.wildcards
+        resolved = resolve(given, settings.negative_prompt, seeds, mode, wildcards)
+        by_negative = {  # a new object only for another negative prompt
+            text: settings if text == settings.negative_prompt else dataclasses.replace(settings, negative_prompt=text)
+            for text in dict.fromkeys(one.negative_prompt for one in resolved)
+        }
+        parts += [Part(by_negative[one.negative_prompt], one.prompts, one.seeds, style) for one in resolved]
     return parts
 
 

@@ -19,7 +19,7 @@ from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.files import check_own, read_json, write_atomic
 from dreamstyler_jax.runtime.settings import options_of
 from dreamstyler_jax.style import FILE_NAME, Style
-from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, peak_learning_rate
+from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, most_steps, peak_learning_rate
 
 SETTINGS, INPUTS = "config.yaml", "training_inputs.json"
 # Besides style and checkpoints.
@@ -59,6 +59,19 @@ def runs_of(config: TrainConfig) -> list[TrainConfig]:
     ]
 
 
+def continued(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The settings of a run; one that is resumed has what it began with where they leave it to the model."""
+    if not config.resume or not (folder / SETTINGS).exists():
+        return config
+    before = read_config(TrainConfig, folder / SETTINGS)
+    return dataclasses.replace(
+        config,
+        init_word=before.init_word if config.init_word is None else config.init_word,
+        steps=before.steps if config.steps is None else config.steps,
+        learning_rate=peak_learning_rate(before) if config.learning_rate is None else config.learning_rate,
+    )
+
+
 def check_resumable(config: TrainConfig, folder: Path) -> None:
     """Makes sure that a run may begin in ``folder``, or continue there.
 
@@ -87,7 +100,7 @@ def check_resumable(config: TrainConfig, folder: Path) -> None:
         and getattr(before, field.name) != getattr(config, field.name)
     ]
     if peak_learning_rate(before) == peak_learning_rate(config) and "learning_rate" in changed:
-        changed.remove("learning_rate")  # earlier versions recorded what is null by default now
+        changed.remove("learning_rate")  # earlier versions recorded null for that of the embedded model
     if changed:
         raise UserError(
             f"cannot resume {folder} with other settings ({', '.join(changed)}): use those it started with, "
@@ -141,7 +154,7 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
         return False
     if config.steps == AUTO_STEPS:
         return settings.exists() and read_config(TrainConfig, settings).steps == AUTO_STEPS
-    return done >= config.steps
+    return done >= most_steps(config)
 
 
 def painting_command(config: TrainConfig) -> str:
@@ -154,7 +167,8 @@ def painting_command(config: TrainConfig) -> str:
 
 def training_command(config: TrainConfig) -> str:
     """The command that learns a run's style again, into a folder of its own."""
-    return command_line("train", dataclasses.replace(config, output=f"{config.output}-again"))
+    rate = peak_learning_rate(config)
+    return command_line("train", dataclasses.replace(config, learning_rate=rate, output=f"{config.output}-again"))
 
 
 def resuming_command(config: TrainConfig) -> str:

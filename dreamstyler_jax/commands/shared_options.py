@@ -17,17 +17,27 @@ VARIANT_HELP = (
 )
 REVISION_HELP = "Branch, tag or commit of the model's hub repository. Default: its main branch."
 VAE_HELP = "Autoencoder (VAE) to use instead of the model's own: a file, a folder or a hub id."
-PREDICTION_HELP = "What the model predicts, where its files do not say it or say it wrongly."
-PICKLE_HELP = "Read the tensors of .ckpt and .bin files, with PyTorch's restricted unpickler. Needs torch."
+PREDICTION_HELP = (
+    "What the model predicts: epsilon is the noise, v_prediction the velocity. Default: what the model's files say; if "
+    "they are wrong, pictures are noise."
+)
+PICKLE_HELP = (
+    "Read weights from .ckpt and .bin files as well, with PyTorch's restricted unpickler. Needs the package torch."
+)
 LORAS_HELP = (
     "LoRA files to merge into the model, with their scales: gogh.safetensors*0.8, or several as in "
-    "gogh.safetensors*0.8+ink.safetensors*0.5; none for the model without."
+    "gogh.safetensors*0.8+ink.safetensors*0.5. none: the model as it is."
 )
 CLIP_SKIP_HELP = (
     "How many of the text encoders' last layers to leave out, for models that were trained so. What other programs "
     "call Clip skip 2 is 1 here, as in diffusers."
 )
+DTYPE_HELP = (
+    "Precision of the model's computations. bfloat16 takes half the memory and, on a GPU or a TPU, less time; on a CPU "
+    "take float32."
+)
 DTYPES = ("float32", "bfloat16")
+SIZE_HELP = "Default: what the model was trained at, or with --content as the picture's shape asks."
 MODEL_OPTIONS = ("model", "variant", "revision", "vae", "prediction_type", "allow_pickle", "clip_skip")
 
 

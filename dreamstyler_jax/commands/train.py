@@ -24,6 +24,7 @@ from dreamstyler_jax.commands.runs import (
     SETTINGS,
     check_resumable,
     check_same_inputs,
+    continued,
     is_finished,
     painting_command,
     record_inputs,
@@ -47,11 +48,12 @@ from dreamstyler_jax.runtime.profiling import Window, tracing
 from dreamstyler_jax.runtime.progress import TrainingProgress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stopping import RATIO, WINDOW
-from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, evaluation_interval, most_steps
+from dreamstyler_jax.train_settings import AUTO_STEPS, BARE_PROMPTS, evaluation_interval, most_steps, suited
 from dreamstyler_jax.training import begin, follow, prepare, train
 
 WARM_UP = 2  # of a trace, in chunks of steps
 PROMISE = "stopping after the steps that are running, to save them"
+CAPTION_ADVICE = "dreamstyler caption FILE writes one beside a picture; or give --prompts, or --caption"
 
 
 def run(config: TrainConfig) -> None:
@@ -67,22 +69,27 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig], window: W
         caption_pictures(find_pictures(config.images), config.captioner or captioner_for(config.model))
     # From here on the pictures have prompts.
     config, *run_configs = (dataclasses.replace(one, caption=False, captioner="") for one in (config, *run_configs))
-    clock, asked = Goodput(), []
+    clock, asked, untold = Goodput(), [], []
     for run_config in run_configs:
         folder, paths = path_of(run_config.output), run_config.images or [os.path.relpath(EXAMPLE_PICTURE)]
         check_output(folder)
         check_path(folder)
         with clock.spending("data"):
             pictures = {path: as_masked_picture(path) for path in paths}
+        untold += without_caption(run_config, paths)
         run_config = dataclasses.replace(run_config, prompts=training_prompts(run_config, paths))
         if not hosts.follows():  # the folder is the first host's business
+            run_config = continued(run_config, folder)
             check_resumable(run_config, folder)
         asked.append((run_config, pictures))
+    if not hosts.follows():
+        prompts.warn_of_missing_captions(untold, CAPTION_ADVICE)
     with clock.spending("data"):
         model = load_model(config.model, config, dtype=config.dtype, loras=config.loras, clip_skip=config.clip_skip)
+    width = model.networks.text_config.hidden_size
     pending = [
         (run_config, pictures)
-        for run_config, pictures in asked
+        for run_config, pictures in [(suited(run_config, width), pictures) for run_config, pictures in asked]
         if hosts.follows() or not ends_here(model, run_config, pictures, clock)
     ]
     if not pending:
@@ -94,12 +101,12 @@ def train_all(config: TrainConfig, run_configs: Sequence[TrainConfig], window: W
     warn_of_unknown_words(config.model, [prompt for run_config, _ in pending for prompt in run_config.prompts])
     if hosts.follows():
         with patiently(PROMISE):
-            follow(model, [item.lesson for item in runs], config)
+            follow(model, [item.lesson for item in runs], runs[0].config)
         print(f"Process {jax.process_index()} of {jax.process_count()} has done its part; the first one has the style")
         return
     diverged: dict[str, str] = {}
     try:
-        for group in _of_one_shape(runs):
+        for group in _alike(runs):
             diverged |= train_runs(model, group, clock, window)
     except KeyboardInterrupt:
         print(clock)
@@ -135,6 +142,12 @@ def training_prompts(config: TrainConfig, paths: list[str]) -> list[str]:
     return [prompts.sidecar_prompt(path) or BARE_PROMPTS[config.property] for path in paths]
 
 
+def without_caption(config: TrainConfig, paths: Sequence[str]) -> list[str]:
+    """The pictures of a style that neither an option nor a text file describes."""
+    given = config.prompts or config.property == "object"
+    return [] if given else [path for path in paths if prompts.sidecar_prompt(path) is None]
+
+
 def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str, Image.Image]) -> Run:
     """Encodes pictures and prompts, so that problems with the settings show before the training."""
     lesson = prepare(model, config.name, pictures, config.prompts, config)
@@ -146,11 +159,13 @@ def prepare_run(model: StableDiffusion, config: TrainConfig, pictures: dict[str,
     return Run(config, path_of(config.output), lesson)
 
 
-def _of_one_shape(runs: Sequence[Run]) -> list[list[Run]]:
+def _alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs that can be trained together: their datasets have one shape, and those resumed began as the others."""
     groups: dict[Hashable, list[Run]] = {}
     for item in runs:
         leaves, structure = jax.tree.flatten(item.lesson.dataset)
-        groups.setdefault((structure, *(leaf.shape for leaf in leaves)), []).append(item)
+        learned_as = item.config.steps, item.config.learning_rate
+        groups.setdefault((structure, *(leaf.shape for leaf in leaves), *learned_as), []).append(item)
     return list(groups.values())
 
 

@@ -41,7 +41,7 @@ class Checkpoint(NamedTuple):
         """What to give as the option, for ``--help``."""
         if not self.conversion:
             return f"{self.network}: {self.source}, or a folder with its files."
-        return f"{self.network}: a safetensors file, made from {self.source} by {self.conversion}."
+        return f"{self.network}: a safetensors file, made from {self.source} as docs/evaluation.md shows."
 
 
 def _converting(tensors: str, name: str, imports: str = "torch") -> str:
@@ -74,7 +74,7 @@ CHECKPOINTS = {
         _converting("lpips.LPIPS(net='alex').state_dict()", "lpips", "lpips"),
     ),
     "inception": Checkpoint(
-        "the Inception-v3 of ArtFID (Wright & Ommer 2022)",
+        "The Inception-v3 of ArtFID (Wright & Ommer 2022)",
         "art_inception.pth of matthias-wright/art_inception on the hub",
         load_inception,
         _converting("torch.load('art_inception.pth', 'cpu')", "art_inception"),

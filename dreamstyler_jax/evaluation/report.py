@@ -108,7 +108,9 @@ def picture_lines(
 def write_report(
     folder: Path, lines: Iterable[Mapping[str, Any]], summary: Summary, provenance: Mapping[str, Any]
 ) -> None:
-    """Writes ``scores.jsonl``, ``evaluation.json`` and, if a style has a text score, charts.
+    """Writes ``evaluation.json``, ``scores.jsonl`` and, if a style has a text score, charts.
+
+    The first of them shows whose folder this is, also after an interruption.
 
     ``evaluation.png`` shows the style score, ``evaluation_csd.png`` and so on show other scores of styles.
 
@@ -116,7 +118,6 @@ def write_report(
         lines: see `picture_lines`.
         provenance: what else belongs into ``evaluation.json``: the version, the networks, scores of the whole set.
     """
-    write_scores(folder, lines)
     content = {
         **provenance,
         "pictures": summary.overall.pictures,
@@ -126,6 +127,7 @@ def write_report(
         },
     }
     write_atomic(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_scores(folder, lines)
     for name in summary.overall.scores:
         if SCORES[name].likeness and (points := summary_points(summary, name)):
             suffix = "" if name == "style" else f"_{name}"

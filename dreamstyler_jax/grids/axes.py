@@ -78,8 +78,8 @@ class Axes:
 def without_choices(axes: Axes, mode: str = ALL, wildcards: str | os.PathLike = "") -> list[Axes]:
     """The axes with prompts without choices; those of each seed, where seeds draw them. Arguments as of `resolve`."""
     return [
-        dataclasses.replace(axes, prompts=texts, seeds=seeds)
-        for texts, seeds in resolve(axes.prompts, axes.seeds, mode, wildcards)
+        dataclasses.replace(axes, **resolved._asdict())
+        for resolved in resolve(axes.prompts, axes.negative_prompt, axes.seeds, mode, wildcards)
     ]
 
 

@@ -128,6 +128,19 @@ def parts_of(tmp_path, name, text, **options):
     return grid_parts(SampleConfig(prompts_file=str(tmp_path / name), **options))
 
 
+def test_negative_prompts_have_every_version(words, styles, tmp_path):
+    (tmp_path / "sky.txt").write_text("fog\nrain\n")
+    options = [*eight(words, styles, "gogh"), "--negative_prompt", "{|thick} __sky__ by {}", "--wildcards", tmp_path]
+    config = parse(SampleConfig, list(map(str, options)))
+    parts, model = grid_parts(config), StableDiffusion.load(words[1])
+    versions = ["fog by {}", "rain by {}", "thick fog by {}", "thick rain by {}"]
+    assert [part.config.negative_prompt for part in parts] == versions
+    cells = cells_of(parts, model, load_all_styles(config, parts), [], [])
+    assert [cell.negative_prompt for cell in cells] == [text for text in versions for _ in range(len(cells) // 4)]
+    (part,) = parts_of(tmp_path, "list.csv", "prompt,negative_prompt\na {},a  dog\n")
+    assert part.config.negative_prompt == "a  dog", "what has no choices stays as it is"
+
+
 def test_a_list_as_json_lines(tmp_path):
     lines = [{"prompt": "a {}", "seed": 7, "steps": 9, "style_scale": 0.5, "style": None}, {"prompt": "b {}"}]
     first, second = parts_of(tmp_path, "list.jsonl", "\n".join(map(json.dumps, lines)) + "\n\n", seeds="0:2")

@@ -63,7 +63,7 @@ def run_findings(folder: Path) -> list[Finding]:
 
 
 def _progress_findings(folder: Path, config: TrainConfig, final: Style | None, steps: int) -> Iterator[Finding]:
-    if final is None or (config.steps != AUTO_STEPS and steps < config.steps):
+    if final is None or (config.steps != AUTO_STEPS and steps < most_steps(config)):
         what = f"not finished, {steps} of {most_steps(config)} steps are saved"
         yield Finding(folder, what, f"to continue: {resuming_command(config)}", is_wrong=False)
 

@@ -59,7 +59,7 @@ class ExperimentsConfig:
     seeds: int = option(2, "Pictures of each prompt.", low=1, high=1000)
     train_steps: int = option(200, "Training steps of a style, unless its method says.", low=1, high=1_000_000)
     learning_rate: float | None = option(
-        None, "Learning rate of a style, unless its method says. null: as in train.", low=1e-8, high=10
+        None, "Learning rate of a style, unless its method says. Default: as in train.", low=1e-8, high=10
     )
     steps: int = option(10, "Solver steps.", low=1, high=1000)
     shard: str = option(

@@ -9,7 +9,7 @@ from dreamstyler_jax.mini.studies.mixes import MIXES
 from dreamstyler_jax.mini.studies.training_captions import TRAINING_CAPTIONS
 from dreamstyler_jax.starting_words import NEUTRAL
 from dreamstyler_jax.timestep_sampling import CHOICES as TIMESTEPS
-from dreamstyler_jax.train_settings import AUTO_STEPS, AUTO_WORD, LEARNING_RATES
+from dreamstyler_jax.train_settings import AUTO_STEPS, AUTO_WORD, NORMS
 
 NULL_SCALE = 2.0  # of the sweep over style and context scale
 STYLE_AND_CONTEXT_SCALES = (0.0, 0.5, 1.0, 2.0, 3.0)
@@ -107,9 +107,7 @@ def _layers() -> Experiment:
 def _directions() -> Experiment:
     """Free vectors against directions of a fixed norm (Kim et al. 2026)."""
     methods = [
-        Method(f"{norm} norms, T = {stages}", Learning(stages=stages, norm=norm))
-        for norm in LEARNING_RATES
-        for stages in (1, 6)
+        Method(f"{norm} norms, T = {stages}", Learning(stages=stages, norm=norm)) for norm in NORMS for stages in (1, 6)
     ]
     methods += [
         Method(f"fixed norms, T = 6, prior {prior:g}", Learning(norm="fixed", prior=prior)) for prior in (1e-4, 1e-3)
@@ -124,7 +122,7 @@ def _durations() -> Experiment:
     steps = {**{f"{count} steps": count for count in (50, 100, 200, 400)}, "automatic": AUTO_STEPS}
     methods = [
         Method(f"{norm} norms, {name}", Learning(norm=norm, steps=count))
-        for norm in LEARNING_RATES
+        for norm in NORMS
         for name, count in steps.items()
     ]
     return Experiment(methods, [(method.name, "free norms, 200 steps") for method in methods])
@@ -134,7 +132,7 @@ def _requests() -> Experiment:
     """Prompts that ask for more and more things."""
     methods = [
         Method(f"{norm} norms, {count} asked for", Learning(norm=norm), asked=count)
-        for norm in LEARNING_RATES
+        for norm in NORMS
         for count in range(1, 7)
     ]
     return Experiment(methods, [(f"fixed norms, {n} asked for", f"free norms, {n} asked for") for n in range(1, 7)])
@@ -256,7 +254,7 @@ def _timesteps() -> Experiment:
 
 def _mixes() -> Experiment:
     """Half-way between two painters, along a line or a great circle."""
-    learning = {norm: Learning(norm=norm) for norm in LEARNING_RATES}
+    learning = {norm: Learning(norm=norm) for norm in NORMS}
     methods = [
         Method(f"{norm} norms, {way}", learning[norm], mix=way)
         for norm, ways in (("free", ("first", "linear")), ("fixed", MIXES))

@@ -68,7 +68,7 @@ class TrainSettings:
         None,
         "Word whose embedding the vectors start from; for an object, what kind of thing it is. Several words give one "
         "for each vector. A word of several tokens gives their mean. auto: in each stage the word, of some two hundred "
-        f"for kinds of pictures, with which the model denoises the pictures best. Default: {EMBEDDED.init_word} with the "
+        f"for kinds of pictures, with which the model denoises them best. Default: {EMBEDDED.init_word} with the "
         f"embedded model, {STABLE_DIFFUSION.init_word} with Stable Diffusion and SDXL.",
     )
     init_style: str = option(

@@ -11,21 +11,23 @@ const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "var
 /**
  * The axes: the parameters of the pictures. Below, "a value" of an axis is an index of axis.values, which are in the
  * order of the manifest.
- * labels: a text for each value; short: these without what all share; template: what they share; numeric: whether all
- * values are numbers; counts: how many pictures have each value; order: "listed", "ascending" or "descending"; rank:
- * the place of each value in this order; hidden: the values that are filtered out.
+ * title: its name in plain words; labels: a text for each value; short: these without what all share;
+ * template: what they share; numeric: whether all values are numbers; counts: how many pictures have each value; order:
+ * "listed", "ascending" or "descending"; rank: the place of each value in this order; hidden: the values that are
+ * filtered out.
  */
 const axes = data.axes.map((axis, index) => {
   const labels = axis.values.map((value, i) => axis.labels[i] || asText(value));
   const present = axis.values.filter((value) => value !== null);
   const numeric = present.length > 0 && present.every((value) => typeof value === "number");
   const [short, template] = shortLabels(axis.values, labels, numeric);
+  const title = axis.name.replaceAll("_", " ");
   const order = { order: "", rank: [], hidden: new Set() };
-  return countPictures({ ...axis, index, labels, short, template, numeric, counts: [], ...order });
+  return countPictures({ ...axis, index, title, labels, short, template, numeric, counts: [], ...order });
 });
 const varying = axes.filter((axis) => axis.values.length > 1);
 const offered = withoutDuplicates(varying);
-const shared = axes.filter((axis) => axis.values.length === 1 && axis.values[0] !== null);
+const shared = axes.filter((axis) => axis.values.length === 1 && saysSomething(axis, axis.values[0]));
 
 /** The axes of the rows and of the columns, the outermost first. Axes in neither list only filter and sort. */
 const places = { rows: [], columns: [] };
@@ -66,6 +68,12 @@ function shortLabels(values, labels, numeric) {
   const { short, template } = withoutSharedWords(present);
   const remaining = short.values();
   return [labels.map((label, i) => (values[i] === null ? label : remaining.next().value)), template];
+}
+
+/** Whether a value says anything: it is neither empty nor what it is where nobody has set it. */
+function saysSomething(axis, value) {
+  const text = JSON.stringify(value);
+  return !["null", '""', "[]", "{}"].includes(text) && text !== JSON.stringify(data.unset[axis.name]);
 }
 
 /** A value of JSON as text. */
@@ -249,13 +257,25 @@ function compareUnplaced(a, b) {
  */
 function describe(cell, labels = (axis) => axis.labels) {
   const value = (axis) => labels(axis)[cell.at[axis.index]];
-  const named = (axis) => (axis.name === "prompt" ? value(axis) : `${axis.name} ${value(axis)}`);
+  const named = (axis) => (axis.name === "prompt" ? value(axis) : `${axis.title} ${value(axis)}`);
   return [...places.rows, ...places.columns].map(named).join(", ") || cell.id;
 }
 
 /** The same in short: without the words that all pictures share. */
 function describeShortly(cell) {
   return describe(cell, (axis) => axis.short);
+}
+
+/** A text with the names of a cell's styles instead of their placeholders, {} and {name}. */
+function withStyles(text, cell) {
+  const valueOf = (name) => {
+    const axis = axes.find((other) => other.name === name);
+    return axis?.values[cell.at[axis.index]];
+  };
+  const names = Object.keys(valueOf("styles") ?? {});
+  const only = names.length === 1 ? names[0] : "{}";
+  const replace = (found, name) => (names.includes(name) ? name : found);
+  return text.replaceAll("{}", () => valueOf("style") || only).replace(/\{([^{}]+)\}/g, replace);
 }
 
 /** The names of a cell's styles that have a training picture. */

@@ -67,9 +67,7 @@ def test_a_score_marks_the_tiles_of_the_pictures_that_were_scored(page):
     assert not page.all(".scored")
 
 
-@pytest.mark.parametrize("width", [1000, 1200, 1400])
-def test_choosing_a_score_moves_nothing(page, width):
-    page.resize(width, 800)
+def test_choosing_a_score_moves_nothing(page):
     places = "return [...document.querySelectorAll('.tile')].map((tile) => tile.getBoundingClientRect().toJSON())"
     before = page.script(places)
     choose(page, "text")

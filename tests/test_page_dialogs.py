@@ -125,11 +125,11 @@ def test_two_pictures_are_compared_side_by_side(tmp_path, browser):
     assert left.size == right.size and left.size["width"] % 64 == 0 and left.location["x"] < right.location["x"]
     assert browser.texts("#compare tbody tr") == ["seed01"]
     same = browser.pairs("#compare details")
-    assert same["prompt"] == PROMPTS[1] and same["solver"] == "dpmpp_2m" and "seed" not in same
+    assert same["prompt"] == titled(PROMPTS[1]) and same["solver"] == "dpmpp_2m" and "seed" not in same
     browser.keys("x")
     assert browser.texts("#compare tbody tr") == ["seed10"]
     browser.keys(Keys.ARROW_UP)  # from the right picture, which now has seed 0
-    assert browser.texts("#compare tbody tr") == [f"prompt{PROMPTS[1]}{PROMPTS[0]}", "seed10"]
+    assert browser.texts("#compare tbody tr") == [f"prompt{titled(PROMPTS[1])}{titled(PROMPTS[0])}", "seed10"]
     browser.keys(Keys.ESCAPE)
     assert not browser.find("#compare").is_displayed() and not browser.all(".tile .badge")
 
@@ -140,7 +140,7 @@ def test_comparison_by_mouse_and_from_the_full_view(tmp_path, browser):
     browser.click("#view-compare")
     assert not browser.find("#view").is_displayed()
     browser.click("#cell-2-1")
-    assert browser.texts("#compare tbody tr") == [f"prompt{PROMPTS[0]}{PROMPTS[2]}"]
+    assert browser.texts("#compare tbody tr") == [f"prompt{titled(PROMPTS[0])}{titled(PROMPTS[2])}"]
     browser.press("Details", "#compare .side:last-child")
     assert browser.find("#view-title").text == titled(PROMPTS[2])
     browser.keys(Keys.ESCAPE)
@@ -161,6 +161,7 @@ def test_keys_move_the_cursor_open_and_close(tmp_path, browser):
     lines = [a_line(prompt, seed) for prompt in PROMPTS for seed in range(40)]
     browser.open(write(write_pictures(tmp_path, lines))).size(256)  # so that the columns do not break
     assert browser.current() == f"{PROMPTS[0]}, seed 0"
+    assert browser.find(".tile.current .frame").value_of_css_property("box-shadow") == "none", "before the first key"
     for keys, prompt, seed in [
         ([Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN], 1, 2), ([Keys.ARROW_LEFT], 1, 1), ([Keys.END], 1, 39),
         ([Keys.ARROW_RIGHT], 1, 39), ([Keys.PAGE_DOWN], 2, 39), ([Keys.HOME], 2, 0), ([Keys.ARROW_UP], 1, 0),

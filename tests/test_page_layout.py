@@ -78,6 +78,16 @@ def test_ten_thousand_pictures_in_four_rows_fill_the_window_and_break_into_bands
     assert browser.script("return document.querySelectorAll('*').length") < 2500
 
 
+def test_bands_are_about_as_long_as_each_other_and_divide_no_value_of_the_outer_axis(tmp_path, browser):
+    lines = [a_line(prompt, seed, style) for prompt in LONG_PROMPTS[:2] for seed in range(6) for style in ("a", "b")]
+    browser.open(write(write_pictures(tmp_path, lines)))
+    browser.axis("seed")
+    browser.press("Make it the outermost")
+    browser.keys(Keys.ESCAPE)
+    browser.size(100)
+    assert browser.script("return [grid.geometry.bands, grid.geometry.columns]") == [2, 6]
+
+
 def test_tiles_fit_the_window_until_the_user_chooses_a_size(tmp_path, browser):
     browser.open(write(write_pictures(tmp_path, twelve())))
     fitted = browser.find("canvas").size

@@ -99,8 +99,9 @@ def test_the_selection_is_a_list_and_commands(tmp_path, browser, downloads):
 
 def test_the_view_is_saved_as_one_picture(tmp_path, browser, downloads):
     """From the disk the page may not read its own pictures: the user chooses the folder."""
-    folder = write_pictures(tmp_path / "grid", twelve())
-    browser.open(write(folder)).size(64)
+    lines = [a_line(prompt, seed, style) for prompt in PROMPTS for style in ("gogh", "monet") for seed in (0, 1)]
+    folder = write_pictures(tmp_path / "grid", lines)
+    browser.open(write(folder, style_pictures=[("gogh", Image.new("RGB", (40, 20), (0, 99, 0)))])).size(64)
     browser.keys("e")
     browser.click("#picture-save")
     browser.wait(lambda: browser.find("#picture-folder-box").is_displayed())
@@ -116,6 +117,7 @@ def test_the_view_is_saved_as_one_picture(tmp_path, browser, downloads):
         for i in range(12):  # thumbnails are JPEG files
             near = sum(count for count, colour in colours if np.abs(np.subtract(colour, shade(i))).max() <= 3)
             assert near > 0.9 * 64 * 64
+        assert sum(count for count, colour in colours if np.abs(np.subtract(colour, (0, 99, 0))).max() <= 3) > 600
         assert image.convert("RGB").getpixel((width - 1, 0)) == (251, 250, 247)
 
 

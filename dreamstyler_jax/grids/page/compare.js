@@ -18,7 +18,7 @@ function setPicked(cell) {
   const pictured = cell && !cell.error;
   const [width, height] = pictured ? thumbnailSize(cell) : [];
   byId("picking-picture").replaceChildren(...(pictured ? [thumbnail(cell, (28 * width) / height, 28)] : []));
-  const text = cell ? `A: ${withStyles(describe(cell), cell)}. Now choose the other picture.` : "";
+  const text = cell ? `Now choose the other picture. A: ${withStyles(describe(cell), cell)}` : "";
   byId("picking-text").textContent = text;
   redraw();
 }
@@ -74,7 +74,7 @@ function sides() {
 function peculiarity(cell) {
   const { left, right } = compared;
   const differing = offered.filter((axis) => left.at[axis.index] !== right.at[axis.index]);
-  return differing.map((axis) => `${axis.title} ${axis.short[cell.at[axis.index]]}`).join(", ") || titleOf(cell);
+  return differing.map((axis) => named(axis, axis.short[cell.at[axis.index]])).join(", ") || titleOf(cell);
 }
 
 /** Both pictures have the same zoom and show the same part. */

@@ -88,8 +88,12 @@ function labelOf(axis, cell) {
   return axis.labels[cell.at[axis.index]];
 }
 
-/** A cell's value on an axis in full: of an object, such as styles with their hashes, the keys and their values. */
+/**
+ * A cell's value on an axis in full: of an object, such as styles with their hashes, the keys and their values; of a
+ * prompt, with the names of its styles.
+ */
 function fullLabelOf(axis, cell) {
+  if (["prompt", "negative_prompt"].includes(axis.name)) return withStyles(labelOf(axis, cell), cell);
   const value = axis.values[cell.at[axis.index]];
   if (value === null || typeof value !== "object" || Array.isArray(value)) return labelOf(axis, cell);
   return Object.entries(value).map(([key, item]) => `${key} ${asText(item)}`).join("\n") || asText(value);
@@ -256,9 +260,13 @@ function compareUnplaced(a, b) {
  * labels: which labels of an axis to use, all of them or the short ones.
  */
 function describe(cell, labels = (axis) => axis.labels) {
-  const value = (axis) => labels(axis)[cell.at[axis.index]];
-  const named = (axis) => (axis.name === "prompt" ? value(axis) : `${axis.title} ${value(axis)}`);
-  return [...places.rows, ...places.columns].map(named).join(", ") || cell.id;
+  const value = (axis) => named(axis, labels(axis)[cell.at[axis.index]]);
+  return [...places.rows, ...places.columns].map(value).join(", ") || cell.id;
+}
+
+/** A label behind the name of its axis; a prompt speaks for itself. */
+function named(axis, label) {
+  return axis.name === "prompt" ? label : `${axis.title} ${label}`;
 }
 
 /** The same in short: without the words that all pictures share. */

@@ -34,7 +34,8 @@ function showPlaying(cell) {
   const place = playing.cells.indexOf(cell);
   Object.assign(byId("play-position"), { max: Math.max(0, playing.cells.length - 1), value: place });
   const { axis, cells } = playing;
-  const text = cells.length ? `${axis.title} ${axis.short[cell.at[axis.index]]} (${place + 1} of ${cells.length})` : "";
+  const label = () => named(axis, axis.short[cell.at[axis.index]]);
+  const text = cells.length ? `${label()} (${place + 1} of ${cells.length})` : "";
   byId("play-position").setAttribute("aria-valuetext", text);
   byId("play-value").textContent = text;
 }

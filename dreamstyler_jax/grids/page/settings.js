@@ -51,7 +51,8 @@ function seeds() {
 /** Shows the settings that all pictures share: the first ones below the title, the others in a list that opens. */
 function showShared() {
   const { first, others } = sharedSettings();
-  const items = (entries) => entries.map((entry) => element("div", {}, ...descriptions([entry])));
+  const items = (entries) =>
+    entries.map((entry) => element("div", { title: entry[1] }, ...descriptions([entry])));
   const [firstList, otherList] = byId("shared").querySelectorAll("dl");
   firstList.replaceChildren(...items(first));
   otherList.replaceChildren(...items(others));

@@ -1,8 +1,12 @@
 // The dialog of one picture with all its parameters, and what all dialogs share.
 
-/** Opens a dialog, and focuses it instead of its first button, so that it handles the keys. */
+/**
+ * Opens a dialog, and focuses it instead of its first button, so that it handles the keys. Once it is closed, the focus
+ * is where it was before, or on the grid.
+ */
 function openDialog(id) {
   if (byId(id).open) return;
+  if (document.activeElement === document.body) grid.root.focus({ preventScroll: true });
   byId(id).showModal();
   byId(id).focus();
 }
@@ -106,7 +110,7 @@ function goTo(cell) {
 /** The title of a picture: its prompt, if it has one. */
 function titleOf(cell) {
   const axis = axes.find((other) => other.name === "prompt");
-  return axis ? withStyles(labelOf(axis, cell), cell) : describe(cell);
+  return axis ? fullLabelOf(axis, cell) : describe(cell);
 }
 
 function showZoom(stage) {

@@ -92,7 +92,7 @@ class Browser:
     def axis(self, name):
         """Opens the panel of an axis."""
         self.find(f'#axes button[data-axis="{name}"]').click()
-        self.wait(lambda: self.find("#axis").is_displayed() and self.find("#axis-name").text == name)
+        self.wait(lambda: self.find("#axis").is_displayed() and self.find("#axis-name").text == name.replace("_", " "))
 
     def choose(self, name, value):
         """Chooses a place or an order in the open panel."""

@@ -24,6 +24,11 @@ def a_line(prompt=PROMPTS[0], seed=0, style="gogh", **more):
     return {"id": id, "file": f"images/{id}.png", "sha256": 4 * id, **line}
 
 
+def titled(prompt, style="gogh"):
+    """A prompt as the page shows it above a picture."""
+    return prompt.replace("{}", style)
+
+
 def style_hash(style="gogh"):
     return hashlib.sha256(style.encode()).hexdigest()[:12]
 

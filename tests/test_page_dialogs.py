@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from page_tools import PROMPTS, a_line, shade, style_hash, twelve, write, write_pictures
+from page_tools import PROMPTS, a_line, shade, style_hash, titled, twelve, write, write_pictures
 from PIL import Image
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
@@ -61,13 +61,12 @@ def test_the_full_view_shows_every_parameter_and_the_command(tmp_path, browser):
     lines = [a_line(seed=seed, seconds=seed / 8, command=f"paint --seed {seed} 'a  b'") for seed in range(3)]
     browser.open(write(write_pictures(tmp_path, lines)))
     browser.keys(Keys.ARROW_RIGHT, Keys.ENTER)
-    assert browser.find("#view-title").text == PROMPTS[0]
+    assert browser.find("#view-title").text == titled(PROMPTS[0])
     shown = browser.pairs("#view-details")
     assert shown == {
-        "seed": "1", "seconds": "0.125", "negative_prompt": "(empty)", "guidance": "paper", "null_scale": "5",
-        "style_scale": "1", "solver": "dpmpp_2m", "steps": "25", "height": "8", "width": "8", "dtype": "float32",
-        "style": "gogh", "styles": f"gogh {style_hash()}", "model": "mini", "model_hash": "ba9876543210",
-        "id": lines[1]["id"],
+        "seed": "1", "seconds": "0.125", "model": "mini", "guidance": "paper, null scale 5, style scale 1",
+        "solver": "dpmpp_2m", "steps": "25", "dtype": "float32", "style": "gogh", "styles": f"gogh {style_hash()}",
+        "model hash": "ba9876543210", "id": lines[1]["id"],
         "size": "8 \N{MULTIPLICATION SIGN} 8 pixels", "file": lines[1]["file"],
     }  # fmt: skip
     assert browser.texts("#view code") == ["paint --seed 1 'a  b'"]
@@ -126,11 +125,11 @@ def test_two_pictures_are_compared_side_by_side(tmp_path, browser):
     assert left.size == right.size and left.size["width"] % 64 == 0 and left.location["x"] < right.location["x"]
     assert browser.texts("#compare tbody tr") == ["seed01"]
     same = browser.pairs("#compare details")
-    assert same["prompt"] == PROMPTS[1] and same["solver"] == "dpmpp_2m" and "seed" not in same
+    assert same["prompt"] == titled(PROMPTS[1]) and same["solver"] == "dpmpp_2m" and "seed" not in same
     browser.keys("x")
     assert browser.texts("#compare tbody tr") == ["seed10"]
     browser.keys(Keys.ARROW_UP)  # from the right picture, which now has seed 0
-    assert browser.texts("#compare tbody tr") == [f"prompt{PROMPTS[1]}{PROMPTS[0]}", "seed10"]
+    assert browser.texts("#compare tbody tr") == [f"prompt{titled(PROMPTS[1])}{titled(PROMPTS[0])}", "seed10"]
     browser.keys(Keys.ESCAPE)
     assert not browser.find("#compare").is_displayed() and not browser.all(".tile .badge")
 
@@ -141,9 +140,9 @@ def test_comparison_by_mouse_and_from_the_full_view(tmp_path, browser):
     browser.click("#view-compare")
     assert not browser.find("#view").is_displayed()
     browser.click("#cell-2-1")
-    assert browser.texts("#compare tbody tr") == [f"prompt{PROMPTS[0]}{PROMPTS[2]}"]
+    assert browser.texts("#compare tbody tr") == [f"prompt{titled(PROMPTS[0])}{titled(PROMPTS[2])}"]
     browser.press("Details", "#compare .side:last-child")
-    assert browser.find("#view-title").text == PROMPTS[2]
+    assert browser.find("#view-title").text == titled(PROMPTS[2])
     browser.keys(Keys.ESCAPE)
     for tile in ("#cell-1-1", "#cell-1-3"):
         ActionChains(browser.driver).key_down(Keys.SHIFT).click(browser.find(tile)).key_up(Keys.SHIFT).perform()
@@ -162,6 +161,7 @@ def test_keys_move_the_cursor_open_and_close(tmp_path, browser):
     lines = [a_line(prompt, seed) for prompt in PROMPTS for seed in range(40)]
     browser.open(write(write_pictures(tmp_path, lines))).size(256)  # so that the columns do not break
     assert browser.current() == f"{PROMPTS[0]}, seed 0"
+    assert browser.find(".tile.current .frame").value_of_css_property("box-shadow") == "none", "before the first key"
     for keys, prompt, seed in [
         ([Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN], 1, 2), ([Keys.ARROW_LEFT], 1, 1), ([Keys.END], 1, 39),
         ([Keys.ARROW_RIGHT], 1, 39), ([Keys.PAGE_DOWN], 2, 39), ([Keys.HOME], 2, 0), ([Keys.ARROW_UP], 1, 0),
@@ -175,7 +175,7 @@ def test_keys_move_the_cursor_open_and_close(tmp_path, browser):
     browser.keys(Keys.ENTER)
     assert browser.pairs("#view-details")["seed"] == "39"
     browser.keys(Keys.ARROW_LEFT, Keys.ARROW_UP)
-    assert browser.pairs("#view-details")["seed"] == "38" and browser.find("#view-title").text == PROMPTS[1]
+    assert browser.pairs("#view-details")["seed"] == "38" and browser.find("#view-title").text == titled(PROMPTS[1])
     browser.keys(Keys.ESCAPE)
     assert browser.driver.switch_to.active_element.get_attribute("id") == "grid"
     assert browser.current() == f"{PROMPTS[1]}, seed 38"
@@ -225,8 +225,8 @@ def test_elements_have_the_roles_and_names_of_a_grid(tmp_path, browser):
             assert control.accessible_name, control.get_attribute("outerHTML")
     assert browser.find("#count").aria_role == "status" and browser.find("html").get_attribute("lang") == "en"
     browser.keys(Keys.ENTER)
-    assert browser.find("#view").accessible_name == PROMPTS[0]
-    assert browser.find("#view-stage img").get_attribute("alt") == f"{PROMPTS[0]}, seed 0"
+    assert browser.find("#view").accessible_name == titled(PROMPTS[0])
+    assert browser.find("#view-stage img").get_attribute("alt") == f"{titled(PROMPTS[0])}, seed 0"
 
 
 def luminance(colour):

@@ -1,7 +1,7 @@
 """The page of a grid in a browser: how it fills the window, what its headers say, and very many pictures."""
 
 import pytest
-from page_tools import a_line, png, twelve, write, write_lines, write_pictures
+from page_tools import a_line, png, titled, twelve, write, write_lines, write_pictures
 from selenium.webdriver.common.keys import Keys
 
 pytest_plugins = ["browser_tools"]
@@ -78,6 +78,16 @@ def test_ten_thousand_pictures_in_four_rows_fill_the_window_and_break_into_bands
     assert browser.script("return document.querySelectorAll('*').length") < 2500
 
 
+def test_bands_are_about_as_long_as_each_other_and_divide_no_value_of_the_outer_axis(tmp_path, browser):
+    lines = [a_line(prompt, seed, style) for prompt in LONG_PROMPTS[:2] for seed in range(6) for style in ("a", "b")]
+    browser.open(write(write_pictures(tmp_path, lines)))
+    browser.axis("seed")
+    browser.press("Make it the outermost")
+    browser.keys(Keys.ESCAPE)
+    browser.size(100)
+    assert browser.script("return [grid.geometry.bands, grid.geometry.columns]") == [2, 6]
+
+
 def test_tiles_fit_the_window_until_the_user_chooses_a_size(tmp_path, browser):
     browser.open(write(write_pictures(tmp_path, twelve())))
     fitted = browser.find("canvas").size
@@ -90,6 +100,14 @@ def test_tiles_fit_the_window_until_the_user_chooses_a_size(tmp_path, browser):
     assert browser.find("canvas").size == fitted
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (12, 3), (1, 5)])
+def test_a_small_grid_fills_the_width_of_a_phone(tmp_path, browser, shape):
+    browser.resize(390, 844)
+    browser.open(unpainted(tmp_path, *shape))
+    assert browser.script(FILLED)[0] > 0.9
+    assert browser.script("return grid.root.scrollWidth <= grid.root.clientWidth")
+
+
 # Headers
 
 
@@ -97,10 +115,10 @@ def test_headers_leave_out_what_all_values_share(tmp_path, browser):
     lines = [a_line(prompt, seed) for prompt in LONG_PROMPTS for seed in (0, 1)]
     browser.open(write(write_pictures(tmp_path, lines)))
     assert browser.texts("[role=rowheader]") == list(PLACES)
-    assert browser.pairs("#shared")["prompt"] == "A painting of an orange cat … in the style of {}"
+    assert browser.pairs("#shared")["prompt"] == "A painting of an orange cat … in the style of gogh"
     assert browser.current() == f"{LONG_PROMPTS[0]}, seed 0"
     browser.keys(Keys.ENTER)
-    assert browser.find("#view-title").text == LONG_PROMPTS[0]
+    assert browser.find("#view-title").text == titled(LONG_PROMPTS[0])
 
 
 def test_small_tiles_have_all_labels_whole(tmp_path, browser):
@@ -119,7 +137,7 @@ def test_small_tiles_have_all_labels_whole(tmp_path, browser):
     words = {word for place in PLACES[:2] for word in place.split()}
     assert {word for text in browser.texts("[role=columnheader]") for word in text.split()} == words
     assert browser.script(CUT) == []
-    assert set(browser.texts(".corner span")) == {"prompt", "style", "seed", "style_scale"}
+    assert set(browser.texts(".corner span")) == {"prompt", "style", "seed", "style scale"}
 
 
 @pytest.mark.parametrize("window", [(360, 640), (740, 360), (640, 360)])

@@ -55,7 +55,7 @@ def test_new_pictures_appear_and_nothing_else_changes(tmp_path, browser):
     lines = [a_line(prompt, seed) for prompt in PROMPTS for seed in range(40)]
     browser.open(write_unfinished(tmp_path, lines, {0}))
     assert "1 of 120 painted, 12:34 left" in progress(browser)
-    browser.script("setSize(96); window.marker = 1; grid.root.scrollLeft = 2000")
+    browser.script("setSize(128); window.marker = 1; grid.root.scrollLeft = 2000")
     browser.keys(*[Keys.ARROW_RIGHT] * 5)
     browser.click("#cell-0-2")
     assert browser.find("#view-stage").text == "Not yet painted"
@@ -85,6 +85,20 @@ def test_new_pictures_appear_and_nothing_else_changes(tmp_path, browser):
     assert not browser.requests(), "it does not look any more"
 
 
+def test_only_a_page_whose_painting_goes_on_offers_to_pause(tmp_path, browser):
+    browser.open(write_unfinished(tmp_path, twelve(), {0}))
+    assert browser.find("#live button").is_displayed()
+    write_unfinished(tmp_path, twelve(), {0, 1}, state="stopped")
+    browser.wait(lambda: "stopped" in progress(browser))
+    assert not browser.find("#live button").is_displayed()
+    write_unfinished(tmp_path, twelve(), {0, 1, 2})
+    browser.wait(lambda: browser.find("#live button").is_displayed())
+    write_pictures(tmp_path, twelve())
+    write(tmp_path)
+    browser.wait(lambda: progress(browser) == "Finished")
+    assert not browser.find("#live button").is_displayed()
+
+
 def test_tiles_of_new_pictures_show_them(tmp_path, browser):
     lines = twelve()
     browser.open(write_unfinished(tmp_path, lines, {0}))
@@ -100,7 +114,7 @@ def test_a_page_looks_less_often_while_nothing_is_new_and_not_at_all_if_it_is_to
     assert [url for url in browser.requests() if "?news=" in url]
     write_unfinished(tmp_path, twelve(), {0, 1}, pause=0.05)
     browser.wait(lambda: "2 of 12 painted" in progress(browser) and browser.script("return live.pause") < 0.4)
-    browser.press("Pause", within="#live")
+    browser.press("Pause updates", within="#live")
     browser.wait(lambda: not browser.script("return live.frame"))
     write_unfinished(tmp_path, twelve(), {0, 1, 2}, pause=0.05)
     browser.requests()

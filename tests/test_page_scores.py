@@ -67,6 +67,17 @@ def test_a_score_marks_the_tiles_of_the_pictures_that_were_scored(page):
     assert not page.all(".scored")
 
 
+def test_choosing_a_score_moves_nothing(page):
+    places = "return [...document.querySelectorAll('.tile')].map((tile) => tile.getBoundingClientRect().toJSON())"
+    before = page.script(places)
+    choose(page, "text")
+    assert page.script(places) == before and page.find("#scores input").is_displayed()
+    width = page.find("[data-axis=seed]").size["width"]
+    page.axis("seed")
+    page.choose("order", "highest score")
+    assert page.find("[data-axis=seed] .arrow").is_displayed() and page.find("[data-axis=seed]").size["width"] == width
+
+
 def test_axes_are_sorted_by_the_mean_score_of_what_is_shown(page):
     choose(page, "text")
     page.axis("prompt")

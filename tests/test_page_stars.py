@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from page_tools import PROMPTS, a_line, shade, twelve, write, write_pictures
+from page_tools import PROMPTS, a_line, png, shade, twelve, write, write_pictures
 from PIL import Image
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
@@ -84,7 +84,6 @@ def test_the_selection_is_a_list_and_commands(tmp_path, browser, downloads):
     assert browser.texts("#export-commands code") == [
         f"dreamstyler pick {quoted}' --cells starred.jsonl --output starred",
         f"dreamstyler enlarge {quoted}' --cells starred.jsonl",
-        f"mkdir -p starred && cp -- {quoted}/{lines[1]['file']}' {quoted}/{lines[5]['file']}' starred/",
     ]
     unknown = {"id": "0" * 16, "file": "images/none.png", "note": ""}
     (tmp_path / "list.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in [*exported, unknown]))
@@ -100,8 +99,9 @@ def test_the_selection_is_a_list_and_commands(tmp_path, browser, downloads):
 
 def test_the_view_is_saved_as_one_picture(tmp_path, browser, downloads):
     """From the disk the page may not read its own pictures: the user chooses the folder."""
-    folder = write_pictures(tmp_path / "grid", twelve())
-    browser.open(write(folder)).size(64)
+    lines = [a_line(prompt, seed, style) for prompt in PROMPTS for style in ("gogh", "monet") for seed in (0, 1)]
+    folder = write_pictures(tmp_path / "grid", lines)
+    browser.open(write(folder, style_pictures=[("gogh", Image.new("RGB", (40, 20), (0, 99, 0)))])).size(64)
     browser.keys("e")
     browser.click("#picture-save")
     browser.wait(lambda: browser.find("#picture-folder-box").is_displayed())
@@ -117,7 +117,27 @@ def test_the_view_is_saved_as_one_picture(tmp_path, browser, downloads):
         for i in range(12):  # thumbnails are JPEG files
             near = sum(count for count, colour in colours if np.abs(np.subtract(colour, shade(i))).max() <= 3)
             assert near > 0.9 * 64 * 64
+        assert sum(count for count, colour in colours if np.abs(np.subtract(colour, (0, 99, 0))).max() <= 3) > 600
         assert image.convert("RGB").getpixel((width - 1, 0)) == (251, 250, 247)
+
+
+@pytest.mark.parametrize("colour", ["black", "white"])
+def test_a_star_shows_over_any_picture_in_the_picture_of_the_view(tmp_path, browser, downloads, colour):
+    lines = [a_line(seed=seed) for seed in range(2)]
+    folder = write_pictures(tmp_path / "grid", lines)
+    for line in lines:
+        (folder / line["file"]).write_bytes(png(colour))
+    browser.open(write(folder)).size(64)
+    browser.keys("s", "e")
+    browser.click("#picture-save")
+    browser.find("#picture-folder").send_keys(str(folder))
+    with Image.open(saved(browser, downloads, "A-grid.png")) as image:
+        pixels = np.asarray(image.convert("RGB"), int)
+    golden = np.abs(pixels - (255, 209, 102)).max(2) < 30
+    assert 20 < golden.sum() < 200
+    rows, columns = np.nonzero(golden)
+    beside = pixels[rows.mean().astype(int), columns.max() + 2]
+    assert beside.max() < 130, "the disc behind the star is dark on a bright picture, too"
 
 
 def test_a_link_opens_the_same_view(tmp_path, browser):

@@ -2,7 +2,7 @@
 
 import time
 
-from page_tools import PROMPTS, twelve, write, write_pictures
+from page_tools import PROMPTS, titled, twelve, write, write_pictures
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.keys import Keys
@@ -23,9 +23,9 @@ def test_pictures_are_turned_over_moved_and_enlarged(tmp_path, browser):
     browser.open(write(write_pictures(tmp_path, twelve(), size=(64, 64))))
     browser.click("#cell-0-3")
     browser.click("#view-next")
-    assert browser.find("#view-title").text == PROMPTS[1] and browser.pairs("#view-details")["seed"] == "0"
+    assert browser.find("#view-title").text == titled(PROMPTS[1]) and browser.pairs("#view-details")["seed"] == "0"
     browser.keys(Keys.PAGE_UP)
-    assert browser.find("#view-title").text == PROMPTS[0] and browser.pairs("#view-details")["seed"] == "3"
+    assert browser.find("#view-title").text == titled(PROMPTS[0]) and browser.pairs("#view-details")["seed"] == "3"
     stage = browser.find("#view-stage")
     x, y = (stage.rect[side] + stage.rect[length] / 2 for side, length in (("x", "width"), ("y", "height")))
     touch(browser, [(x, y)], [(x + 40, y)], [(x + 120, y + 5)])
@@ -88,7 +88,8 @@ def test_an_axis_plays_until_it_is_paused(tmp_path, browser):
     browser.wait(lambda: len(browser.script("return played")) >= 4)
     browser.keys(" ")
     played = browser.script("return played")
-    assert played[:4] == ["2", "3", "0", "2"] and browser.find("#view-title").text == PROMPTS[1]
+    assert played[:4] == [f"seed {seed} ({i} of 3)" for seed, i in ((2, 2), (3, 3), (0, 1), (2, 2))]
+    assert browser.find("#view-title").text == titled(PROMPTS[1])
     time.sleep(1)
     assert browser.script("return played") == played
     browser.script(
@@ -97,4 +98,4 @@ def test_an_axis_plays_until_it_is_paused(tmp_path, browser):
     browser.script(
         "const p = document.getElementById('play-position'); p.value = 2; p.dispatchEvent(new Event('input'))"
     )
-    assert browser.find("#view-title").text == PROMPTS[2]
+    assert browser.find("#view-title").text == titled(PROMPTS[2])

@@ -1,5 +1,5 @@
-// Above the grid: the parameters that all pictures share, and a button for each axis that opens its panel, in which the
-// user chooses the axis's place and order and filters its values.
+// Above the grid: a button for each axis, which opens its panel. There the user chooses the axis's place and order and
+// filters its values.
 
 const PLACES = [["rows", "Rows"], ["columns", "Columns"], ["neither", "Neither"]];
 const MAX_LISTED = 200; // values in the list of a panel; the search finds the others
@@ -25,7 +25,7 @@ function axisButton(axis) {
   const shown = total - axis.hidden.size;
   const count = element("span", { className: "number" }, shown < total ? `${shown} of ${total}` : `${total}`);
   const node = button("", () => openAxis(axis), { className: shown < total ? "axis filtered" : "axis" });
-  node.append(element("span", {}, axis.name), count, ...arrow(axis));
+  node.append(element("span", {}, axis.title), count, ...arrow(axis));
   node.dataset.axis = axis.name;
   node.ariaHasPopup = "dialog";
   return node;
@@ -47,20 +47,6 @@ function showCount() {
   const part = shown.length < all ? `${number(shown.length)} of ` : "";
   const pictures = `${part}${number(all)} ${all === 1 ? "picture" : "pictures"}`;
   byId("count").textContent = failed ? `${pictures}, ${number(failed)} failed` : pictures;
-}
-
-/** Fills the list of the parameters that all pictures share. It starts open in a window with room for it. */
-function showShared() {
-  const node = byId("shared");
-  node.hidden = !shared.length && !varying.some((axis) => axis.template);
-  node.open = window.innerWidth >= 720 && window.innerHeight >= 560;
-  node.querySelector("summary").textContent = varying.length ? "The same for all" : "Settings";
-  const entries = [...shared, ...varying.filter((axis) => axis.template)].map((axis) =>
-    element("div", {}, ...descriptions([[axis.name, axis.template || axis.labels[0]]])),
-  );
-  node.querySelector("dl").replaceChildren(...entries);
-  const styles = new Set(shared.flatMap((axis) => stylesIn(axis, 0)));
-  node.querySelector(".figures").replaceChildren(...[...styles].map(styleFigure));
 }
 
 /** Updates the page after a change of places, filters or order; see rearrange(). */
@@ -116,7 +102,7 @@ function fillPanel(axis) {
   if (!axis.numeric) orders.unshift(["listed", "As listed"]);
   orders.push(...scoreOrders());
   byId("axis").replaceChildren(
-    element("h2", { id: "axis-name" }, axis.name),
+    element("h2", { id: "axis-name" }, axis.title),
     choice("Place", "place", PLACES, placeOf(axis), setPlace),
     ...(isInner ? [outermost] : []),
     choice("Order", "order", orders, axis.order, setOrder),
@@ -133,7 +119,7 @@ function refillPanel(axis, place) {
 /** The filter of an axis: a search (of more than 8 values), buttons, and the list of values. */
 function valueList(axis, apply) {
   const search = element("input", { type: "search", placeholder: "Find a value", ariaLabel: "Find a value" });
-  const list = element("ul", { ariaLabel: `Values of ${axis.name}` });
+  const list = element("ul", { ariaLabel: `Values of ${axis.title}` });
   const matches = () => {
     const wanted = search.value.trim().toLowerCase();
     const all = axis.values.map((_, value) => value).sort((a, b) => axis.rank[a] - axis.rank[b]);
@@ -173,7 +159,7 @@ function valueItems(axis, values, set) {
       focusBox(axis.labels[value]);
     });
     box.dataset.label = axis.labels[value];
-    const text = element("span", { className: "text" }, axis.labels[value]);
+    const text = element("span", { className: "text", title: axis.labels[value] }, axis.short[value]);
     const count = element("span", { className: "number" }, `${axis.counts[value]}`);
     const only = button("only", () => set(() => showOnly(axis, [value])), { ariaLabel: `Only ${axis.labels[value]}` });
     return element("li", {}, element("label", {}, box, text, count), only);

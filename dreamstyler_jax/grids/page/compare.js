@@ -18,7 +18,8 @@ function setPicked(cell) {
   const pictured = cell && !cell.error;
   const [width, height] = pictured ? thumbnailSize(cell) : [];
   byId("picking-picture").replaceChildren(...(pictured ? [thumbnail(cell, (28 * width) / height, 28)] : []));
-  byId("picking-text").textContent = cell ? `A: ${describe(cell)}. Now choose the other picture.` : "";
+  const text = cell ? `Now choose the other picture. A: ${withStyles(describe(cell), cell)}` : "";
+  byId("picking-text").textContent = text;
   redraw();
 }
 
@@ -73,7 +74,7 @@ function sides() {
 function peculiarity(cell) {
   const { left, right } = compared;
   const differing = offered.filter((axis) => left.at[axis.index] !== right.at[axis.index]);
-  return differing.map((axis) => `${axis.name} ${axis.short[cell.at[axis.index]]}`).join(", ") || titleOf(cell);
+  return differing.map((axis) => named(axis, axis.short[cell.at[axis.index]])).join(", ") || titleOf(cell);
 }
 
 /** Both pictures have the same zoom and show the same part. */
@@ -106,13 +107,13 @@ function differences(left, right) {
   const same = [...varying, ...shared].filter((axis) => !differing.includes(axis));
   const row = (axis) => {
     const values = [left, right].map((cell) => element("td", {}, fullLabelOf(axis, cell)));
-    return element("tr", {}, element("th", { scope: "row" }, axis.name), ...values);
+    return element("tr", {}, element("th", { scope: "row" }, axis.title), ...values);
   };
   const heads = ["Differs in", "A", "B"].map((text) => element("th", { scope: "col" }, text));
   const body = element("tbody", {}, ...differing.map(row), ...scoreRows(left, right));
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), body);
   const rest = element("details", {}, element("summary", {}, `The same in both: ${same.length}`));
-  const entries = same.map((axis) => [axis.name, fullLabelOf(axis, left)]);
+  const entries = same.map((axis) => [axis.title, fullLabelOf(axis, left)]);
   rest.append(element("dl", { className: "same" }, ...descriptions(entries)));
   return [table, rest];
 }

@@ -12,6 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from PIL import Image
 
+from dreamstyler_jax.grids.cells import ABSENT
 from dreamstyler_jax.grids.page.axes import Axis, default_places, find_axes
 from dreamstyler_jax.grids.page.scores import put_scores
 from dreamstyler_jax.grids.page.thumbnails import (
@@ -47,6 +48,7 @@ _SCRIPTS = (
     "storage.js",
     "labels.js",
     "model.js",
+    "settings.js",
     "stars.js",
     "thumbnails.js",
     "layout.js",
@@ -67,6 +69,8 @@ _SCRIPTS = (
     "export.js",
     "main.js",
 )
+# Parameters where nobody has set them: the page leaves them out.
+_UNSET = {**ABSENT, "control_start": 0, "control_end": 1, "guess_mode": False}
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
@@ -215,7 +219,8 @@ def _document(data: Mapping[str, Any]) -> bytes:
     """Fills the template."""
     style = "\n".join(map(_part, _STYLES))
     script = '"use strict";\n' + "\n".join(map(_part, _SCRIPTS))
-    return fill_page(_part("index.html"), data["title"], style, script, {"data": _script_json(data)})
+    parts = {"data": _script_json({**data, "unset": _UNSET})}
+    return fill_page(_part("index.html"), data["title"], style, script, parts)
 
 
 def _part(name: str) -> str:

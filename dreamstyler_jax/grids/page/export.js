@@ -17,20 +17,20 @@ function showExport() {
   const none = "No picture has a star yet: press s on those you like.";
   byId("export-count").textContent = cells.length ? count + notes : none;
   byId("export-list").disabled = !cells.length;
-  byId("export-commands").replaceChildren(...(cells.length ? commands(cells) : []));
+  byId("export-commands").replaceChildren(...(cells.length ? commands() : []));
   byId("export-link").replaceChildren(commandBox("Link to this view", window.location.href));
   showPictureSize();
 }
 
 /** The commands for the starred pictures, each with what it does. */
-function commands(cells) {
+function commands() {
   const folder = quote(gridFolder());
-  const files = cells.filter((cell) => !cell.error).map((cell) => quote(`${gridFolder()}/${fileName(cell.file)}`));
   const pick = `dreamstyler pick ${folder} --cells ${LIST_NAME} --output starred`;
+  const where = `These commands read ${LIST_NAME}: save it where you run them.`;
   return [
-    commandBox("Copy them into a folder with a page of its own", pick),
+    element("p", {}, where),
+    commandBox("Copy them into a folder, with a page of its own", pick),
     commandBox("Paint them again at twice the size", `dreamstyler enlarge ${folder} --cells ${LIST_NAME}`),
-    commandBox("Copy the files alone", `mkdir -p starred && cp -- ${files.join(" ")} starred/`),
   ];
 }
 

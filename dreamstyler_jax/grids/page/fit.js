@@ -1,6 +1,8 @@
 // The first view fills the window: which axes become rows and columns, and how large the tiles are.
 
-const SMALLEST_WHOLE = 48; // tiles that are smaller do not show enough: then only a part of the grid is in view
+// Tiles that are smaller do not show enough: then only a part of the grid is in view.
+const SMALLEST_WHOLE = 64;
+const SMALLEST_UPRIGHT = 48; // in an upright window, where they are widened afterwards
 const LARGEST = 512;
 const USUAL_SIZES = [128, 120, 136, 112, 144, 104, 152, 96, 160, 168, 176, 184, 192, 208, 224, 240, 256, 288, 320];
 const FULL = 0.95; // the share of the window from which on it counts as filled
@@ -15,9 +17,12 @@ function fitOf(layout) {
   const count = layout.rows.length * layout.columns.length;
   const roomy = Math.min(LARGEST, Math.sqrt((width * height) / count));
   const [first, second] = [...data.box].sort((a, b) => b - a);
-  for (let size = Math.floor(Math.min(LARGEST, (roomy * first) / second)); size >= SMALLEST_WHOLE; size -= 4) {
+  const smallest = isUpright(width, height) ? SMALLEST_UPRIGHT : SMALLEST_WHOLE;
+  for (let size = Math.floor(Math.min(LARGEST, (roomy * first) / second)); size >= smallest; size -= 4) {
     const geometry = measure(layout, size, width, height);
-    if (geometry.width <= width && geometry.height <= height) return { size, score: size };
+    if (geometry.width <= width && geometry.height <= height) {
+      return { size: isUpright(width, height) ? widened(layout, size, width, height) : size, score: size };
+    }
   }
   let best = { size: USUAL_SIZES[0], score: 0 };
   for (const size of USUAL_SIZES) {
@@ -27,6 +32,18 @@ function fitOf(layout) {
     if (score > FULL) break;
   }
   return best;
+}
+
+/** The size of tiles, from one on, at which as many columns as with that one fill the width. */
+function widened(layout, size, width, height) {
+  const { columns } = measure(layout, size, width, height);
+  const fits = (wider) => {
+    const geometry = measure(layout, wider, width, height);
+    return geometry.columns === columns && geometry.width <= width;
+  };
+  let widest = size;
+  while (widest < LARGEST && fits(widest + 2)) widest += 2;
+  return widest;
 }
 
 /** Chooses the size of tiles that fits the window. */
@@ -53,7 +70,7 @@ function choosePlaces() {
   let best = { ...places };
   let { score } = fitOf(grid.layout);
   const [width, height] = viewSize();
-  const roomForAll = width * height > data.cells.length * SMALLEST_WHOLE ** 2;
+  const roomForAll = width * height > data.cells.length * SMALLEST_UPRIGHT ** 2;
   if (score < FULL || (score <= 1 && roomForAll)) {
     for (const candidate of [...divided, ...swapped]) {
       const reached = scoreOf(candidate);

@@ -45,12 +45,12 @@ function columnHeader(level, run) {
 function corner() {
   const { geometry } = grid;
   const columns = geometry.levels.map((level) => {
-    const line = element("span", {}, level.axis?.name ?? "");
+    const line = element("span", {}, level.axis?.title ?? "");
     setPixels(line, { height: level.height });
     return line;
   });
   const rows = geometry.rowLevels.map((level) => {
-    const name = element("span", { title: level.axis.template || level.axis.name }, level.axis.name);
+    const name = element("span", { title: level.axis.template || level.axis.title }, level.axis.title);
     setPixels(name, { width: level.width });
     return name;
   });

@@ -8,8 +8,9 @@ const MAX_MEASURED = 30; // labels of an axis whose widths are looked at: the lo
 /**
  * Computes where everything stands, and how many rows and columns there are.
  *
- * If the columns do not fit the width, and all rows together fill less than half of the height, the columns continue
- * below, with headers of their own: they break into bands, as text breaks into lines. A flow always does.
+ * If the columns do not fit the width, and all rows together fill less than half of the height (in an upright window,
+ * such as a phone's, less than all of it), the columns continue below, with headers of their own: they break into
+ * bands, as text breaks into lines. A flow always does.
  *
  * layout: see arrange(); size: longest side of a tile; width, height: of the part of the window that shows the grid.
  */
@@ -27,7 +28,9 @@ function measure(layout, size, width, height) {
   const headerHeight = levels.reduce((sum, level) => sum + level.height, namesHeight);
   const left = gap + (layout.flow ? 12 : rowHeaderWidth);
   const lines = layout.rows.length;
-  const columns = columnsPerBand(layout, Math.floor((width - left - 12) / stepX), headerHeight + lines * stepY, height);
+  const most = isUpright(width, height) ? height : height / 2;
+  const breaks = headerHeight + lines * stepY <= most;
+  const columns = columnsPerBand(layout, Math.floor((width - left - 12) / stepX), breaks);
   const bands = Math.ceil(layout.columns.length / columns) || 0;
   const bandHeight = headerHeight + lines * stepY + (bands > 1 && !layout.flow ? 14 : 0);
   return {
@@ -54,20 +57,26 @@ function measure(layout, size, width, height) {
   };
 }
 
+/** Whether a window is higher than wide: there one scrolls down rather than sideways. */
+function isUpright(width, height) {
+  return height > width;
+}
+
 /** How many columns stand side by side: all of them, or the columns of a band. */
-function columnsPerBand(layout, fitting, bandHeight, height) {
+function columnsPerBand(layout, fitting, breaks) {
   const all = layout.columns.length;
   const most = Math.max(1, fitting);
-  if (all <= most || (!layout.flow && 2 * bandHeight > height)) return Math.max(1, all);
+  if (all <= most || (!layout.flow && !breaks)) return Math.max(1, all);
   if (layout.flow) return most;
   const unit = layout.columnAxes.length > 1 ? layout.columnAxes.at(-1).values.length : 1;
-  const even = Math.ceil(all / Math.ceil(all / most)); // so that the last band is about as long as the others
-  return unit > 1 && unit <= most ? Math.floor(most / unit) * unit : even;
+  const whole = unit <= most ? unit : 1; // columns that stay together: those of a value of the axis above
+  const bands = Math.ceil(all / (Math.floor(most / whole) * whole));
+  return Math.ceil(all / bands / whole) * whole; // so that the last band is about as long as the others
 }
 
 /** How many lines the captions need: one if all labels fit, else two. */
 function countCaptionLines(layout, width) {
-  const longest = layout.columnAxes.reduce((sum, axis) => sum + textWidth(`${axis.name} , `) + widest(axis), 0);
+  const longest = layout.columnAxes.reduce((sum, axis) => sum + textWidth(`${axis.title} , `) + widest(axis), 0);
   return longest < width ? 1 : 2;
 }
 
@@ -94,7 +103,7 @@ function hasPictures(axis) {
 function measureRowLevels(layout, levels, tileHeight, width) {
   const wanted = layout.rowAxes.map((axis) => {
     const pictured = tileHeight >= 36 && hasPictures(axis);
-    const text = Math.max(widest(axis), textWidth(axis.name)) + 14;
+    const text = Math.max(widest(axis), textWidth(axis.title)) + 14;
     return { axis, pictured, width: text + (pictured ? ROW_PICTURE : 0) };
   });
   const limit = Math.max(76, Math.min(340, Math.round(width * 0.28)));
@@ -102,15 +111,15 @@ function measureRowLevels(layout, levels, tileHeight, width) {
   let most = Math.max(...wanted.map((level) => level.width));
   while (most > 24 && total(most) > limit) most -= 4;
   const fitted = wanted.map((level) => ({ ...level, width: Math.min(most, level.width) }));
-  const names = levels.map((level) => textWidth(level.axis?.name ?? "") + 12);
+  const names = levels.map((level) => textWidth(level.axis?.title ?? "") + 12);
   fitted[0].width += Math.max(0, Math.max(0, ...names) - total(most)); // the corner names the axes of the columns
   return fitted;
 }
 
 /** Whether the names of the rows' axes have room beside the name of the last level of the columns. */
 function namesFit(layout, levels, rowHeaderWidth) {
-  const last = textWidth(levels.at(-1)?.axis?.name ?? "");
-  return layout.rowAxes.length === 1 && textWidth(layout.rowAxes[0].name) + last + 44 < rowHeaderWidth;
+  const last = textWidth(levels.at(-1)?.axis?.title ?? "");
+  return layout.rowAxes.length === 1 && textWidth(layout.rowAxes[0].title) + last + 44 < rowHeaderWidth;
 }
 
 /** The levels of the column headers, one per axis of the columns: its height, and its runs of columns. */

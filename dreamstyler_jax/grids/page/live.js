@@ -133,8 +133,8 @@ function redrawTiles(cells) {
 function showProgress() {
   const [text, toggle] = byId("live").children;
   byId("live").hidden = false;
-  toggle.hidden = !data.progress;
-  toggle.textContent = live.updating ? "Pause" : "Go on";
+  toggle.hidden = data.progress?.state !== "painting";
+  toggle.textContent = live.updating ? "Pause updates" : "Go on";
   if (data.progress) text.textContent = progressText();
   else text.replaceWith(element("span", { role: "status" }, "Finished"));
 }

@@ -89,7 +89,10 @@ function onKey(event) {
   if (act(anywhere, event)) event.preventDefault();
   else if (dialog?.id === "view" && viewKey(event)) event.preventDefault();
   else if (dialog?.id === "compare" && compareKey(event)) event.preventDefault();
-  else if (!dialog && inGrid && gridKey(event)) event.preventDefault();
+  else if (!dialog && inGrid && gridKey(event)) {
+    event.preventDefault();
+    if (!document.querySelector("dialog[open]")) grid.root.focus({ preventScroll: true }); // so that the cursor shows
+  }
 }
 
 /** Opens a cell after a click or Enter, or marks it for comparison. */
@@ -249,7 +252,6 @@ function start() {
   const cell = showLinkedView();
   listen();
   watch();
-  grid.root.focus({ preventScroll: true });
   openView(cell);
 }
 

@@ -11,21 +11,23 @@ const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "var
 /**
  * The axes: the parameters of the pictures. Below, "a value" of an axis is an index of axis.values, which are in the
  * order of the manifest.
- * labels: a text for each value; short: these without what all share; template: what they share; numeric: whether all
- * values are numbers; counts: how many pictures have each value; order: "listed", "ascending" or "descending"; rank:
- * the place of each value in this order; hidden: the values that are filtered out.
+ * title: its name in plain words; labels: a text for each value; short: these without what all share;
+ * template: what they share; numeric: whether all values are numbers; counts: how many pictures have each value; order:
+ * "listed", "ascending" or "descending"; rank: the place of each value in this order; hidden: the values that are
+ * filtered out.
  */
 const axes = data.axes.map((axis, index) => {
   const labels = axis.values.map((value, i) => axis.labels[i] || asText(value));
   const present = axis.values.filter((value) => value !== null);
   const numeric = present.length > 0 && present.every((value) => typeof value === "number");
   const [short, template] = shortLabels(axis.values, labels, numeric);
+  const title = axis.name.replaceAll("_", " ");
   const order = { order: "", rank: [], hidden: new Set() };
-  return countPictures({ ...axis, index, labels, short, template, numeric, counts: [], ...order });
+  return countPictures({ ...axis, index, title, labels, short, template, numeric, counts: [], ...order });
 });
 const varying = axes.filter((axis) => axis.values.length > 1);
 const offered = withoutDuplicates(varying);
-const shared = axes.filter((axis) => axis.values.length === 1 && axis.values[0] !== null);
+const shared = axes.filter((axis) => axis.values.length === 1 && saysSomething(axis, axis.values[0]));
 
 /** The axes of the rows and of the columns, the outermost first. Axes in neither list only filter and sort. */
 const places = { rows: [], columns: [] };
@@ -68,6 +70,12 @@ function shortLabels(values, labels, numeric) {
   return [labels.map((label, i) => (values[i] === null ? label : remaining.next().value)), template];
 }
 
+/** Whether a value says anything: it is neither empty nor what it is where nobody has set it. */
+function saysSomething(axis, value) {
+  const text = JSON.stringify(value);
+  return !["null", '""', "[]", "{}"].includes(text) && text !== JSON.stringify(data.unset[axis.name]);
+}
+
 /** A value of JSON as text. */
 function asText(value) {
   if (value === null) return "(none)";
@@ -80,8 +88,12 @@ function labelOf(axis, cell) {
   return axis.labels[cell.at[axis.index]];
 }
 
-/** A cell's value on an axis in full: of an object, such as styles with their hashes, the keys and their values. */
+/**
+ * A cell's value on an axis in full: of an object, such as styles with their hashes, the keys and their values; of a
+ * prompt, with the names of its styles.
+ */
 function fullLabelOf(axis, cell) {
+  if (["prompt", "negative_prompt"].includes(axis.name)) return withStyles(labelOf(axis, cell), cell);
   const value = axis.values[cell.at[axis.index]];
   if (value === null || typeof value !== "object" || Array.isArray(value)) return labelOf(axis, cell);
   return Object.entries(value).map(([key, item]) => `${key} ${asText(item)}`).join("\n") || asText(value);
@@ -248,14 +260,30 @@ function compareUnplaced(a, b) {
  * labels: which labels of an axis to use, all of them or the short ones.
  */
 function describe(cell, labels = (axis) => axis.labels) {
-  const value = (axis) => labels(axis)[cell.at[axis.index]];
-  const named = (axis) => (axis.name === "prompt" ? value(axis) : `${axis.name} ${value(axis)}`);
-  return [...places.rows, ...places.columns].map(named).join(", ") || cell.id;
+  const value = (axis) => named(axis, labels(axis)[cell.at[axis.index]]);
+  return [...places.rows, ...places.columns].map(value).join(", ") || cell.id;
+}
+
+/** A label behind the name of its axis; a prompt speaks for itself. */
+function named(axis, label) {
+  return axis.name === "prompt" ? label : `${axis.title} ${label}`;
 }
 
 /** The same in short: without the words that all pictures share. */
 function describeShortly(cell) {
   return describe(cell, (axis) => axis.short);
+}
+
+/** A text with the names of a cell's styles instead of their placeholders, {} and {name}. */
+function withStyles(text, cell) {
+  const valueOf = (name) => {
+    const axis = axes.find((other) => other.name === name);
+    return axis?.values[cell.at[axis.index]];
+  };
+  const names = Object.keys(valueOf("styles") ?? {});
+  const only = names.length === 1 ? names[0] : "{}";
+  const replace = (found, name) => (names.includes(name) ? name : found);
+  return text.replaceAll("{}", () => valueOf("style") || only).replace(/\{([^{}]+)\}/g, replace);
 }
 
 /** The names of a cell's styles that have a training picture. */

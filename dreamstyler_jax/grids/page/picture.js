@@ -4,7 +4,7 @@
 // for a stranger's. A folder that the user chooses can be read, so the page asks for its own folder then.
 
 const MARGIN = 16; // around the picture, in CSS pixels
-const TITLE_HEIGHT = 36;
+const TITLE_HEIGHT = 48;
 const MAX_SIDE = 16000; // pixels of a canvas that all browsers can save
 const MAX_AREA = 1e8;
 
@@ -112,15 +112,15 @@ async function drawView(plan, read) {
     lines.forEach((line, i) => context.fillText(line, left, top + i * LINE_HEIGHT));
   };
   write([`${data.title}: ${byId("count").textContent}`], MARGIN, MARGIN + 14, "600 16px");
-  const templates = [...places.rows, ...places.columns].map((axis) => axis.template).filter(Boolean);
-  write([templates.join("; ")], MARGIN, MARGIN + 32);
+  const settings = sharedSettings().first.map((entry) => entry.join(" ")).join("    ");
+  write(wrapText(settings, plan.width - 2 * MARGIN, 1), MARGIN, MARGIN + 32);
   const kept = new Map();
   const readOnce = (address) => {
     if (!kept.has(address)) kept.set(address, read(address));
     return kept.get(address);
   };
   for (const band of plan.bands) {
-    drawHeaders(plan, band, context, write);
+    await drawHeaders(plan, band, { context, write, readOnce });
     for (let row = band.rows[0]; row < band.rows[1]; row += 1) {
       await drawRow(plan, band, row, { context, write, read, readOnce });
     }
@@ -128,25 +128,35 @@ async function drawView(plan, read) {
   return canvas;
 }
 
-function drawHeaders(plan, band, context, write) {
+async function drawHeaders(plan, band, { context, write, readOnce }) {
   const { geometry } = grid;
   const [first, end] = plan.columns;
   const start = band.number * geometry.columns;
   let { top } = band;
   let namesLeft = MARGIN;
   for (const { axis, width } of geometry.rowLevels) {
-    write([axis.name], namesLeft, top + geometry.headerHeight - 5);
+    write([axis.title], namesLeft, top + geometry.headerHeight - 9);
     namesLeft += width;
   }
   for (const level of geometry.levels) {
-    const name = level.axis?.name ?? "";
-    write([name], geometry.left - textWidth(name) - 12, top + 14);
+    const name = level.axis?.title ?? "";
+    const middle = top + level.height / 2 + 4;
+    write([name], geometry.left - textWidth(name) - 12, middle);
     for (const run of runsWithin(level, start, first, end)) {
       const from = Math.max(run.start, first);
       const width = (Math.min(run.end, end) - from) * geometry.stepX - 10;
       const left = geometry.left + (from - first) * geometry.stepX;
-      if (level.upright) drawUpright(context, write, run.short, { left, top, height: level.height });
-      else write(wrapText(run.short, width, MAX_LABEL_LINES), left, top + 14);
+      if (level.upright) {
+        drawUpright(context, write, run.short, { left, top, height: level.height });
+        continue;
+      }
+      const names = level.pictured ? stylesIn(level.axis, run.value) : [];
+      for (const [i, style] of names.entries()) {
+        await drawStyle(style, { context, readOnce, x: left + i * ROW_PICTURE, top: top + 4 });
+      }
+      const room = width - names.length * ROW_PICTURE;
+      const lines = wrapText(run.short, room, MAX_LABEL_LINES);
+      write(lines, left + names.length * ROW_PICTURE, middle - ((lines.length - 1) * LINE_HEIGHT) / 2);
     }
     top += level.height;
   }
@@ -166,23 +176,48 @@ async function drawRow(plan, band, row, { context, write, read, readOnce }) {
   const top = band.top + geometry.headerHeight + (row - band.rows[0]) * geometry.stepY + geometry.gap;
   const maxLines = Math.max(1, Math.floor(geometry.tileHeight / LINE_HEIGHT));
   let left = MARGIN;
-  geometry.rowLevels.forEach((level, i) => {
-    const { short } = layout.rows[slotOf(row, 0)[0]];
-    write(wrapText(short[i], level.width - 14, maxLines), left, top + 12);
+  const line = layout.rows[slotOf(row, 0)[0]];
+  for (const [i, level] of geometry.rowLevels.entries()) {
+    const [style] = level.pictured ? stylesIn(level.axis, line.values[i]) : [];
+    if (style) await drawStyle(style, { context, readOnce, x: left, top });
+    const indent = level.pictured ? ROW_PICTURE : 0;
+    const room = level.width - 14 - indent;
+    if (room > 0) write(wrapText(line.short[i], room, maxLines), left + indent, top + 12);
     left += level.width;
-  });
+  }
   for (let column = first; column < end; column += 1) {
     const cell = exists(row, column) && cellAt(row, column);
     if (!cell) continue;
     const x = geometry.left + (column - first) * geometry.stepX;
     if (cell.error) write(["failed"], x, top + 14);
     else await drawTile(cell, { context, read, readOnce, x, top, scale: plan.scale });
-    if (isStarred(cell)) write(["★"], x + geometry.tileWidth - 16, top + 14);
+    if (isStarred(cell)) drawStar(context, x + geometry.tileWidth, top, geometry.tileWidth < 56 ? 8 : 12);
     if (layout.flow && varying.length) {
       const lines = wrapText(describeShortly(cell), geometry.tileWidth, geometry.captionLines);
       write(lines, x, top + geometry.tileHeight + 15);
     }
   }
+}
+
+/** Draws the training picture of a style in front of a label. */
+async function drawStyle(name, { context, readOnce, x, top }) {
+  const { file, size } = data.styles[name];
+  const scale = (ROW_PICTURE - 6) / Math.max(...size);
+  context.drawImage(await readOnce(file), x, top, size[0] * scale, size[1] * scale);
+}
+
+/** Draws a star in the corner of a tile as the page shows it: a golden one on a dark disc, over any picture. */
+function drawStar(context, right, top, radius) {
+  const [x, y] = [right - radius - 2, top + radius + 2];
+  context.fillStyle = "rgb(0 0 0 / 55%)";
+  context.beginPath();
+  context.arc(x, y, radius, 0, 2 * Math.PI);
+  context.fill();
+  context.fillStyle = "#ffd166";
+  context.font = `${1.25 * radius}px ${getComputedStyle(document.body).fontFamily}`;
+  Object.assign(context, { textAlign: "center", textBaseline: "middle" });
+  context.fillText("★", x, y);
+  Object.assign(context, { textAlign: "start", textBaseline: "alphabetic" });
 }
 
 /** Draws a tile: from its atlas, or from the picture itself if it has more pixels than the thumbnail. */

@@ -25,14 +25,17 @@ function showPlaying(cell) {
     stopPlaying();
     const offers = telling().filter((axis) => cellsAlong(axis, cell).length > 1);
     playing.axis = offers.includes(playing.axis) ? playing.axis : offers.at(-1);
-    const options = offers.map((axis) => element("option", { selected: axis === playing.axis }, axis.name));
+    const options = offers.map((axis) => element("option", { value: axis.name }, axis.title));
     byId("play-axis").replaceChildren(...options);
+    byId("play-axis").value = playing.axis?.name ?? "";
     byId("playing").hidden = !offers.length;
     followAxis(cell);
   }
   const place = playing.cells.indexOf(cell);
   Object.assign(byId("play-position"), { max: Math.max(0, playing.cells.length - 1), value: place });
-  const text = playing.axis ? labelOf(playing.axis, cell) : "";
+  const { axis, cells } = playing;
+  const label = () => named(axis, axis.short[cell.at[axis.index]]);
+  const text = cells.length ? `${label()} (${place + 1} of ${cells.length})` : "";
   byId("play-position").setAttribute("aria-valuetext", text);
   byId("play-value").textContent = text;
 }

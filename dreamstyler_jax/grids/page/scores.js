@@ -142,13 +142,14 @@ function chooseScore(name) {
 function showRange() {
   const { name } = scoring;
   const legend = element("span", { className: "scale", role: "img", ariaLabel: `Colours from low to high ${name}` });
-  byId("score-range").replaceChildren(...(name ? [limit("low", "from"), legend, limit("high", "to")] : []));
+  byId("score-range").replaceChildren(limit("low", "from"), legend, limit("high", "to"));
+  byId("score-range").classList.toggle("unused", !name); // it keeps its room, so that the grid does not move
 }
 
 /** An input for a limit; it is empty, and shows the end of the scale, where there is none. */
 function limit(end, word) {
   const { name } = scoring;
-  const shown = scoreText(name, scales.get(name)[end]);
+  const shown = name ? scoreText(name, scales.get(name)[end]) : "";
   const properties = { type: "number", step: "any", placeholder: shown, ariaLabel: `Show ${name} ${word}` };
   const input = element("input", properties);
   input.value = scoring[end] ?? "";

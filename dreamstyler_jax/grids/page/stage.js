@@ -39,7 +39,7 @@ class Stage {
   /** The image of a cell; an image that is there is used again, so that it shows its picture until the next is read. */
   image(cell, number) {
     const image = this.node.querySelectorAll("img")[number] ?? element("img", { draggable: false });
-    image.alt = describe(cell);
+    image.alt = withStyles(describe(cell), cell);
     if (image.getAttribute("src") !== cell.file) image.src = cell.file;
     const { factor } = this;
     image.classList.toggle("crisp", factor > 1);

@@ -1,8 +1,12 @@
 // The dialog of one picture with all its parameters, and what all dialogs share.
 
-/** Opens a dialog, and focuses it instead of its first button, so that it handles the keys. */
+/**
+ * Opens a dialog, and focuses it instead of its first button, so that it handles the keys. Once it is closed, the focus
+ * is where it was before, or on the grid.
+ */
 function openDialog(id) {
   if (byId(id).open) return;
+  if (document.activeElement === document.body) grid.root.focus({ preventScroll: true });
   byId(id).showModal();
   byId(id).focus();
 }
@@ -11,13 +15,14 @@ function openDialog(id) {
 
 /** A cell's parameters on some axes as [name, value], without the prompt, which is the title. */
 function parameters(cell, listedAxes) {
-  return listedAxes.filter((axis) => axis.name !== "prompt").map((axis) => [axis.name, fullLabelOf(axis, cell)]);
+  return listedAxes.filter((axis) => axis.name !== "prompt").map((axis) => [axis.title, fullLabelOf(axis, cell)]);
 }
 
 /** A command with a title that says what it does, and a button to copy it. */
 function commandBox(title, command) {
   const copied = button("Copy", () => copy(command, code, copied), { className: "copy", ariaLive: "polite" });
-  const code = element("code", {}, command);
+  const words = command.split(/( )/).map((word) => (word.startsWith("-") ? element("span", {}, word) : word));
+  const code = element("code", {}, ...words);
   const head = element("div", { className: "bar" }, element("h3", {}, title), copied);
   const box = element("pre", { tabIndex: 0, role: "group", ariaLabel: title }, code);
   return element("section", { className: "command" }, head, box);
@@ -40,19 +45,28 @@ async function copy(text, node, pressed) {
 
 function details(cell) {
   const error = stateOf(cell) === "failed" ? [element("p", { className: "error" }, cell.error)] : [];
-  const different = element("dl", {}, ...descriptions(parameters(cell, varying)));
-  const entries = [...parameters(cell, shared), ...fileDetails(cell)];
-  const same = element("dl", { className: "same" }, ...descriptions(entries));
+  const different = element("dl", {}, ...descriptions(parameters(cell, offered)));
   const figures = stylesOf(cell).map(styleFigure);
   const command = cell.command ? [commandBox("Command to make this picture again", cell.command)] : [];
   const scores = scoreDetails(cell);
-  return [...error, different, ...scores, ...figures, ...command, element("h3", {}, "Other parameters"), same];
+  return [...error, different, ...scores, ...figures, ...command, ...settings(cell)];
+}
+
+/** What a cell shares with all others, as above the grid, and its file. */
+function settings(cell) {
+  const list = (entries) => element("dl", { className: "same" }, ...descriptions(entries));
+  const { first, others } = sharedSettings();
+  const own = first.filter(([name]) => !["prompt", "seeds", "size"].includes(name));
+  const equivalent = varying.filter((axis) => !offered.includes(axis)); // to others, such as hashes to names
+  const rest = [...parameters(cell, equivalent), ...others, ["id", cell.id]];
+  const more = element("details", {}, element("summary", {}, "More settings"), list(rest));
+  return [element("section", {}, element("h3", {}, "Settings"), list([...own, ...fileDetails(cell)])), more];
 }
 
 function fileDetails(cell) {
-  if (cell.error) return [["id", cell.id]];
+  if (cell.error) return [];
   const link = element("a", { href: cell.file, target: "_blank", rel: "noopener" }, fileName(cell.file));
-  return [["id", cell.id], ["size", `${cell.size.join(" × ")} pixels`], ["file", link]];
+  return [["size", `${cell.size.join(" × ")} pixels`], ["file", link]];
 }
 
 /** An address without its escapes, or with them if they do not make valid text. */
@@ -96,7 +110,7 @@ function goTo(cell) {
 /** The title of a picture: its prompt, if it has one. */
 function titleOf(cell) {
   const axis = axes.find((other) => other.name === "prompt");
-  return axis ? labelOf(axis, cell) : describe(cell);
+  return axis ? fullLabelOf(axis, cell) : describe(cell);
 }
 
 function showZoom(stage) {

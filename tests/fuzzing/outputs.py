@@ -127,6 +127,7 @@ class Runs(FolderDoor):
         write_config(config, self.folder / "config.yaml")
         more = {"relative_norm": [1.0, None], "goodput": {"steps": 1.0}, "images_per_second": 8.0}
         session = {"step": 0, "time": "2026-01-01", "devices": "2 x cpu", "versions": {"jax": "0.10"}}
+        session["goodput"] = {"steps": 0.75, "previews": 0.25}
         (self.folder / "sessions.jsonl").write_text(json.dumps(session) + "\n")
         inputs = {"images": ["a.png"], "image_hashes": ["0"], "model_hash": "1", "model_settings": "2"}
         runs.record_inputs(self.folder, inputs)

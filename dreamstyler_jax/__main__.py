@@ -170,10 +170,11 @@ def answer(word: str) -> None:
 
 @functools.cache
 def set_up() -> None:
-    """Imports JAX and says how it compiles, before the first computation; makes warnings plain."""
+    """Imports JAX and says how it compiles, before the first computation; keeps warnings short."""
     from dreamstyler_jax.runtime import compilation, console
 
     console.plain_warnings()
+    console.pass_over_late_results()
     compilation.set_up()
 
 

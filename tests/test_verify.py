@@ -233,4 +233,5 @@ def test_a_grid_that_was_stopped_says_how_far_it_came_and_how_to_go_on(grid, cap
 
 def test_nothing_to_check_is_a_mistake(tmp_path, capfd):
     assert "is no run, no grid and no style" in refusal(capfd, verify, tmp_path)
+    assert f"there is no file and no folder {tmp_path / 'nowhere'}" in refusal(capfd, verify, tmp_path / "nowhere")
     assert "give runs, grids or styles" in refusal(capfd, verify)

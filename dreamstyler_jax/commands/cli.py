@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -29,6 +30,7 @@ DISK_ERRORS = {
     *(errno.EOPNOTSUPP, errno.EPERM, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT),
 }
 _INSTALLED = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
+_INPUTS = ("images", "pictures", "styles")  # options that a word without an option is most likely meant for
 _METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false"}
 
 C = TypeVar("C")
@@ -67,6 +69,9 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if unknown:
         raise UserError(_complaint(unknown[0], words, list(fields)))
+    for name, words_of_it in given.items():
+        if words_of_it == [] and not default_of(fields[name]):
+            raise UserError(f"{name}: give at least one value, or leave --{name} out")
     values = {} if path is None else read_values(config_class, path)
     config = config_class(**values | {name: convert(fields[name], text) for name, text in given.items()})
     if print_config:
@@ -76,15 +81,19 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
 
 
 def command_line(command: str, config: Any) -> str:
-    """The command line that runs a command with these settings. It holds the options that differ from their defaults.
+    """The command line that runs a command with these settings.
+
+    It holds the options that differ from their defaults, and the one that a word without an option stands for: without
+    it such a command has nothing to do.
 
     ``parse`` reads it back into equal settings.
     """
     words = ["dreamstyler", command]
-    defaults = type(config)()
+    main = _positional(type(config))
+    defaults = type(config)(**({main.name: getattr(config, main.name)} if main else {}))
     for field in options_of(type(config)):
         value = getattr(config, field.name)
-        if value == getattr(defaults, field.name) or value is None:
+        if (value == getattr(defaults, field.name) and field is not main) or value is None:
             continue
         values = _as_list(as_given(field, value))
         if len(values) == 1 and str(values[0]).startswith("-"):
@@ -164,6 +173,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
+class _Help(argparse.HelpFormatter):
+    """Help that breaks lines between words only, and no path or command within."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
 class _Once(argparse.Action):
     """Takes the value of an option that may be given once."""
 
@@ -184,6 +200,7 @@ def _parser(config_class: type, prog: str | None) -> _Parser:
         usage=f"%(prog)s {positional}[--config FILE] [--OPTION VALUE ...]",
         description=(inspect.getdoc(config_class) or "").partition("\n")[0],
         allow_abbrev=False,
+        formatter_class=_Help,
     )
     config_help = "YAML file with values for these options."
     parser.add_argument("--config", metavar="FILE", help=config_help, default=argparse.SUPPRESS, action=_Once)
@@ -244,6 +261,7 @@ def _complaint(word: str, words: Sequence[str], known: Sequence[str]) -> str:
         return f"unknown option {word}{hint(word.lstrip('-'), known, '--') or '; --help lists them all'}"
     before = [other for other in words[: words.index(word)] if other.startswith("--")]
     if not before:
-        return f"{word!r} belongs to no option; --help lists them all"
+        meant = next((f"write --{name} {word}" for name in _INPUTS if name in known), "--help lists them all")
+        return f"{word!r} belongs to no option; {meant}"
     name = before[-1].removeprefix("--").partition("=")[0]
     return f"{name}: takes one word, and {word!r} is another: quote what holds spaces; --help says how to write several"

@@ -93,6 +93,8 @@ def things_in(paths: Iterable[str]) -> list[tuple[Path, Kind]]:
         kind = kind_of(path)
         inside = [] if kind or not path.is_dir() else [(one, kind_of(one)) for one in sorted(path.iterdir())]
         things = [(path, kind)] if kind else [(one, kind) for one, kind in inside if kind]
+        if not path.exists():
+            raise UserError(f"there is no file and no folder {path}")
         if not things:
             raise UserError(f"{path} is no run, no grid and no style, and holds none")
         found += things

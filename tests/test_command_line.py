@@ -363,6 +363,22 @@ def test_help_begins_with_three_commands_that_work_as_they_stand(dreamstyler, tm
     assert f"out/{learning.name}/index.html" in __main__.BEGINNING
 
 
+@pytest.mark.parametrize(
+    ("command", "headings"),
+    [
+        ("train", ["options", "the model", "how a style is learned"]),
+        ("sample", ["options", "the model", "how strongly the prompt is followed"]),
+        ("pick", ["options", "which pictures of a grid"]),
+        ("words", ["options"]),
+    ],
+)
+def test_help_lists_the_options_of_a_command_by_what_they_are_about(dreamstyler, command, headings):
+    shown = dreamstyler(command, "--help")[1]
+    assert re.findall(r"^(\S.*):$", shown, re.MULTILINE) == headings
+    names = [field.name for field in dataclasses.fields(__main__.COMMANDS[command].config_class())]
+    assert sorted(re.findall(r"^  --(\w+)", shown, re.MULTILINE)) == sorted([*names, "config", "print_config"])
+
+
 def test_help_breaks_lines_between_words_only(dreamstyler, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     shown = dreamstyler("sample", "--help")[1].split()

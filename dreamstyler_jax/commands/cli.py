@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
+from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
 from dreamstyler_jax.runtime.buckets import is_of_store
 from dreamstyler_jax.runtime.errors import UserError, one_line
 from dreamstyler_jax.runtime.interruption import listening
@@ -205,15 +206,29 @@ def _parser(config_class: type, prog: str | None) -> _Parser:
     config_help = "YAML file with values for these options."
     parser.add_argument("--config", metavar="FILE", help=config_help, default=argparse.SUPPRESS, action=_Once)
     parser.add_argument("--print_config", action="store_true", help="Print all values as such a file, and exit.")
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for field in options_of(config_class):
+        heading = _heading(config_class, field)
+        if heading and heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
         kind = kind_of(field)
         words: dict[str, Any] = {"nargs": "*", "action": "extend"} if kind.is_list else {"action": _Once}
         if kind.item is bool:
             words |= {"nargs": "?", "const": "true"}
         metavar = "|".join(field.metadata.get("choices", ())) or _METAVARS[kind.item]
         help = _help_of(field).replace("%", "%%")
-        parser.add_argument(f"--{field.name}", metavar=metavar, help=help, default=argparse.SUPPRESS, **words)
+        place = groups.get(heading, parser)
+        place.add_argument(f"--{field.name}", metavar=metavar, help=help, default=argparse.SUPPRESS, **words)
     return parser
+
+
+def _heading(config_class: type, field: dataclasses.Field) -> str:
+    """What ``--help`` lists an option under: what the class says that declares it; empty for the command's own."""
+    of_model = {*MODEL_OPTIONS} & {other.name for other in options_of(config_class)}
+    if field.name in of_model and len(of_model) > 1:
+        return "the model"
+    owner = next(base for base in config_class.__mro__ if field.name in inspect.get_annotations(base))
+    return "" if owner is config_class else (inspect.getdoc(owner) or "").partition("\n")[0].rstrip(".").lower()
 
 
 def _help_of(field: dataclasses.Field) -> str:

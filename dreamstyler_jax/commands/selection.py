@@ -19,7 +19,7 @@ _ADVICE = 'each line should read like {"id": "0123456789abcdef"}'
 
 @dataclasses.dataclass(frozen=True)
 class SelectionOptions:
-    """Options of the commands that do something with pictures of a grid.
+    """Which pictures of a grid.
 
     Raises:
         UserError: no grid is given.

@@ -41,7 +41,8 @@ def written(folder) -> dict[str, int]:
 def continue_as_told(folder, painted):
     """Does what ``dreamstyler verify`` says of a grid of 32 pictures that is not finished."""
     (told,) = [finding for finding in grid_findings(folder) if finding.severity == Severity.UNFINISHED]
-    assert told.what == f"not finished, {painted} of 32 pictures are painted"
+    rest = ", only sheets and page are to be made" if painted == 32 else ""
+    assert told.what == f"not finished, {painted} of 32 pictures are painted{rest}"
     program, *words = shlex.split(told.advice.removeprefix("to continue: "))
     assert program == "dreamstyler" and words.pop(0) == "sample"
     run(sample, *words)

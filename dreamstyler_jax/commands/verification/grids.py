@@ -60,7 +60,8 @@ def _progress_findings(gallery: Gallery) -> Iterator[Finding]:
     """Grids that were begun here, and of which pictures are still to be painted."""
     for command, ids in read_unfinished(gallery.folder).items():
         painted = sum("file" in gallery.lines.get(id, {}) for id in ids)
-        what = f"not finished, {painted} of {len(ids)} pictures are painted"
+        rest = ", only sheets and page are to be made" if painted == len(ids) else ""
+        what = f"not finished, {painted} of {len(ids)} pictures are painted{rest}"
         yield Finding(gallery.folder, what, f"to continue: {command}", Severity.UNFINISHED)
 
 

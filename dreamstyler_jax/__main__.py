@@ -57,73 +57,99 @@ class Command(NamedTuple):
             raise
 
 
-COMMANDS = {
-    "train": Command(
-        "dreamstyler_jax.commands.train",
-        "TrainConfig",
-        "Learn a style from one or several pictures.",
-        resumable=True,
-        config_module=SETTINGS_WITHOUT_JAX,
-        smaller="give a smaller --resolution, or --dtype bfloat16 if it is not",
-    ),
-    "caption": Command(
-        "dreamstyler_jax.commands.caption", "CaptionConfig", "Describe pictures, except their style, in text files."
-    ),
-    "report": Command("dreamstyler_jax.commands.report", "ReportConfig", "Show how a style was learned, on one page."),
-    "sample": Command(
-        "dreamstyler_jax.commands.sample",
-        "SampleConfig",
-        "Paint prompts in learned styles.",
-        config_module=SETTINGS_WITHOUT_JAX,
-        smaller="give a smaller --height and --width, or --dtype bfloat16 if it is not",
-    ),
-    "enlarge": Command(
-        "dreamstyler_jax.commands.enlarge", "EnlargeConfig", "Paint chosen pictures of a grid again, larger."
-    ),
-    "pick": Command(
-        "dreamstyler_jax.commands.pick", "PickConfig", "Copy chosen pictures of a grid into a folder of their own."
-    ),
-    "animate": Command(
-        "dreamstyler_jax.commands.animate", "AnimateConfig", "Show an axis of a grid, such as the seed, as animations."
-    ),
-    "evaluate": Command("dreamstyler_jax.commands.evaluate", "EvaluateConfig", "Score painted pictures."),
-    "convert": Command(
-        "dreamstyler_jax.commands.convert", "ConvertConfig", "Write a style for other tools, or read theirs."
-    ),
-    "verify": Command(
-        "dreamstyler_jax.commands.verify", "VerifyConfig", "Check runs, grids and styles against what made them."
-    ),
-    "doctor": Command(
-        "dreamstyler_jax.commands.doctor", "DoctorConfig", "Say what this installation sees, and what is missing."
-    ),
-    "benchmark": Command(
-        "dreamstyler_jax.commands.benchmark",
-        "BenchmarkConfig",
-        "Measure how fast this machine trains and paints.",
-        smaller="give a smaller --batch or --resolution, or --dtype bfloat16 if it is not",
-    ),
-    "pretrain": Command(
-        "dreamstyler_jax.mini.training.pretrain", "PretrainConfig", "Train the embedded model from scratch."
-    ),
-    "compare": Command(
-        "dreamstyler_jax.mini.studies.compare", "CompareConfig", "Compare styles with the painter's own pictures."
-    ),
-    "check": Command(
-        "dreamstyler_jax.mini.studies.check", "CheckConfig", "Measure what the embedded model understands."
-    ),
-    "words": Command(
-        "dreamstyler_jax.mini.studies.words", "WordsConfig", "Measure how much each word of a prompt counts."
-    ),
-    "captions": Command(
-        "dreamstyler_jax.mini.studies.captioning",
-        "CaptionsConfig",
-        "Measure how right the embedded model's captions are.",
-    ),
-    "experiments": Command(
-        "dreamstyler_jax.mini.studies.experiments", "ExperimentsConfig", "Measure the paper's claims."
-    ),
-    "examples": Command("dreamstyler_jax.mini.studies.example", "ExamplesConfig", "Make the example pictures."),
+# The commands by what they are for, in the order in which they are listed.
+GROUPS = {
+    "Learn a style": {
+        "caption": Command(
+            "dreamstyler_jax.commands.caption", "CaptionConfig", "Describe pictures, except their style, in text files."
+        ),
+        "train": Command(
+            "dreamstyler_jax.commands.train",
+            "TrainConfig",
+            "Learn a style from one or several pictures.",
+            resumable=True,
+            config_module=SETTINGS_WITHOUT_JAX,
+            smaller="give a smaller --resolution, or --dtype bfloat16 if it is not",
+        ),
+    },
+    "Paint with it": {
+        "sample": Command(
+            "dreamstyler_jax.commands.sample",
+            "SampleConfig",
+            "Paint prompts in learned styles.",
+            config_module=SETTINGS_WITHOUT_JAX,
+            smaller="give a smaller --height and --width, or --dtype bfloat16 if it is not",
+        ),
+        "enlarge": Command(
+            "dreamstyler_jax.commands.enlarge", "EnlargeConfig", "Paint chosen pictures of a grid again, larger."
+        ),
+    },
+    "Look at runs and grids": {
+        "report": Command(
+            "dreamstyler_jax.commands.report", "ReportConfig", "Show how a style was learned, on one page."
+        ),
+        "pick": Command(
+            "dreamstyler_jax.commands.pick", "PickConfig", "Copy chosen pictures of a grid into a folder of their own."
+        ),
+        "animate": Command(
+            "dreamstyler_jax.commands.animate",
+            "AnimateConfig",
+            "Show an axis of a grid, such as the seed, as animations.",
+        ),
+    },
+    "Score and share": {
+        "evaluate": Command("dreamstyler_jax.commands.evaluate", "EvaluateConfig", "Score painted pictures."),
+        "convert": Command(
+            "dreamstyler_jax.commands.convert", "ConvertConfig", "Write a style for other tools, or read theirs."
+        ),
+    },
+    "Check this machine and what is on it": {
+        "doctor": Command(
+            "dreamstyler_jax.commands.doctor", "DoctorConfig", "Say what this installation can do, and what is missing."
+        ),
+        "verify": Command(
+            "dreamstyler_jax.commands.verify",
+            "VerifyConfig",
+            "Check that runs, grids and styles are whole, and finished.",
+        ),
+        "benchmark": Command(
+            "dreamstyler_jax.commands.benchmark",
+            "BenchmarkConfig",
+            "Measure how fast this machine trains and paints.",
+            smaller="give a smaller --batch or --resolution, or --dtype bfloat16 if it is not",
+        ),
+    },
+    "Study the method on the embedded model, the small one in the package": {
+        "experiments": Command(
+            "dreamstyler_jax.mini.studies.experiments", "ExperimentsConfig", "Measure the paper's claims."
+        ),
+        "compare": Command(
+            "dreamstyler_jax.mini.studies.compare", "CompareConfig", "Compare styles with the painter's own pictures."
+        ),
+        "check": Command("dreamstyler_jax.mini.studies.check", "CheckConfig", "Measure what the model understands."),
+        "words": Command(
+            "dreamstyler_jax.mini.studies.words", "WordsConfig", "Measure how much each word of a prompt counts."
+        ),
+        "captions": Command(
+            "dreamstyler_jax.mini.studies.captioning", "CaptionsConfig", "Measure how right the model's captions are."
+        ),
+        "examples": Command(
+            "dreamstyler_jax.mini.studies.example", "ExamplesConfig", "Make the package's example pictures again."
+        ),
+        "pretrain": Command(
+            "dreamstyler_jax.mini.training.pretrain", "PretrainConfig", "Train the model from scratch."
+        ),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+OTHER_WORDS = {"learn": "train", "paint": "sample", "score": "evaluate"}  # for commands, such as those of Python's API
+BEGINNING = """\
+usage: dreamstyler COMMAND [--OPTION VALUE ...]
+
+To begin, with a picture of yours and the small model in the package (--model takes another one):
+  dreamstyler caption photo.jpg            describes it in photo.txt, for you to correct
+  dreamstyler train --images photo.jpg     learns its style, into runs/photo
+  dreamstyler sample --styles runs/photo   paints with it; then open out/photo/index.html"""
 
 
 def main(name: str | None = None) -> NoReturn:
@@ -157,23 +183,30 @@ def answer(word: str) -> None:
     Raises:
         UserError: the word is none of these.
     """
-    if word in ("-h", "--help"):
+    if word in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
-        lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
-        print("usage: dreamstyler COMMAND [--OPTION VALUE ...]", "", *lines, "", sep="\n")
-        print("dreamstyler COMMAND --help lists the options of a command.")
+        print(BEGINNING)
+        for heading, commands in GROUPS.items():
+            print("", f"{heading}:", sep="\n")
+            print(*(f"  {name:{width}}  {command.summary}" for name, command in commands.items()), sep="\n")
+        print("", "dreamstyler COMMAND --help lists the options of a command.", sep="\n")
     elif word == "--version":
         print(f"dreamstyler_jax {__version__}")
     else:
-        raise UserError(f"unknown command {word!r}{hint(word, COMMANDS) or '; dreamstyler --help lists them all'}")
+        near = (
+            hint(OTHER_WORDS.get(word, word), (*COMMANDS, "--help", "--version"))
+            or "; dreamstyler --help lists them all"
+        )
+        raise UserError(f"unknown command {word!r}{near}")
 
 
 @functools.cache
 def set_up() -> None:
-    """Imports JAX and says how it compiles, before the first computation; makes warnings plain."""
+    """Imports JAX and says how it compiles, before the first computation; keeps warnings short."""
     from dreamstyler_jax.runtime import compilation, console
 
     console.plain_warnings()
+    console.pass_over_late_results()
     compilation.set_up()
 
 

@@ -138,7 +138,9 @@ def test_a_flat_file_serves_any_settings(tmp_path):
         ("--learning-rat=3", "unknown option --learning_rat; did you mean --learning_rate?"),
         ("--stage 3", "did you mean --stages?"),
         ("--xyzzy", "unknown option --xyzzy; --help"),
-        ("picture.png", "'picture.png' belongs to no option"),
+        ("picture.png", "'picture.png' belongs to no option; write --images picture.png"),
+        ("--images --steps 3", "images: give at least one value, or leave --images out"),
+        ("--config sd_15", "sd_15: there is no such file; the package has grids/guidance, "),
         ("--seed 0 1 2", "seed: takes one word, and '1' is another: quote what holds spaces"),
         ("--steps 3 --steps 4", "steps: given twice, '3' and '4'; give it once"),
         ("--config a --config b", "config: given twice"),
@@ -337,12 +339,50 @@ def dreamstyler(monkeypatch, capsys):
     return call
 
 
-def test_help_lists_the_commands(dreamstyler):
+def test_help_lists_the_commands_by_what_they_are_for(dreamstyler):
     status, shown, _ = dreamstyler("--help")
     assert status == 0
-    for name, command in __main__.COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(command.summary)}$", shown, re.MULTILINE)
-    assert dreamstyler() == (0, shown, "")
+    _, beginning, *groups, _ = shown.split("\n\n")
+    assert beginning.startswith("To begin") and len(groups) == len(__main__.GROUPS)
+    for text, (heading, commands) in zip(groups, __main__.GROUPS.items(), strict=True):
+        first, *lines = text.splitlines()
+        assert first == f"{heading}:" and len(lines) == len(commands)
+        for line, (name, command) in zip(lines, commands.items(), strict=True):
+            assert re.fullmatch(rf"  {name} +{re.escape(command.summary)}", line)
+    assert dreamstyler() == dreamstyler("help") == (0, shown, "")
+
+
+def test_help_begins_with_three_commands_that_work_as_they_stand(dreamstyler, tmp_path, monkeypatch):
+    """Their options exist, and each takes what the one before has left."""
+    lines = re.findall(r"^  (dreamstyler .*?)   ", __main__.BEGINNING, re.MULTILINE)
+    caption, train, sample = (shlex.split(line)[1:] for line in lines)
+    monkeypatch.chdir(tmp_path)
+    (picture,) = parse(__main__.COMMANDS[caption[0]].config_class(), caption[1:]).images
+    learning = parse(TrainConfig, train[1:])
+    assert learning.images == [picture] and parse(SampleConfig, sample[1:]).styles == [learning.output]
+    assert f"out/{learning.name}/index.html" in __main__.BEGINNING
+
+
+@pytest.mark.parametrize(
+    ("command", "headings"),
+    [
+        ("train", ["options", "the model", "how a style is learned"]),
+        ("sample", ["options", "the model", "how strongly the prompt is followed"]),
+        ("pick", ["options", "which pictures of a grid"]),
+        ("words", ["options"]),
+    ],
+)
+def test_help_lists_the_options_of_a_command_by_what_they_are_about(dreamstyler, command, headings):
+    shown = dreamstyler(command, "--help")[1]
+    assert re.findall(r"^(\S.*):$", shown, re.MULTILINE) == headings
+    names = [field.name for field in dataclasses.fields(__main__.COMMANDS[command].config_class())]
+    assert sorted(re.findall(r"^  --(\w+)", shown, re.MULTILINE)) == sorted([*names, "config", "print_config"])
+
+
+def test_help_breaks_lines_between_words_only(dreamstyler, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = dreamstyler("sample", "--help")[1].split()
+    assert "{index:04}-{prompt}-{seed}." in shown and not [word for word in shown if word.endswith("-")]
 
 
 def test_a_mistake_of_thousands_of_letters_is_a_short_line(dreamstyler):
@@ -351,8 +391,11 @@ def test_a_mistake_of_thousands_of_letters_is_a_short_line(dreamstyler):
     assert shown.startswith("error: steps: must be a whole number or null or auto, not 'xxx") and " ... xxx" in shown
 
 
-def test_an_unknown_command_names_the_nearest(dreamstyler):
-    assert dreamstyler("trian") == (2, "", "error: unknown command 'trian'; did you mean train?\n")
+@pytest.mark.parametrize(
+    ("word", "meant"), [("trian", "train"), ("paint", "sample"), ("--verison", "--version"), ("evalute", "evaluate")]
+)
+def test_an_unknown_command_names_the_nearest(dreamstyler, word, meant):
+    assert dreamstyler(word) == (2, "", f"error: unknown command {word!r}; did you mean {meant}?\n")
 
 
 @pytest.mark.parametrize("name", __main__.COMMANDS)

@@ -84,7 +84,8 @@ def test_what_cannot_be_chosen_is_refused_in_one_line(grid, tmp_path, capfd):
             choose(str(grid), list(map(str, words)))
     (grid / first).write_bytes(b"another")
     assert f"{first} in {grid} is missing or damaged" in refusal(capfd, pick, grid)
-    assert "has no painted pictures" in refusal(capfd, pick, tmp_path / "nowhere")
+    assert f"grid: there is no folder {tmp_path / 'nowhere'}" in refusal(capfd, pick, tmp_path / "nowhere")
+    assert "has no painted pictures" in refusal(capfd, pick, tmp_path)
     assert "grid: give the folder" in refusal(capfd, pick)
 
 
@@ -96,6 +97,13 @@ def test_the_grid_is_the_first_word_without_an_option(tmp_path, monkeypatch):
     for words in (["out/boat", "0123"], ["--grid", "out/boat", "0123"]):
         with pytest.raises(UserError, match="'0123'"):
             cli.parse(pick.PickConfig, words)
+
+
+def test_the_command_that_enlarges_again_names_the_grid():
+    config = enlarge.EnlargeConfig("out/boat", cells=["a", "b"], scale=4)
+    command = cli.command_line("enlarge", config)
+    assert command == "dreamstyler enlarge --scale 4 --grid out/boat --cells a b"
+    assert cli.parse(enlarge.EnlargeConfig, command.split()[2:]) == config
 
 
 def test_picked_pictures_are_a_grid_with_notes(grid, tmp_path, capsys):

@@ -20,7 +20,8 @@ from PIL import Image
 from script_tools import contents
 
 from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Repaint, definition
-from dreamstyler_jax.grids.gallery import Gallery, Writer
+from dreamstyler_jax.grids.gallery import Gallery
+from dreamstyler_jax.grids.writer import Writer
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.errors import UserError
 

@@ -103,6 +103,7 @@ def test_a_damaged_preview_is_left_out(folder):
 
 def test_a_folder_without_a_run_is_named(tmp_path, capfd):
     assert f"there is no run in {tmp_path}" in refusal(capfd, report, tmp_path)
+    assert f"there is no folder {tmp_path / 'nowhere'}" in refusal(capfd, report, tmp_path / "nowhere")
     assert "give the folder of a run" in refusal(capfd, report)
 
 

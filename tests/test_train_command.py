@@ -29,6 +29,7 @@ from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.config_files import write_config
 from dreamstyler_jax.commands.run_log import read_metrics
 from dreamstyler_jax.commands.runs import check_resumable, check_same_inputs, is_finished
+from dreamstyler_jax.commands.sessions import read_sessions
 from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
 from dreamstyler_jax.prompts import OBJECT_PROMPTS, sidecar_prompt
 from dreamstyler_jax.runtime import images
@@ -125,6 +126,18 @@ def test_the_metrics_of_every_log_point_are_there(finished):
     table, words = table_of(finished / FILE_NAME), Style.load(finished / FILE_NAME).metadata["word_norms"]
     norms = np.linalg.norm(table, axis=-1).mean(-1) / words["clip_l"]
     np.testing.assert_allclose(metrics[-1]["relative_norm"], norms, rtol=1e-5)
+
+
+def test_the_report_has_the_times_of_the_last_checkpoint_and_previews(words, tmp_path):
+    """Which come after the last line of the log."""
+    sizes = ["--steps", 10, "--log_every", 10, "--save_every", 10]
+    run(train, *words, *sizes, "--output", tmp_path)
+    (line,), (session,) = read_metrics(tmp_path / "metrics.jsonl"), read_sessions(tmp_path)
+    assert line["goodput"]["checkpoint"] == line["goodput"]["previews"] == 0
+    assert min(session["goodput"]["checkpoint"], session["goodput"]["previews"]) > 0
+    page = (tmp_path / "report.html").read_text()
+    shown = dict(re.findall(r'<tr><th scope="row">(\w+)</th><td>([\d.]+%)</td>', page))
+    assert shown == {kind: f"{share:.1%}" for kind, share in session["goodput"].items()}
 
 
 def test_the_previews_show_the_same_pictures_in_the_style_so_far(finished):

@@ -12,10 +12,10 @@ from script_tools import contents, refusal, run, write_picture
 
 from dreamstyler_jax.commands import verify
 from dreamstyler_jax.commands.models import hash_of_model
-from dreamstyler_jax.commands.verify import WRONG
 from dreamstyler_jax.grids.cells import definition
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.grids.page import write_page
+from dreamstyler_jax.grids.unfinished import note_begun
 from dreamstyler_jax.style import FILE_NAME, Style, step_file
 
 
@@ -35,7 +35,7 @@ def found(capsys, path):
 def only_finding(capsys, path):
     """The only line beside the last one, which says that one thing is wrong."""
     status, (finding, summary) = found(capsys, path)
-    assert status == WRONG and finding.startswith("wrong: ") and summary.endswith(": 1 wrong")
+    assert status == 3 and finding.startswith("wrong: ") and summary.endswith(": 1 wrong")
     return finding
 
 
@@ -113,11 +113,22 @@ def test_another_model_is_named(tmp_path, capsys):
     assert "the model mini is not the one that learned the style" in only_finding(capsys, tmp_path / "boat")
 
 
-def test_a_run_that_is_not_finished_is_well(tmp_path, capsys):
-    write_run(tmp_path / "boat", steps=20)
-    status, (finding, summary) = found(capsys, tmp_path / "boat")
-    assert status == 0 and "not finished, 20 of 30 steps are saved; to continue: dreamstyler train" in finding
-    assert summary.endswith("all is well")
+def test_a_run_that_is_not_finished_is_neither_well_nor_wrong(tmp_path, capsys):
+    folder = tmp_path / "boat"
+    write_run(folder, steps=20)
+    status, (finding, summary) = found(capsys, folder)
+    assert status == 4 and finding.startswith(f"unfinished: {folder}: not finished, 20 of 30 steps are saved; to ")
+    assert "to continue: dreamstyler train" in finding and " --resume " in finding
+    assert summary.endswith("a run: not finished, all that is there is well")
+    flip(step_file(folder, 10))
+    status, lines = found(capsys, folder)
+    assert status == 3 and lines[-1].endswith("1 wrong, and not finished")
+
+
+def test_a_run_without_a_checkpoint_is_not_finished(tmp_path, capsys):
+    write_run(tmp_path / "boat", steps=0)
+    status, (finding, _) = found(capsys, tmp_path / "boat")
+    assert status == 4 and "not finished, none of 30 steps is saved; to continue: dreamstyler train" in finding
 
 
 # Styles
@@ -201,6 +212,26 @@ def test_a_picture_that_failed_is_named(grid, capsys):
     assert f"1 pictures failed: {line['id']}" in only_finding(capsys, grid)
 
 
+def test_a_grid_that_was_stopped_says_how_far_it_came_and_how_to_go_on(grid, capsys):
+    """Also if it was killed before there was a page, and beside another grid of its folder, which is finished."""
+    gallery, cells = (
+        Gallery(grid),
+        cells_of("mini", [(HOUSE + " {}", seed) for seed in (1, 7, 8)], {"gogh": "0"}, noise(3)),
+    )
+    note_begun(grid, "dreamstyler sample --seeds 1 7 8", [cell.id for cell in cells])
+    (grid / "index.html").unlink()
+    gallery.save(cells[0], noise(1)[0])
+    gallery.fail(cells[1], "no room")
+    expected = (
+        f"unfinished: {grid}: not finished, 1 of 3 pictures are painted; to continue: dreamstyler sample --seeds 1"
+    )
+    status, lines = found(capsys, grid)
+    assert (
+        status == 3 and any(line.startswith(expected) for line in lines) and not any("index" in line for line in lines)
+    )
+
+
 def test_nothing_to_check_is_a_mistake(tmp_path, capfd):
     assert "is no run, no grid and no style" in refusal(capfd, verify, tmp_path)
+    assert f"there is no file and no folder {tmp_path / 'nowhere'}" in refusal(capfd, verify, tmp_path / "nowhere")
     assert "give runs, grids or styles" in refusal(capfd, verify)

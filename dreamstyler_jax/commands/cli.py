@@ -10,11 +10,13 @@ import os
 import shlex
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from dreamstyler_jax.commands.config_files import read_values, to_yaml
+from dreamstyler_jax.commands.shared_options import MODEL_OPTIONS
 from dreamstyler_jax.runtime.buckets import is_of_store
 from dreamstyler_jax.runtime.errors import UserError, one_line
 from dreamstyler_jax.runtime.interruption import listening
@@ -29,6 +31,7 @@ DISK_ERRORS = {
     *(errno.EOPNOTSUPP, errno.EPERM, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT),
 }
 _INSTALLED = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
+_INPUTS = ("images", "pictures", "styles")  # options that a word without an option is most likely meant for
 _METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false"}
 
 C = TypeVar("C")
@@ -67,6 +70,9 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if unknown:
         raise UserError(_complaint(unknown[0], words, list(fields)))
+    for name, words_of_it in given.items():
+        if words_of_it == [] and not default_of(fields[name]):
+            raise UserError(f"{name}: give at least one value, or leave --{name} out")
     values = {} if path is None else read_values(config_class, path)
     config = config_class(**values | {name: convert(fields[name], text) for name, text in given.items()})
     if print_config:
@@ -76,15 +82,19 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, prog: str | 
 
 
 def command_line(command: str, config: Any) -> str:
-    """The command line that runs a command with these settings. It holds the options that differ from their defaults.
+    """The command line that runs a command with these settings.
+
+    It holds the options that differ from their defaults, and the one that a word without an option stands for: without
+    it such a command has nothing to do.
 
     ``parse`` reads it back into equal settings.
     """
     words = ["dreamstyler", command]
-    defaults = type(config)()
+    main = _positional(type(config))
+    defaults = type(config)(**({main.name: getattr(config, main.name)} if main else {}))
     for field in options_of(type(config)):
         value = getattr(config, field.name)
-        if value == getattr(defaults, field.name) or value is None:
+        if (value == getattr(defaults, field.name) and field is not main) or value is None:
             continue
         values = _as_list(as_given(field, value))
         if len(values) == 1 and str(values[0]).startswith("-"):
@@ -164,6 +174,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
+class _Help(argparse.HelpFormatter):
+    """Help that breaks lines between words only, and no path or command within."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
 class _Once(argparse.Action):
     """Takes the value of an option that may be given once."""
 
@@ -184,21 +201,36 @@ def _parser(config_class: type, prog: str | None) -> _Parser:
         usage=f"%(prog)s {positional}[--config FILE] [--OPTION VALUE ...]",
         description=(inspect.getdoc(config_class) or "").partition("\n")[0],
         allow_abbrev=False,
+        formatter_class=_Help,
     )
     config_help = (
         "YAML file with values for these options; train and sample also know mini, sd15, sd21 and sdxl by name."
     )
     parser.add_argument("--config", metavar="FILE", help=config_help, default=argparse.SUPPRESS, action=_Once)
     parser.add_argument("--print_config", action="store_true", help="Print all values as such a file, and exit.")
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for field in options_of(config_class):
+        heading = _heading(config_class, field)
+        if heading and heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
         kind = kind_of(field)
         words: dict[str, Any] = {"nargs": "*", "action": "extend"} if kind.is_list else {"action": _Once}
         if kind.item is bool:
             words |= {"nargs": "?", "const": "true"}
         metavar = "|".join(field.metadata.get("choices", ())) or _METAVARS[kind.item]
         help = _help_of(field).replace("%", "%%")
-        parser.add_argument(f"--{field.name}", metavar=metavar, help=help, default=argparse.SUPPRESS, **words)
+        place = groups.get(heading, parser)
+        place.add_argument(f"--{field.name}", metavar=metavar, help=help, default=argparse.SUPPRESS, **words)
     return parser
+
+
+def _heading(config_class: type, field: dataclasses.Field) -> str:
+    """What ``--help`` lists an option under: what the class says that declares it; empty for the command's own."""
+    of_model = {*MODEL_OPTIONS} & {other.name for other in options_of(config_class)}
+    if field.name in of_model and len(of_model) > 1:
+        return "the model"
+    owner = next(base for base in config_class.__mro__ if field.name in inspect.get_annotations(base))
+    return "" if owner is config_class else (inspect.getdoc(owner) or "").partition("\n")[0].rstrip(".").lower()
 
 
 def _help_of(field: dataclasses.Field) -> str:
@@ -246,6 +278,7 @@ def _complaint(word: str, words: Sequence[str], known: Sequence[str]) -> str:
         return f"unknown option {word}{hint(word.lstrip('-'), known, '--') or '; --help lists them all'}"
     before = [other for other in words[: words.index(word)] if other.startswith("--")]
     if not before:
-        return f"{word!r} belongs to no option; --help lists them all"
+        meant = next((f"write --{name} {word}" for name in _INPUTS if name in known), "--help lists them all")
+        return f"{word!r} belongs to no option; {meant}"
     name = before[-1].removeprefix("--").partition("=")[0]
     return f"{name}: takes one word, and {word!r} is another: quote what holds spaces; --help says how to write several"

@@ -71,6 +71,14 @@ def find_config(path: str | Path, suffix: str = ".yaml") -> Traversable:
     return Path(path)
 
 
+def packaged() -> list[str]:
+    """The names of the package's files of settings for ``train`` and ``sample``."""
+    folder = importlib.resources.files("dreamstyler_jax.configs")
+    files = [(file.name, file) for file in folder.iterdir()]
+    files += [(f"grids/{file.name}", file) for file in folder.joinpath("grids").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name, _ in files if name.endswith(".yaml"))
+
+
 def to_yaml(config: Any) -> str:
     """A settings dataclass as a YAML file that `read_config` reads.
 
@@ -127,6 +135,8 @@ def _load(file: Traversable) -> dict[str, Any]:
     """The content of a YAML file, with all values as texts, or None for null."""
     try:
         text = file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"there is no such file; the package has {', '.join(packaged())}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UserError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     content = parse_yaml(text, "the file", loader=_Loader) or [{}]

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dreamstyler_jax.commands.cli import parse
+from dreamstyler_jax.commands.cli import command_line, parse
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.commands.grid_jobs import Job, model_for, prepare
 from dreamstyler_jax.commands.prompt_lists import Part
@@ -83,7 +83,7 @@ def run(config: EnlargeConfig) -> None:
     model = model_for(settings)
     job = prepare(settings, parts, styles, model)
     check_unchanged(chosen, job, model)
-    paint_grid(job)
+    paint_grid(job, command_line("enlarge", config))
 
 
 def second_pass(picture: Chosen, config: EnlargeConfig) -> Part:

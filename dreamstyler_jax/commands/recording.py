@@ -10,6 +10,7 @@ from dreamstyler_jax.commands.loss_curves import draw_loss
 from dreamstyler_jax.commands.previews import paint_preview
 from dreamstyler_jax.commands.reporting.document import write_report
 from dreamstyler_jax.commands.run_log import METRICS, RunLog, read_metrics
+from dreamstyler_jax.commands.sessions import note_times
 from dreamstyler_jax.runtime import images
 from dreamstyler_jax.runtime.checkpoints import Checkpoints
 from dreamstyler_jax.runtime.errors import UserError
@@ -99,12 +100,16 @@ class Recorder:
             style_in(self.run.lesson.style, self.state).save(self.run.folder / FILE_NAME)
 
     def finish(self) -> None:
-        """Writes the style, what may be missing of the last checkpoint, the chart of the loss, and the report."""
+        """Writes the style, what may be missing of the last checkpoint, and the chart of the loss."""
         folder = self.run.folder
         style_in(self.run.lesson.style, self.state).save(folder / FILE_NAME)
         make_by_products(self._model, self.run, self.state, self._clock, self.log, only_missing=True)
         _draw_chart(folder)
-        write_report(folder)
+
+    def report(self) -> None:
+        """Writes what the time was spent on, and the report: after all else, which takes time, too."""
+        note_times(self.run.folder, self._clock.shares())
+        write_report(self.run.folder)
 
 
 def is_kept(config: TrainConfig, state: inversion.TrainState) -> bool:

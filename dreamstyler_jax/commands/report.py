@@ -48,6 +48,8 @@ def runs_in(paths: Iterable[str]) -> list[Path]:
     found: list[Path] = []
     for folder in map(path_of, paths):
         runs = [folder] if is_run(folder) else sorted(path for path in folder.glob("*") if is_run(path))
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}: give the folder of a run, or one with such folders")
         if not runs:
             raise UserError(f"there is no run in {folder}: a run's folder holds config.yaml")
         found += runs

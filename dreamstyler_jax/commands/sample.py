@@ -24,12 +24,14 @@ from dreamstyler_jax.commands.sample_inputs import (
 )
 from dreamstyler_jax.foreign_syntax import warn_of_foreign_syntax
 from dreamstyler_jax.grids.cells import Cell, definition
-from dreamstyler_jax.grids.gallery import Gallery, Writer
+from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.grids.learned_from import learned_from, style_pictures
 from dreamstyler_jax.grids.live_page import LivePage, title_of
 from dreamstyler_jax.grids.page import write_page
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
 from dreamstyler_jax.grids.sheets import write_sheets
+from dreamstyler_jax.grids.unfinished import note_begun, note_painted
+from dreamstyler_jax.grids.writer import Writer
 from dreamstyler_jax.guidance import SCALES
 from dreamstyler_jax.mini.vocabulary import warn_of_unknown_words
 from dreamstyler_jax.mixing import parse_recipe
@@ -57,14 +59,21 @@ def run(config: SampleConfig) -> None:
         parts = grid_parts(config)
         styles = load_all_styles(config, parts)
         check_output(path_of(config.output) if config.output else default_folder(styles))
-        paint_grid(prepare(config, parts, styles, model_for(config)), shard, window)
+        paint_grid(prepare(config, parts, styles, model_for(config)), painting_command(config), shard, window)
 
 
-def paint_grid(job: Job, shard: tuple[int, int] = (0, 1), window: Window | None = None) -> None:
+def painting_command(config: SampleConfig) -> str:
+    """The command that paints all that is missing in a grid, also where one process painted a part of it."""
+    whole = {"shard": SampleConfig.shard, "distributed": False, "profile": SampleConfig.profile}
+    return command_line("sample", dataclasses.replace(config, **whole))
+
+
+def paint_grid(job: Job, command: str, shard: tuple[int, int] = (0, 1), window: Window | None = None) -> None:
     """Paints the missing pictures of a grid and, unless others paint a part of it, makes sheets and page.
 
     Args:
         job: the grid.
+        command: that paints it.
         shard: (i, n): this is process i of n.
         window: traces the pictures within it.
 
@@ -80,6 +89,7 @@ def paint_grid(job: Job, shard: tuple[int, int] = (0, 1), window: Window | None 
             warnings.warn(f"name_format: {others} pictures are there already and keep their names", stacklevel=2)
         todo = missing(gallery, shard_cells)
         if todo:
+            note_begun(gallery.folder, command, [cell.id for cell in cells])
             texts = list(dict.fromkeys(text for cell in todo for text in (cell.prompt, cell.negative_prompt)))
             warn_of_unknown_words(config.model, texts)
             warn_of_foreign_syntax(texts)
@@ -222,6 +232,7 @@ def show(gallery: Gallery, cells: Sequence[Cell], styles: Mapping[str, Style]) -
     page = write_page(gallery.folder, lines, title=title_of(lines), style_pictures=pictures)
     files = {id: file for id, line in gallery.lines.items() if (file := gallery.file_of(line))}
     sheets = write_sheets(gallery.folder, cells, files, styles)
+    note_painted(gallery.folder, files)
     where = str(sheets[0]) if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1].name}"
     plural, earlier = "s" * (len(files) != 1), len(files) - sum(cell.id in files for cell in cells)
     on_sheets = f"all but {earlier} earlier ones on sheets in" if earlier else "on sheets in"

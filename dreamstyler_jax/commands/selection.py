@@ -19,7 +19,7 @@ _ADVICE = 'each line should read like {"id": "0123456789abcdef"}'
 
 @dataclasses.dataclass(frozen=True)
 class SelectionOptions:
-    """Options of the commands that do something with pictures of a grid.
+    """Which pictures of a grid.
 
     Raises:
         UserError: no grid is given.
@@ -77,7 +77,10 @@ def choose(grid: str, words: Sequence[str]) -> list[Chosen]:
     Raises:
         UserError: there is no grid, a list cannot be read, or a picture is not there or damaged.
     """
-    gallery = Gallery(path_of(grid))
+    folder = path_of(grid)
+    if not folder.is_dir():
+        raise UserError(f"grid: there is no folder {grid}; give one that dreamstyler sample painted into")
+    gallery = Gallery(folder)
     painted = {line["id"]: line for line in gallery.lines.values() if gallery.file_of(line)}
     if not painted:
         raise UserError(f"grid: {grid} has no painted pictures; give a folder that dreamstyler sample painted into")

@@ -55,4 +55,5 @@ GuidanceOptions: Any = dataclasses.make_dataclass(
         *map(_scale_option, SCALES.values()),
     ],
     frozen=True,
+    namespace={"__doc__": "How strongly the prompt is followed."},
 )

@@ -267,6 +267,8 @@ def learn_together(model: StableDiffusion, recorders: Sequence[Recorder], clock:
         learned = [recorder for recorder in recorders if not recorder.diverged]
         for recorder in learned:
             recorder.finish()
+        for recorder in learned:
+            recorder.report()
     if evaluation_interval(config):
         for recorder, step in zip(recorders, settled, strict=False):  # a resumed run may have had nothing to do
             if recorder in learned:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dreamstyler_jax.commands.reporting.contents import is_run
-from dreamstyler_jax.commands.verification.findings import Finding
+from dreamstyler_jax.commands.verification.findings import Finding, Severity
 from dreamstyler_jax.commands.verification.grids import grid_findings
 from dreamstyler_jax.commands.verification.runs import run_findings
 from dreamstyler_jax.commands.verification.styles import style_findings
@@ -15,12 +16,15 @@ from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.settings import check_values, option
 
-WRONG = 3  # the exit status if something is wrong
+# The exit status, of several the first that is so.
+STATUS = {Severity.WRONG: 3, Severity.UNFINISHED: 4, Severity.NOTE: 0}
 
 
 @dataclasses.dataclass(frozen=True)
 class VerifyConfig:
-    """Check what is on the disk against what made it; changes nothing. Status 0: all is well, 3: something is wrong.
+    """Check what is there against what made it; exit status 0: all is well, 3: something is wrong, 4: unfinished.
+
+    Changes nothing.
 
     Raises:
         UserError: no path is given.
@@ -57,18 +61,25 @@ def run(config: VerifyConfig) -> None:
     """Prints a line for each finding and one for each thing.
 
     Raises:
-        SystemExit: something is wrong.
+        SystemExit: something is wrong or not finished.
     """
-    all_findings: list[Finding] = []
+    found: set[Severity] = set()
     for path, kind in things_in(config.paths):
         findings = kind.check(path)
-        wrong = sum(finding.is_wrong for finding in findings)
         for finding in findings:
             print(finding)
-        print(f"{path}, {kind.name}: {f'{wrong} wrong' if wrong else 'all is well'}", flush=True)
-        all_findings += findings
-    if any(finding.is_wrong for finding in all_findings):
-        sys.exit(WRONG)
+        print(f"{path}, {kind.name}: {summary(findings)}", flush=True)
+        found |= {finding.severity for finding in findings}
+    if status := next((status for severity, status in STATUS.items() if severity in found), 0):
+        sys.exit(status)
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """What the findings of one thing come to."""
+    count = Counter(finding.severity for finding in findings)
+    if wrong := count[Severity.WRONG]:
+        return f"{wrong} wrong{', and not finished' if count[Severity.UNFINISHED] else ''}"
+    return "not finished, all that is there is well" if count[Severity.UNFINISHED] else "all is well"
 
 
 def things_in(paths: Iterable[str]) -> list[tuple[Path, Kind]]:
@@ -82,6 +93,8 @@ def things_in(paths: Iterable[str]) -> list[tuple[Path, Kind]]:
         kind = kind_of(path)
         inside = [] if kind or not path.is_dir() else [(one, kind_of(one)) for one in sorted(path.iterdir())]
         things = [(path, kind)] if kind else [(one, kind) for one, kind in inside if kind]
+        if not path.exists():
+            raise UserError(f"there is no file and no folder {path}")
         if not things:
             raise UserError(f"{path} is no run, no grid and no style, and holds none")
         found += things

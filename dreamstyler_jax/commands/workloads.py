@@ -13,8 +13,9 @@ import numpy as np
 from dreamstyler_jax import inversion
 from dreamstyler_jax.encoding import encode_tokens, tokenize
 from dreamstyler_jax.grids.axes import Axes, make_cells
-from dreamstyler_jax.grids.gallery import Gallery, Writer
+from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.grids.painting import paint_cells, shape_of
+from dreamstyler_jax.grids.writer import Writer
 from dreamstyler_jax.guidance import cfg, paper
 from dreamstyler_jax.painting import FULL, Request, needed_rows, paint_requests, prepare_batches
 from dreamstyler_jax.prompts import guidance_prompts

@@ -12,33 +12,27 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import yaml
 
 from dreamstyler_jax.grids.cells import ABSENT, UNRECORDED, Cell, id_of_line
 from dreamstyler_jax.grids.file_names import BY_ID, name_files
+from dreamstyler_jax.grids.unfinished import UNFINISHED
 from dreamstyler_jax.runtime import images
-from dreamstyler_jax.runtime.buckets import in_bucket, is_of_store
+from dreamstyler_jax.runtime.buckets import in_bucket
 from dreamstyler_jax.runtime.documents import FileText, check, parse_json, parse_yaml
 from dreamstyler_jax.runtime.errors import UserError
-from dreamstyler_jax.runtime.files import (
-    LASTING_ERRORS,
-    check_own,
-    inside,
-    read_file,
-    remove_temporaries,
-    write_atomic,
-)
+from dreamstyler_jax.runtime.files import check_own, inside, read_file, remove_temporaries, write_atomic
 from dreamstyler_jax.runtime.growing_files import growing_file
 from dreamstyler_jax.runtime.picture_files import SUFFIXES, to_bytes
 
 MANIFEST, DEFINITION = "manifest.jsonl", "grid.yaml"
 _SHARDS = "manifest.*-of-*.jsonl"
-_WRITTEN = (DEFINITION, "index.html", "grid.png", "grid_*.png")  # besides the manifest and files named after ids
+# Besides the manifest and files named after ids.
+_WRITTEN = (DEFINITION, UNFINISHED, "index.html", "grid.png", "grid_*.png")
 _ADVICE = "remove it, or choose another output"
-MAX_PENDING = 64  # pictures that may wait for the writer
 _RECORDED = {name: value for name, value in ABSENT.items() if name not in UNRECORDED}
 
 
@@ -245,59 +239,6 @@ class Gallery:
                 path.unlink()
         for folder in (self.folder, self.folder / "images"):
             remove_temporaries(folder)
-
-
-class Writer:
-    """Writes pictures in a thread of its own while the next ones are painted.
-
-    A context manager; leaving it waits for everything handed over. What no picture after it would be spared, such as a
-    full disk, is raised, by the next `save` or on leaving.
-
-    Args:
-        gallery: where to write.
-        max_pending: how many pictures may wait.
-
-    Attributes:
-        failed: cells that could not be written, each with the reason.
-
-    Raises:
-        OSError: nothing can be written any more; all pictures whose lines are there are whole.
-    """
-
-    def __init__(self, gallery: Gallery, max_pending: int = MAX_PENDING):
-        self._gallery, self._max_pending = gallery, max_pending
-        self.failed: list[tuple[Cell, str]] = []
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "writer")
-        self._pending: list[tuple[Cell, concurrent.futures.Future[None]]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_) -> None:
-        with self._pool:
-            self._settle(0)
-
-    def save(self, cell: Cell, picture: np.ndarray) -> None:
-        """Hands a picture over; waits while too many are waiting already."""
-        self._pending.append((cell, self._pool.submit(self._gallery.save, cell, picture)))
-        self._settle(self._max_pending)
-
-    def _settle(self, max_pending: int) -> None:
-        while self._pending and (len(self._pending) > max_pending or self._pending[0][1].done()):
-            cell, future = self._pending.pop(0)
-            try:
-                future.result()
-            except (OSError, ValueError) as error:
-                if _is_lasting(error):
-                    raise
-                self.failed.append((cell, str(error)))
-
-
-def _is_lasting(error: Exception) -> bool:
-    """Whether an error is of the disk, or of the bucket's manifest, and not of one picture."""
-    return isinstance(error, OSError) and (
-        error.errno in LASTING_ERRORS or (error.errno is None and is_of_store(error))
-    )
 
 
 def _write_manifest(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

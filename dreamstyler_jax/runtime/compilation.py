@@ -64,14 +64,18 @@ def share_cores(model: str, *batch_sizes: int) -> None:
         model: the model, as in the settings.
         batch_sizes: the sizes of all batches.
     """
-    devices = _devices_asked_for()
-    if model == "mini" and not devices:
+    devices = cpu_devices(model, *batch_sizes)
+    if devices > 1 and not _devices_asked_for():
         with contextlib.suppress(RuntimeError):  # JAX has started its devices: too late
-            devices = math.gcd(cores(), *batch_sizes)
             jax.config.update("jax_num_cpu_devices", devices)
     if devices > 1:
         threads = os.environ.get(_THREADS, "")
         os.environ[_THREADS] = str(max(4 * devices, int(threads) if threads.isdecimal() else 0))
+
+
+def cpu_devices(model: str, *batch_sizes: int) -> int:
+    """How many devices the CPU's cores are for a model and its batches, see `share_cores`."""
+    return _devices_asked_for() or (math.gcd(cores(), *batch_sizes) if model == "mini" else 1)
 
 
 def _devices_asked_for() -> int:

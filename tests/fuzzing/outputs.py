@@ -22,6 +22,7 @@ from dreamstyler_jax.evaluation.training_data import find_training_data
 from dreamstyler_jax.grids.cells import definition
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.grids.page import refresh_page, write_page
+from dreamstyler_jax.grids.unfinished import UNFINISHED, note_begun
 from dreamstyler_jax.mini.shipped import EXAMPLE_PICTURE
 from dreamstyler_jax.runtime.checkpoints import open_checkpoints
 from dreamstyler_jax.stopping import settled_at
@@ -59,6 +60,8 @@ class Manifests(FolderDoor):
         grid = definition(self.cells)
         starred = [{"id": line["id"], "file": line["file"], "note": "a note"} for line in lines[:3]]
         (self.folder / "starred.jsonl").write_text("".join(json.dumps(line) + "\n" for line in starred))
+        note_begun(self.folder, "dreamstyler sample", [cell.id for cell in self.cells])
+        unfinished = json.loads((self.folder / UNFINISHED).read_text())
         scores = [{"id": line["id"], "sha256": line["sha256"], "scores": {"text": 5.5}} for line in lines[:3]]
         (self.folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in scores))
         page = write_page(self.folder, lines, title="A grid").read_bytes()
@@ -69,6 +72,7 @@ class Manifests(FolderDoor):
             "manifest.1-of-2.jsonl": lambda rng: spoilt_lines(rng, lines),
             "grid.yaml": lambda rng: yaml_file(rng, grid, {**grid, "seed": 5}),
             "starred.jsonl": lambda rng: spoilt_lines(rng, starred),
+            UNFINISHED: lambda rng: json_file(rng, unfinished),
         }
         self.whole = {file: file.read_bytes() for file in self.folder.iterdir() if file.is_file()}
 
@@ -123,6 +127,7 @@ class Runs(FolderDoor):
         write_config(config, self.folder / "config.yaml")
         more = {"relative_norm": [1.0, None], "goodput": {"steps": 1.0}, "images_per_second": 8.0}
         session = {"step": 0, "time": "2026-01-01", "devices": "2 x cpu", "versions": {"jax": "0.10"}}
+        session["goodput"] = {"steps": 0.75, "previews": 0.25}
         (self.folder / "sessions.jsonl").write_text(json.dumps(session) + "\n")
         inputs = {"images": ["a.png"], "image_hashes": ["0"], "model_hash": "1", "model_settings": "2"}
         runs.record_inputs(self.folder, inputs)

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from script_tools import ROOT, collectives, contents, dumping, refusal, run, sta
 
 from dreamstyler_jax.commands import cli, sample
 from dreamstyler_jax.commands.sample import paint_into
+from dreamstyler_jax.commands.verification.findings import Severity
+from dreamstyler_jax.commands.verification.grids import grid_findings
 from dreamstyler_jax.grids.gallery import Gallery
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.locks import only_process
@@ -33,6 +36,16 @@ def copy(undisturbed, tmp_path):
 def written(folder) -> dict[str, int]:
     """When each picture was written, by its file's name."""
     return {path.name: path.stat().st_mtime_ns for path in (folder / "images").iterdir()}
+
+
+def continue_as_told(folder, painted):
+    """Does what ``dreamstyler verify`` says of a grid of 32 pictures that is not finished."""
+    (told,) = [finding for finding in grid_findings(folder) if finding.severity == Severity.UNFINISHED]
+    rest = ", only sheets and page are to be made" if painted == 32 else ""
+    assert told.what == f"not finished, {painted} of 32 pictures are painted{rest}"
+    program, *words = shlex.split(told.advice.removeprefix("to continue: "))
+    assert program == "dreamstyler" and words.pop(0) == "sample"
+    run(sample, *words)
 
 
 # In parts, again, and more
@@ -70,7 +83,7 @@ def test_shards_together_make_what_one_run_makes(undisturbed, command, tmp_path,
         assert not list((tmp_path / "out").glob("grid*.png"))
     counts = [len((tmp_path / "out" / f"manifest.{i}-of-3.jsonl").read_text().splitlines()) for i in range(3)]
     assert counts == [11, 11, 10]
-    run(sample, *command, "--output", tmp_path / "out")
+    continue_as_told(tmp_path / "out", 32)
     assert "32 of 32 pictures are there and whole" in capsys.readouterr().out
     assert contents(tmp_path / "out") == contents(undisturbed)
 
@@ -197,7 +210,7 @@ def test_a_process_that_is_killed_and_interrupted_several_times_ends_with_the_sa
     page = data_of(folder)
     assert page["progress"]["state"] == "stopped" and len(page["cells"]) == 32
     assert [sum(key in cell for cell in page["cells"]) for key in ("file", "waiting")] == [listed, 32 - listed]
-    run(sample, *command, "--output", folder)
+    continue_as_told(folder, listed)
     assert contents(folder) == contents(undisturbed)
 
 

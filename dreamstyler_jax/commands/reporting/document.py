@@ -136,8 +136,9 @@ def _of_stages(values: np.ndarray) -> list[Curve]:
 
 
 def _time(run: RunContents) -> str:
-    """The shares of the time in the process that logged last."""
-    shares = (run.metrics or [{}])[-1].get("goodput", {})
+    """The shares of the time in the last process: of all of it if that is known, or until it logged last."""
+    ended, logged = (lines[-1] if lines else {} for lines in (run.sessions, run.metrics))
+    shares = ended.get("goodput") or logged.get("goodput", {})
     rows = "".join(
         f'<tr><th scope="row">{html.escape(kind)}</th><td>{share:.1%}</td><td><svg viewBox="0 0 100 8" aria-hidden='
         f'"true" preserveAspectRatio="none"><rect class="bar" width="{100 * share:.2f}" height="8"/></svg></td></tr>'

@@ -1,5 +1,6 @@
 """What a check finds, and errors as findings."""
 
+import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,24 +9,32 @@ from typing import NamedTuple
 from dreamstyler_jax.runtime.errors import UserError, one_line
 
 
+class Severity(enum.StrEnum):
+    """What a finding means: something is lost or changed, still to be done, or worth knowing."""
+
+    WRONG = "wrong"
+    UNFINISHED = "unfinished"
+    NOTE = "note"
+
+
 class Finding(NamedTuple):
-    """Something that is not as it was made, or that cannot be compared.
+    """Something that is not as it was made, that is not made yet, or that cannot be compared.
 
     Attributes:
         where: the file or folder.
         what: what is found.
         advice: what to do; empty if there is nothing.
-        is_wrong: whether something is lost or changed; otherwise it is worth knowing.
+        severity: what it means.
     """
 
     where: Path
     what: str
     advice: str = ""
-    is_wrong: bool = True
+    severity: Severity = Severity.WRONG
 
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
-        return f"{'wrong' if self.is_wrong else 'note'}: {self.where}: {self.what}{advice}"
+        return f"{self.severity}: {self.where}: {self.what}{advice}"
 
 
 @contextmanager

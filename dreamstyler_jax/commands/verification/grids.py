@@ -10,10 +10,11 @@ from dreamstyler_jax.commands.cli import parse
 from dreamstyler_jax.commands.config import SampleConfig
 from dreamstyler_jax.commands.prompt_lists import grid_parts
 from dreamstyler_jax.commands.sample_inputs import load_all_styles
-from dreamstyler_jax.commands.verification.findings import Finding, noting
+from dreamstyler_jax.commands.verification.findings import Finding, Severity, noting
 from dreamstyler_jax.commands.verification.inputs import model_findings
 from dreamstyler_jax.grids.gallery import DEFINITION, Gallery
 from dreamstyler_jax.grids.page.document import FILE_NAME as PAGE
+from dreamstyler_jax.grids.unfinished import read_unfinished
 from dreamstyler_jax.runtime.errors import UserError, listing
 from dreamstyler_jax.runtime.picture_files import SUFFIXES
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
@@ -28,7 +29,9 @@ def grid_findings(folder: Path) -> list[Finding]:
     with noting(findings, folder, "bring back a copy"):
         gallery = Gallery(folder)
         findings += _picture_findings(gallery)
-        findings += _page_findings(folder)
+        findings += (unfinished := list(_progress_findings(gallery)))
+        if not (unfinished and not (folder / PAGE).is_file()):  # it is made when all is painted
+            findings += _page_findings(folder)
         findings += _source_findings(gallery)
     return findings
 
@@ -48,16 +51,25 @@ def _picture_findings(gallery: Gallery) -> Iterator[Finding]:
     there = {path.name for path in pictures.glob("*") if path.suffix in SUFFIXES.values()}
     if others := sorted(there - listed):
         what = f"{len(others)} pictures that the manifest does not list: {listing(others)}"
-        yield Finding(pictures, what, "remove them if they are not yours", is_wrong=False)
+        yield Finding(pictures, what, "remove them if they are not yours", severity=Severity.NOTE)
     if lines and not (gallery.folder / DEFINITION).is_file():
         yield Finding(gallery.folder / DEFINITION, "missing", f"{_SAME} writes it again")
+
+
+def _progress_findings(gallery: Gallery) -> Iterator[Finding]:
+    """Grids that were begun here, and of which pictures are still to be painted."""
+    for command, ids in read_unfinished(gallery.folder).items():
+        painted = sum("file" in gallery.lines.get(id, {}) for id in ids)
+        rest = ", only sheets and page are to be made" if painted == len(ids) else ""
+        what = f"not finished, {painted} of {len(ids)} pictures are painted{rest}"
+        yield Finding(gallery.folder, what, f"to continue: {command}", Severity.UNFINISHED)
 
 
 def _page_findings(folder: Path) -> Iterator[Finding]:
     """What the page shows and is not there."""
     page, advice = folder / PAGE, f"{_SAME} makes it again"
     if not page.is_file():
-        yield Finding(page, "missing", f"{advice}, when all is painted")
+        yield Finding(page, "missing", advice)
         return
     names = sorted(set(re.findall(r"atlas/[0-9a-f]{16}\.jpg", page.read_text("utf-8"))))
     if lost := [name for name in names if not (folder / name).is_file()]:
@@ -85,12 +97,14 @@ def _sources_of(folder: Path, line: Mapping[str, Any], made: str) -> Iterator[Fi
     try:
         config = parse(SampleConfig, shlex.split(str(line.get("command", "")))[2:])
     except (UserError, ValueError):
-        yield Finding(folder, "a picture's command cannot be read, so its sources are not compared", is_wrong=False)
+        yield Finding(
+            folder, "a picture's command cannot be read, so its sources are not compared", severity=Severity.NOTE
+        )
         return
     try:
         styles = load_all_styles(config, grid_parts(config))
     except UserError as error:
-        yield Finding(folder, f"styles are not compared: {error}", is_wrong=False)
+        yield Finding(folder, f"styles are not compared: {error}", severity=Severity.NOTE)
     else:
         for name, hash in line["styles"].items():
             style = styles.get(str(StyleRef.parse(name).at(line.get("checkpoint", 0))))

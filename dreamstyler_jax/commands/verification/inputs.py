@@ -7,7 +7,7 @@ from typing import Any
 
 from dreamstyler_jax.commands.config import SampleConfig, TrainConfig
 from dreamstyler_jax.commands.models import hash_of_model
-from dreamstyler_jax.commands.verification.findings import Finding
+from dreamstyler_jax.commands.verification.findings import Finding, Severity
 from dreamstyler_jax.provenance import training_pictures
 from dreamstyler_jax.runtime.buckets import path_of
 from dreamstyler_jax.runtime.errors import UserError
@@ -24,7 +24,9 @@ def picture_findings(where: Path, metadata: Mapping[str, Any]) -> Iterator[Findi
     """
     for picture in training_pictures(metadata):
         if not _is_there(picture.path):
-            yield Finding(where, f"its training picture {picture.path} has moved or was in memory", is_wrong=False)
+            yield Finding(
+                where, f"its training picture {picture.path} has moved or was in memory", severity=Severity.NOTE
+            )
             continue
         try:
             picture.load()
@@ -48,9 +50,11 @@ def model_findings(
         return
     if has_more:
         what = f"the model {config.model} had LoRAs or ControlNets, so it is not compared"
-        yield Finding(where, what, is_wrong=False)
+        yield Finding(where, what, severity=Severity.NOTE)
     elif config.model != "mini" and not _is_there(config.model):
-        yield Finding(where, f"the model {config.model} is not on this disk, so it is not compared", is_wrong=False)
+        yield Finding(
+            where, f"the model {config.model} is not on this disk, so it is not compared", severity=Severity.NOTE
+        )
     else:
         options = {name: getattr(config, name) for name in ("variant", "vae", "prediction_type", "allow_pickle")}
         try:

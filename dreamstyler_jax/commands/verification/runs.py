@@ -13,7 +13,7 @@ from dreamstyler_jax.commands.reporting.contents import numbered
 from dreamstyler_jax.commands.run_log import METRICS, read_metrics
 from dreamstyler_jax.commands.runs import SETTINGS, resuming_command
 from dreamstyler_jax.commands.sessions import SESSIONS, read_sessions
-from dreamstyler_jax.commands.verification.findings import Finding, noting
+from dreamstyler_jax.commands.verification.findings import Finding, Severity, noting
 from dreamstyler_jax.commands.verification.inputs import model_findings, picture_findings
 from dreamstyler_jax.commands.verification.styles import norm_findings
 from dreamstyler_jax.optimizers import make_optimizer
@@ -47,7 +47,8 @@ def run_findings(folder: Path) -> list[Finding]:
     newest = final or (styles[max(styles)] if styles else None)
     if config is None or newest is None:
         if config:
-            findings.append(Finding(folder, "there is no style yet", resuming_command(config), is_wrong=False))
+            what = f"not finished, none of {most_steps(config)} steps is saved"
+            findings.append(Finding(folder, what, f"to continue: {resuming_command(config)}", Severity.UNFINISHED))
         return findings
     steps = newest.metadata.get("steps", 0)
     findings += _progress_findings(folder, config, final, steps)
@@ -65,7 +66,7 @@ def run_findings(folder: Path) -> list[Finding]:
 def _progress_findings(folder: Path, config: TrainConfig, final: Style | None, steps: int) -> Iterator[Finding]:
     if final is None or (config.steps != AUTO_STEPS and steps < most_steps(config)):
         what = f"not finished, {steps} of {most_steps(config)} steps are saved"
-        yield Finding(folder, what, f"to continue: {resuming_command(config)}", is_wrong=False)
+        yield Finding(folder, what, f"to continue: {resuming_command(config)}", Severity.UNFINISHED)
 
 
 def _setting_findings(path: Path, config: TrainConfig, style: Style) -> Iterator[Finding]:
@@ -84,7 +85,7 @@ def _checkpoint_findings(
     """Checkpoints that are damaged, or are not what the styles beside them were made from."""
     place = folder / "checkpoints"
     if in_bucket(folder):
-        yield Finding(place, "checkpoints in a bucket are not looked into", is_wrong=False)
+        yield Finding(place, "checkpoints in a bucket are not looked into", severity=Severity.NOTE)
         return
     known = final or styles[max(styles)]
     like = inversion.start(known.tables, make_optimizer(config), averaged=config.average > 0)

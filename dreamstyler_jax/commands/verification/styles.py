@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dreamstyler_jax.commands.config import SampleConfig
-from dreamstyler_jax.commands.verification.findings import Finding, noting
+from dreamstyler_jax.commands.verification.findings import Finding, Severity, noting
 from dreamstyler_jax.commands.verification.inputs import model_findings, picture_findings
 from dreamstyler_jax.stable_diffusion.loras.recipes import NO_LORAS
 from dreamstyler_jax.style import Style, relative_norms
@@ -38,7 +38,9 @@ def norm_findings(path: Path, style: Style) -> Iterator[Finding]:
         longest = float(relative_norms(style.tables, word_norms).max())
         if longest > FAR:
             what = f"the vectors of a stage are {longest:.0f} times as long as words and may drown the rest of a prompt"
-            yield Finding(path, what, "learn it with --norm fixed, or at a lower --learning_rate", is_wrong=False)
+            yield Finding(
+                path, what, "learn it with --norm fixed, or at a lower --learning_rate", severity=Severity.NOTE
+            )
 
 
 def _model_findings(path: Path, style: Style) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ def value_of(cell: Cell, axis: str) -> Any:
 def axes(cells: Sequence[Cell]) -> list[str]:
     """The names of the axes that vary over the cells; the seed comes last.
 
-    The negative prompt is one where pictures would take each other's place without it, not where it follows from others.
+    The negative prompt is one where pictures would take each other's place without it, not where others decide it.
     """
     *others, seed = _NAMES
     names = (*others, *dict.fromkeys(name for cell in cells for name in cell.scales), seed)

@@ -164,7 +164,8 @@ def paint(
         prompt_weights: whether (word:1.2), (word) and [word] in prompts weigh words; otherwise brackets are text.
         long_prompts: whether to read prompts longer than the text encoders' window in several windows, instead of
             cutting them off.
-        choices: what becomes of {dog|cat}: "all" paints every version, "random" the one that a picture's seed draws.
+        choices: what becomes of {dog|cat}, in negative prompts, too: "all" paints every version, "random" the one that
+            a picture's seed draws.
         wildcards: a folder of text files; __animal__ in a prompt stands for a line of its ``animal.txt``.
         solver: one of `solvers.SOLVERS`.
         steps: solver steps, 1 to 1000.

@@ -63,6 +63,20 @@ def colours_of(files, cells):
 # What varies, and where it goes
 
 
+def test_negative_prompts_are_an_axis_unless_each_prompt_has_its_own():
+    (sheet,) = layout(product_of(negative_prompt=["", "fog"], seed=[0, 1]), "title")
+    assert (sheet.rows, sheet.columns) == (["no negative prompt", "negative: fog"], ["seed 0", "seed 1"])
+    assert [[cell.negative_prompt for cell in row] for row in cells_on(sheet)] == [["", ""], ["fog", "fog"]]
+    cells = product_of(prompt=["a {}", "b {}"], negative_prompt=["rain", "fog"], seed=[0, 1])
+    assert [(sheet.title, sheet.rows) for sheet in layout(cells, "title")] == [
+        ("negative: rain", ["a {}", "b {}"]),
+        ("negative: fog", ["a {}", "b {}"]),
+    ]
+    own = [cell for cell in cells if (cell.prompt == "a {}") == (cell.negative_prompt == "fog")]
+    (sheet,) = layout(own, "title")
+    assert (sheet.title, sheet.rows, sheet.columns) == ("title", ["a {}", "b {}"], ["seed 0", "seed 1"])
+
+
 def test_pictures_with_few_of_all_combinations_have_a_row_each():
     """As where each seed has drawn its prompt, or each line of a list has settings of its own."""
     drawn = [dataclasses.replace(CELL, prompt=f"a {word} {{}}", seed=seed) for seed, word in enumerate("abcd")]

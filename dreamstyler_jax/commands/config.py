@@ -61,15 +61,15 @@ class TrainConfig(TrainSettings):
     loras: str = option(NO_LORAS, LORAS_HELP)
     images: list[str] = option(
         [],
-        "The pictures, all of one style unless --separate is given. What is transparent in one is not learned, nor "
-        "what is black in a mask beside it (picture.mask.png for picture.jpg; white counts). Default: the example.",
+        "The pictures, all of one style unless --separate is given. Not learned is what is transparent in one, or "
+        "black in a mask beside it (picture.mask.png for picture.jpg; white counts). Default: the example picture.",
     )
     prompts: list[str] = option(
         [],
         "What each picture shows apart from its style, with {} for the style: one prompt for each picture, in the same "
         "order, or one for all. Default: the text file next to each picture (picture.txt for picture.png), which "
-        "dreamstyler caption or --caption writes; a picture without one is learned with "
-        f'"{BARE_PROMPTS["style"]}", and so all that it shows as style.',
+        f'dreamstyler caption or --caption writes; without one "{BARE_PROMPTS["style"]}", with which all that the '
+        "picture shows is learned as style.",
     )
     caption: bool = option(
         False,
@@ -85,7 +85,7 @@ class TrainConfig(TrainSettings):
     )
     name: str = option("", "Name of the style or object. Default: the name of the first picture's file.")
     dtype: str = option("float32", f"{DTYPE_HELP} The style itself is always float32.", choices=DTYPES)
-    log_every: int = option(10, "Steps between two lines of metrics.jsonl.", low=1, high=1_000_000)
+    log_every: int = option(10, "Steps between two lines of metrics.jsonl, the log of losses.", low=1, high=1_000_000)
     save_every: int = option(100, "Steps between two checkpoints with preview pictures.", low=1, high=1_000_000)
     keep: int = option(
         2, "How many checkpoints to keep, the newest; the style of each is always kept.", low=1, high=1_000_000
@@ -100,7 +100,7 @@ class TrainConfig(TrainSettings):
         "the run's folder. Needs the package wandb.",
     )
     output: str = option(
-        "", "Folder of the run. Default: runs/NAME. With --separate all runs are in it; default: runs."
+        "", "Folder of the run; default: runs/NAME. With --separate the folder of all runs; default: runs."
     )
     resume: bool = option(False, "Continue from the latest checkpoint in the folder. Without one, start at step 0.")
     distributed: bool = option(
@@ -256,7 +256,8 @@ class SampleConfig(GuidanceOptions):
     )
     seeds: str = option(
         "0:4",
-        "Seeds of each prompt's pictures: numbers and ranges that exclude their end, such as 0:8 or 1,5,20:24.",
+        "Seeds of each prompt's pictures, a picture for each: numbers, and ranges without their end, as in 1,5,20:24; "
+        "0:4 is 0 to 3.",
     )
     solver: list[str] = option(
         ["dpmpp_2m"], "; ".join(f"{s.name}: {s.help}" for s in SOLVERS.values()) + ".", choices=SOLVERS
@@ -307,7 +308,7 @@ class SampleConfig(GuidanceOptions):
     quality: int = option(95, "Quality of jpeg and webp files.", low=1, high=100)
     name_format: str = option(
         BY_ID,
-        "Names of the pictures' files, such as {index:04}-{prompt}-{seed}. Of " + ", ".join(FIELDS) + ".",
+        "Names of the pictures' files, such as {index:04}-{prompt}-{seed}. Fields: " + ", ".join(FIELDS) + ".",
     )
     batch_size: int = option(8, "Pictures painted at once; they do not depend on it.", low=1, high=1024)
     dtype: str = option("float32", DTYPE_HELP, choices=DTYPES)

@@ -34,10 +34,21 @@ def value_of(cell: Cell, axis: str) -> Any:
 
 
 def axes(cells: Sequence[Cell]) -> list[str]:
-    """The names of the axes that vary over the cells; the seed comes last."""
+    """The names of the axes that vary over the cells; the seed comes last.
+
+    The negative prompt is one where pictures would take each other's place without it, not where others decide it.
+    """
     *others, seed = _NAMES
     names = (*others, *dict.fromkeys(name for cell in cells for name in cell.scales), seed)
-    return [name for name in names if len({value_of(cell, name) for cell in cells}) > 1]
+    varying = [name for name in names if _varies(cells, name)]
+    places = {tuple(value_of(cell, name) for name in varying) for cell in cells}
+    if len(places) < len(cells) and _varies(cells, "negative_prompt"):
+        varying.insert(sum(name in varying for name in ("content", "prompt")), "negative_prompt")
+    return varying
+
+
+def _varies(cells: Sequence[Cell], axis: str) -> bool:
+    return len({value_of(cell, axis) for cell in cells}) > 1
 
 
 class Sheet(NamedTuple):
@@ -124,6 +135,8 @@ def label_of(axis: str, value: Any) -> str:
     """A value of an axis as sheets show it."""
     if axis == "prompt":
         return value
+    if axis == "negative_prompt":
+        return f"negative: {value}" if value else "no negative prompt"
     if (axis, value) == ("style", ""):
         return "styles by name"
     if axis == "content":

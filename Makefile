@@ -92,9 +92,12 @@ pictures: $(VENV)/.installed browser
 	$(BIN)/dreamstyler train --output build/pictures/run
 	cp build/pictures/run/style.safetensors dreamstyler_jax/mini/examples/example.safetensors
 	cp build/pictures/run/loss.png docs/pictures/
-	$(BIN)/dreamstyler sample --config grids/guidance --styles build/pictures/run --output build/pictures/guidance
-	chromium --headless --no-sandbox --virtual-time-budget=20000 --window-size=1200,760 --screenshot=docs/pictures/page.png \
-		file://$(CURDIR)/build/pictures/guidance/index.html
+	$(BIN)/dreamstyler sample --styles runs/demo/flower runs/demo/boat --seeds 0:3 --output build/pictures/page --prompts \
+		"A painting of a red house by the sea at sunset in the style of {}" \
+		"A painting of an orange cat in the snow by day in the style of {}" \
+		"A painting of a blue bird in the forest at night in the style of {}"
+	chromium --headless --no-sandbox --hide-scrollbars --virtual-time-budget=20000 --window-size=1200,760 \
+		--screenshot=docs/pictures/page.png file://$(CURDIR)/build/pictures/page/index.html
 	$(BIN)/python -c "from PIL import Image; name = 'docs/pictures/page.png'; \
 		Image.open(name).convert('RGB').quantize(128, dither=Image.Dither.NONE).save(name, optimize=True)"
 	$(BIN)/dreamstyler sample --config grids/transfer --styles build/pictures/run --output build/pictures/transfer

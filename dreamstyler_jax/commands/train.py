@@ -170,7 +170,7 @@ def _alike(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def summary(run: Run) -> str:
-    """What a run learns, from which picture and with which prompt, in a line."""
+    """What a run learns, from which picture, with which prompt and, if the model chose them, from which words."""
     pictures, config = run.lesson.style.metadata["images"], run.config
     source = pictures[0] if len(pictures) == 1 else f"{len(pictures)} pictures"
     if counted := run.lesson.style.metadata.get("counted"):
@@ -178,7 +178,9 @@ def summary(run: Run) -> str:
         source += f", without what is transparent or masked ({shortened(shares, 200)} count)"
     count = run.lesson.style.layers
     layers = f", for each of {count} cross-attention layers," if count > 1 else ""
-    return f"Learning the {config.property} {config.name!r}{layers} from {source}: {config.prompts[0]!r}"
+    words = run.lesson.style.metadata.get("starting_words")
+    starts = f"\nIts stages start from the words that fit best: {', '.join(words)}" if words else ""
+    return f"Learning the {config.property} {config.name!r}{layers} from {source}: {config.prompts[0]!r}{starts}"
 
 
 def train_runs(model: StableDiffusion, runs: Sequence[Run], clock: Goodput, window: Window) -> dict[str, str]:

@@ -39,7 +39,7 @@ def test_temporary_files_of_killed_processes_are_removed_and_others_kept(tmp_pat
 
 
 def test_json_round_trip(tmp_path):
-    content = {"b": [1, None, 0.5], "a": {"ü": "浮"}}
+    content = {"b": [1, None, 0.5], "a": {"ü": "浮", "of a command line that is not UTF-8": os.fsdecode(b"\xff")}}
     files.write_json(tmp_path / "x.json", content)
     assert files.read_json(tmp_path / "x.json") == content
     text = (tmp_path / "x.json").read_text(encoding="utf-8")

@@ -115,7 +115,17 @@ def command(tiny_folder, tmp_path):
     for number in range(2):
         write_picture(tmp_path / f"picture{number}.png", number)
     words = ["--model", tiny_folder, "--images", tmp_path / "picture0.png", tmp_path / "picture1.png", "--separate"]
-    words += ["--init_word", "painting", "--stages", STAGES, "--batch_size", 3, "--learning_rate", 0.02, "--preview_prompts"]
+    words += [
+        "--init_word",
+        "painting",
+        "--stages",
+        STAGES,
+        "--batch_size",
+        3,
+        "--learning_rate",
+        0.02,
+        "--preview_prompts",
+    ]
     return [*words, "--evaluate_every", 2, "--save_every", 4, "--steps", "auto", "--output", tmp_path / "runs"]
 
 

@@ -38,6 +38,7 @@ from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.runtime.interruption import listening
 from dreamstyler_jax.runtime.locks import only_process
 from dreamstyler_jax.style import FILE_NAME, Style, load_styles, step_file
+from dreamstyler_jax.train_settings import suited
 
 pytestmark = pytest.mark.usefixtures("one_compilation")
 STEPS = 200
@@ -90,7 +91,7 @@ def test_the_style_says_how_it_was_made(finished, tiny_folder, pictures):
     assert style.metadata["prompts"] == PROMPTS
     assert style.metadata["images"] == [str(pictures / "stars.png"), str(pictures / "wave.png")]
     facts = ("model", "steps", "learning_rate", "seed", "init_word", "resolution", "batch_size")
-    assert [style.metadata[fact] for fact in facts] == [str(tiny_folder), STEPS, 0.01, 5, "painting", 16, 2]
+    assert [style.metadata[fact] for fact in facts] == [str(tiny_folder), STEPS, 0.01, 5, "auto", 16, 2]
     assert len(style.metadata["model_hash"]) == 12
     early = Style.load(step_file(finished, 100))
     assert dict(early.metadata) == {**style.metadata, "steps": 100}
@@ -113,7 +114,7 @@ def test_a_style_learned_with_loras_says_so(words, tiny, tmp_path, capfd):
 def test_the_settings_can_be_read_again_and_hold_the_prompts(finished, words):
     more = ["--prompts", *PROMPTS, "--save_every", "100", "--output", str(finished)]
     given = parse(TrainConfig, [*map(str, words), *more])
-    assert parse(TrainConfig, ["--config", str(finished / "config.yaml")]) == given
+    assert parse(TrainConfig, ["--config", str(finished / "config.yaml")]) == suited(given, text_width=0)
 
 
 def test_the_metrics_of_every_log_point_are_there(finished):
@@ -173,9 +174,11 @@ def test_the_style_is_kept_as_it_was_at_every_checkpoint(finished, words, tmp_pa
 def test_it_says_what_it_is_about_to_do(words, pictures, tiny_folder, tmp_path, capsys):
     options = ["--steps", 1, "--preview_prompts", "--output", tmp_path]
     run(train, *words, "--images", pictures / "stars.png", *options)
-    model, summary, compiling, *progress = capsys.readouterr().err.splitlines()
+    model, summary, starts, compiling, *progress = capsys.readouterr().err.splitlines()
     assert re.fullmatch(rf"StableDiffusion\('{tiny_folder}', 16 x 16 pixels, float32\) on \d+ x \w+", model)
     assert summary == f"Learning the style 'stars' from {pictures / 'stars.png'}: '{PROMPTS[0]}'"
+    words_of_stages = Style.load(tmp_path / FILE_NAME).metadata["starting_words"]
+    assert starts == f"Its stages start from the words that fit best: {', '.join(words_of_stages)}"
     assert compiling.startswith("Compiling")
     assert len(progress) == 1 and progress[0].startswith("step 1/1 ")
 

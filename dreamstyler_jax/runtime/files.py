@@ -143,7 +143,8 @@ def read_json(
 
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Writes an object as indented JSON in UTF-8, whole or not at all."""
-    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))  # lone surrogates as JSON's own \udcff
 
 
 def check_output(folder: Path, option: str = "output") -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dreamstyler_jax.encoding import initial_tables
 from dreamstyler_jax.inversion import Dataset
+from dreamstyler_jax.runtime.progress import progress
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion
 from dreamstyler_jax.stable_diffusion.tokenizer import Tokenizer
 from dreamstyler_jax.stopping import Watch
@@ -62,7 +63,8 @@ def best_words(model: StableDiffusion, dataset: Dataset, stages: int, vectors: i
     """
     words = known_words(model.tokenizers)
     watch = Watch(model.networks, model.params, dataset, stages)
-    losses = [watch.measure(initial_tables(model, [word] * stages, vectors)) for word in words]
+    tables = (initial_tables(model, [word] * stages, vectors) for word in words)
+    losses = [watch.measure(of_word) for of_word in progress(tables, "words to start from", len(words), "word")]
     return [" ".join(words[number] for number in order) for order in _lowest(losses, vectors)]
 
 

@@ -182,7 +182,7 @@ class TrainSettings:
         check_pair(self, "crop_top_left", "top and left", 0)
         if self.init_word is not None and not 1 <= len(self.init_word.split()) <= self.vectors:
             raise UserError(f"init_word: give at most one word for each vector, {self.vectors}, not {self.init_word!r}")
-        if self.init_style and self.init_word is not None:
+        if self.init_style and self.init_word not in (None, "painting"):  # which earlier runs from a style recorded
             raise UserError("init_word, init_style: give one of them, not both")
         if self.property == "object" and self.init_word in (None, AUTO_WORD) and not self.init_style:
             raise UserError("init_word: say in a word what kind of thing the object is, such as cat")

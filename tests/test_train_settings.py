@@ -98,6 +98,14 @@ def test_runs_of_earlier_versions_learned_with_the_embedded_models_rate_whatever
     assert numbers(parse(TrainConfig, training_command(began).split()[2:])) == (200, 0.02)
 
 
+def test_a_run_of_an_earlier_version_that_started_from_a_style_goes_on(tmp_path):
+    """It recorded the default word of then beside the style."""
+    words = ["--init_style", "a.safetensors", "--output", str(tmp_path)]
+    (tmp_path / "config.yaml").write_text("train:\n  init_style: a.safetensors\n  init_word: painting\n")
+    config = continued(parse(TrainConfig, [*words, "--resume"]), tmp_path)
+    assert (config.init_word, config.init_style) == ("painting", "a.safetensors")
+
+
 def test_separate_runs_that_began_otherwise_are_trained_apart(tiny_folder, tmp_path, learned):
     pictures = [write_picture(tmp_path / f"{name}.png", seed) for seed, name in enumerate("abc")]
     (tmp_path / "runs/b/checkpoints").mkdir(parents=True)

@@ -4,16 +4,18 @@
 #   OUT=results bash benchmarks/on_a_gpu.sh speed                            # Stable Diffusion 1.5 and XL, random weights
 #   OUT=results bash benchmarks/on_a_gpu.sh levers MEASURE LEVER...           # what single options of XLA bring
 #   OUT=results bash benchmarks/on_a_gpu.sh pretraining [SECONDS [OPTIONS OF PRETRAIN]]
-#   OUT=results bash benchmarks/on_a_gpu.sh experiments [SECONDS [OPTIONS OF EXPERIMENTS]]
+#   OUT=results bash benchmarks/on_a_gpu.sh experiments SECONDS EXPERIMENT...
 #
 # Pretraining takes 500 seconds if not told otherwise: parts take fewer steps if need be. The check takes up to a minute
 # more. It leaves the log, the table of `dreamstyler check`, and in pieces of 15 MiB the model, or as long as there is
 # none, the weights of the finished parts (put together: cat weights.tar.* | tar x). What lies in carried/ is taken over:
 # weights of parts, the tokenizer, captions.
 #
-# Experiments share the GPU among SHARDS processes (8), since one style's training does not fill it. They leave their
-# styles and scores in experiments.tar.gz.*; what lies in carried/ is not measured again. A last call on any machine,
-# `dreamstyler experiments --output FOLDER`, prints the tables.
+# Experiments share the GPU among PROCESSES (4), since one compiles while others compute; each takes the next of the
+# experiments, in their order. The first runs alone, so that the others find its styles and programs: begin with
+# starting_words. Programs are not tuned, which takes longer than they run. They leave their styles and scores in
+# experiments.tar.gz.*; what lies in carried/ is not measured again. A last call on any machine, `dreamstyler experiments
+# --output FOLDER`, prints the tables.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-out/gpu}
@@ -60,19 +62,19 @@ pretraining() {
     fi
 }
 
-experiments() {
-    local seconds=${1:-500} work=${WORK:-experiments} shards=${SHARDS:-8}
-    shift || true
-    mkdir -p "$work/logs"
-    [ -d carried ] && cp -ru carried/. "$work"
-    for shard in $(seq 0 $((shards - 1))); do
-        XLA_PYTHON_CLIENT_MEM_FRACTION=$(awk "BEGIN { print 0.9 / $shards }") timeout "$seconds" \
-            python3 -m dreamstyler_jax experiments --output "$work" --shard "$shard/$shards" "$@" \
-            > "$work/logs/$shard.txt" 2>&1 &
-    done
-    wait
-    tail -n 1 "$work"/logs/*.txt
-    tar cz -C "$work" . | split -b 15M - "$OUT/experiments.tar.gz."
+experiments() { # seconds, names of experiments
+    local seconds=$1
+    shift
+    export WORK=${WORK:-experiments} PROCESSES=${PROCESSES:-4} XLA_FLAGS="--xla_gpu_autotune_level=0 ${XLA_FLAGS:-}"
+    export XLA_PYTHON_CLIENT_MEM_FRACTION=$(awk "BEGIN { print 0.9 / $PROCESSES }")
+    mkdir -p "$WORK/logs"
+    [ -d carried ] && cp -ru carried/. "$WORK"
+    one() { python3 -m dreamstyler_jax experiments --output "$WORK" --together 32 --experiments "$1" > "$WORK/logs/$1.txt" 2>&1; }
+    in_turn() { one "$1"; shift; printf '%s\n' "$@" | xargs -P "$PROCESSES" -I NAME bash -c "one NAME"; }
+    export -f one in_turn
+    timeout "$seconds" bash -c 'in_turn "$@"' in_turn "$@"
+    tail -n 1 "$WORK"/logs/*.txt
+    tar cz -C "$WORK" . | split -b 15M - "$OUT/experiments.tar.gz."
 }
 
 "$@"

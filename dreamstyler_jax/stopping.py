@@ -24,10 +24,10 @@ WINDOW, RATIO = 6, 0.1  # with these, styles of the embedded model settle after 
 
 
 def evaluation_batch(dataset: Dataset, stages: int) -> Batch:
-    """The samples that measure the loss, always the same for a dataset: a `Batch` [T, SAMPLES_PER_STAGE, ...].
+    """The samples that measure the loss, always the same for a dataset: a `Batch` [1, T * SAMPLES_PER_STAGE, ...].
 
-    The timesteps of a stage are the middles of equal ranges. The pictures, in their first wording, take turns; so do
-    their views.
+    They are in one row, which is computed at once, stage after stage. The timesteps of a stage are the middles of equal
+    ranges. The pictures, in their first wording, take turns; so do their views.
     """
     count = stages * SAMPLES_PER_STAGE
     pictures, views = dataset.mean.shape[:2]
@@ -37,14 +37,13 @@ def evaluation_batch(dataset: Dataset, stages: int) -> Batch:
     tokens = jax.tree.map(lambda rows: rows[picture, 0], dataset.tokens)
     noise = jax.random.normal(jax.random.key(0), latents.shape)
     weights = None if dataset.latent_weights is None else dataset.latent_weights[picture, view]
-    flat = Batch(latents, noise, timesteps, tokens, weights)
-    return jax.tree.map(lambda leaf: leaf.reshape(stages, SAMPLES_PER_STAGE, *leaf.shape[1:]), flat)
+    return jax.tree.map(lambda leaf: leaf[None], Batch(latents, noise, timesteps, tokens, weights))
 
 
 @functools.partial(jax.jit, static_argnames="networks")
-def evaluation_loss(networks: Networks, params: Any, tables: Mapping[str, Array], batch: Batch) -> Array:
-    """The mean loss of each stage's samples, float32[T], of an `evaluation_batch`."""
-    return jax.lax.map(lambda of_stage: sample_losses(networks, params, tables, of_stage).mean(), batch)
+def evaluation_losses(networks: Networks, params: Any, tables: Mapping[str, Array], batch: Batch) -> Array:
+    """The loss of each sample of a batch [R, B, ...], float32[R, B], computed row after row."""
+    return jax.lax.map(lambda row: sample_losses(networks, params, tables, row), batch)
 
 
 class Watch:
@@ -55,7 +54,7 @@ class Watch:
         dataset: the pictures to measure with.
         stages: T.
         earlier: the losses of a training that is resumed, as from `measure`.
-        loss: computes the mean loss of each row of a batch as `evaluation_loss` does.
+        loss: computes the loss of each sample of a batch as `evaluation_losses` does.
 
     Attributes:
         losses: of each evaluation the loss of each stage.
@@ -68,7 +67,7 @@ class Watch:
         dataset: Dataset,
         stages: int,
         earlier: Sequence[Sequence[float]] = (),
-        loss: Callable[..., Array] = evaluation_loss,
+        loss: Callable[..., Array] = evaluation_losses,
     ):
         self._model, self._dataset, self._stages, self._loss = (networks, params), dataset, stages, loss
         self.losses = list(earlier)
@@ -98,7 +97,7 @@ class Watch:
 
 
 def _in_smaller_rows(batch: Batch, error: Exception) -> Batch:
-    """An evaluation's samples in more rows after an error, if memory was exhausted: a row is computed at once."""
+    """An evaluation's samples in more rows after an error, if memory was exhausted."""
     if not is_exhausted(error):
         raise error
     together = batch.timesteps.shape[1]

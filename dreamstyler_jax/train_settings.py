@@ -173,7 +173,9 @@ class TrainSettings:
         "Which timesteps are learned from. " + "; ".join(f"{name}: {text}" for name, text in TIMESTEPS.items()) + ".",
         choices=TIMESTEPS,
     )
-    flip: bool = option(True, "Train on the mirror image half of the time.")
+    flip: bool = option(
+        False, "Train on the mirror image half of the time, as the paper does, which mixes both directions of strokes."
+    )
     seed: int = option(0, "Seed of the noise, the timesteps and the order of the pictures.", low=0, high=MAX_SEED)
 
     def __post_init__(self):

@@ -36,7 +36,7 @@ from dreamstyler_jax.train_settings import (
     starting_word,
 )
 
-_RECORDED = ("batch_size", "norm", "prior", "average", "seed", "framing")
+_RECORDED = ("batch_size", "norm", "prior", "average", "seed", "framing", "flip")
 _CHOICES = ("layers", "timesteps")  # recorded where they are not the default
 # Styles learned one after another share compiled programs, which belong to the object that this makes.
 _make_trainer = functools.lru_cache(maxsize=16)(inversion.make_trainer)

@@ -39,11 +39,11 @@ def test_an_option_overrides_the_file_and_the_file_the_default(tmp_path):
 
 
 def test_command_line_spelling():
-    scalars = ["--batch-size=3", "--learning-rate", "1e-3", "--resume", "--flip", "false", "--resolution", "null"]
+    scalars = ["--batch-size=3", "--learning-rate", "1e-3", "--resume", "--flip", "true", "--resolution", "null"]
     lists = ["--images", "a.png", "b c.png", "--prompts", "{}: a", "null {}", "--name=dash-ed"]
     config = parse(TrainConfig, [*scalars, *lists])
     assert (config.batch_size, config.learning_rate, config.resolution) == (3, 1e-3, None)
-    assert (config.resume, config.flip) == (True, False)
+    assert (config.resume, config.flip) == (True, True)
     assert (config.images, config.prompts) == (["a.png", "b c.png"], ["{}: a", "null {}"])
     assert config.name == "dash-ed"
 
@@ -53,7 +53,7 @@ def test_command_line_spelling():
     [
         SampleConfig(),
         SampleConfig(prompts=["a 'b' \"c\" {}", "x {}"], seeds="3", style_scale=[0.1, 1 / 3], merge=True, height=64),
-        TrainConfig(images=["a b.png"], flip=False, resolution=512, learning_rate=1e-4, init_word="-"),
+        TrainConfig(images=["a b.png"], flip=True, resolution=512, learning_rate=1e-4, init_word="-"),
     ],
 )
 def test_settings_and_their_command_line_are_equal(config):

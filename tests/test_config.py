@@ -237,9 +237,10 @@ def test_nothing_in_place_of_a_list_is_an_empty_list(tmp_path):
     assert from_yaml(TrainConfig, "train:\n  preview_prompts:\n", tmp_path).preview_prompts == []
 
 
-@pytest.mark.parametrize("text", ["false", "no", "off", "False"])
+@pytest.mark.parametrize("text", ["true", "yes", "on", "True"])
 def test_booleans_in_a_file(text, tmp_path):
-    assert from_yaml(TrainConfig, f"train: {{flip: {text}}}", tmp_path).flip is False
+    assert from_yaml(TrainConfig, f"train: {{flip: {text}}}", tmp_path).flip is True
+    assert from_yaml(TrainConfig, f"train: {{flip: {text}}}", tmp_path, "--flip", "no").flip is False
 
 
 def test_text_in_a_file_is_not_reinterpreted(tmp_path):
@@ -258,7 +259,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 def test_a_saved_training_config_reads_back_the_same(tmp_path_factory, prompts, model, rate, size):
     images = [f"{i}.png" for i in range(len(prompts))]
     config = TrainConfig(
-        model=model, images=images, prompts=prompts, learning_rate=rate, resolution=size, resume=True, flip=False
+        model=model, images=images, prompts=prompts, learning_rate=rate, resolution=size, resume=True, flip=True
     )
     path = tmp_path_factory.getbasetemp() / "saved.yaml"
     write_config(config, path)

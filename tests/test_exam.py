@@ -94,13 +94,13 @@ def test_photos_show_the_first_truth_with_everything_in_its_place(exams):
 
 def test_the_same_programs_learn_the_styles_of_all_painters(exams, model):
     learning = Learning(stages=2, steps=2, learning_rate=0.02)
-    first = exam.learn(model, exams[0], learning)
+    (first,) = exam.learn(model, exams[:1], learning)
     with compilations("advance") as compiled:
-        second = exam.learn(model, exams[1], learning)
+        (second,) = exam.learn(model, exams[1:], learning)
     assert compiled == []
     assert first.stages == 2 and first.name == "style" and first.hash != second.hash
     assert first.metadata["prompts"] == [captions.full_prompt(*exams[0].label)]
-    undescribed = exam.learn(model, exams[0], learning._replace(context=False))
+    (undescribed,) = exam.learn(model, exams[:1], learning._replace(context=False))
     assert undescribed.metadata["prompts"] == ["A painting in the style of {}"] and undescribed.hash != first.hash
 
 
@@ -197,11 +197,11 @@ def test_a_run_reports_every_method_and_continues_where_it_stopped(tmp_path, cap
     )
     learned = []
 
-    def learn(model, of_painter, learning):
-        learned.append((of_painter.painter, learning.stages, learning.steps))
+    def learn(model, exams, learning):
+        learned.append(([of_painter.painter for of_painter in exams], learning.stages, learning.steps))
         if len(learned) == 2:
             raise KeyboardInterrupt
-        return exam.learn(model, of_painter, learning)
+        return exam.learn(model, exams, learning)
 
     paint = create_autospec(exam.paint_answers, side_effect=plain_answers)
 
@@ -212,10 +212,10 @@ def test_a_run_reports_every_method_and_continues_where_it_stopped(tmp_path, cap
     with pytest.raises(KeyboardInterrupt):
         run()
     run()
-    run(shard="1/2", painters=4)
+    run(shard="1/2", painters=4, together=2)
     names = {path.name for path in tmp_path.glob("marks-*/plain-*.json")}
     assert "plain-243.json" in names and "plain-242.json" not in names
-    assert learned == [(240, 2, 2), (241, 2, 2), (241, 2, 2), (243, 2, 2)]
+    assert learned == [([240], 2, 2), ([241], 2, 2), ([241], 2, 2), ([243], 2, 2)]
     assert paint.call_count == 6, "two programs for three painters, none of them twice"
     written = json.loads((tmp_path / "results.json").read_text())["trial"]
     assert {name: len(rows) for name, rows in written.items()} == {"plain": 2, "strong": 2, "no inversion": 2}
@@ -223,6 +223,20 @@ def test_a_run_reports_every_method_and_continues_where_it_stopped(tmp_path, cap
     assert (tmp_path / "trial.png").exists()
     table = capsys.readouterr().out
     assert all(f"| {name} |" in table for name in written)
+
+
+@pytest.mark.usefixtures("unpainted")
+@pytest.mark.parametrize("asked", [{}, {"prompt": methods.BARE_PROMPT}, {"asked": 5}, {"strength": 0.5}])
+def test_painters_asked_together_score_as_if_alone(tmp_path, asked):
+    trial = {"trial": Experiment([Method("trial", Learning(stages=2), **asked)], [])}
+    scores = []
+    for together in (1, 2):
+        folder = tmp_path / str(together)
+        experiments.measure(experiments.Runner(small(folder, together=together)), trial)
+        scores.append(json.loads((folder / "results.json").read_text())["trial"]["trial"])
+    alone, both = ([list(row.values()) for row in rows] for rows in scores)
+    np.testing.assert_allclose(both, alone, rtol=1e-3, atol=1e-3)
+    assert alone[0] != alone[1]
 
 
 def test_differences_are_paired():
@@ -264,9 +278,9 @@ def test_requests_ask_for_one_thing_more_each_and_the_judge_counts_what_it_sees(
 def test_a_run_says_for_its_methods_what_they_leave_open(tmp_path):
     learned = []
 
-    def learn(model, of_painter, learning):
+    def learn(model, exams, learning):
         learned.append((learning.norm, learning.steps, learning.learning_rate))
-        return Style("style", np.full((1, 1, model.networks.text_widths["clip_l"]), len(learned)))
+        return [Style("style", np.full((1, 1, model.networks.text_widths["clip_l"]), len(learned)))]
 
     def paint(model, texts, styles, guidance, seeds, **settings):
         return np.zeros((len(guidance), len(texts), seeds, 128, 128, 3), np.float32)

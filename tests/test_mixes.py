@@ -39,12 +39,13 @@ def test_a_mix_is_as_far_as_from_the_farther_painter():
 def test_every_painter_is_mixed_with_the_next_one(tmp_path):
     painted = []
 
-    def learn(model, of_painter, learning):
-        width = model.networks.text_widths["clip_l"]
-        return Style("style", np.full((1, 1, width), of_painter.painter, np.float32), {"norm": learning.norm})
+    def learn(model, exams, learning):
+        shape = 1, 1, model.networks.text_widths["clip_l"]
+        metadata = {"norm": learning.norm}
+        return [Style("style", np.full(shape, of.painter, np.float32), metadata) for of in exams]
 
     def paint(model, texts, styles, guidance, seeds, **settings):
-        painted.append(styles["style"].tables["clip_l"].mean().item() - captions.PAINTERS)
+        painted.extend(style.tables["clip_l"].mean().item() - captions.PAINTERS for style in styles.values())
         return np.zeros((1, len(texts), seeds, 128, 128, 3), np.float32)
 
     config = experiments.ExperimentsConfig(

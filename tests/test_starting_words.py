@@ -10,7 +10,7 @@ from dreamstyler_jax import starting_words, training
 from dreamstyler_jax.encoding import initial_tables
 from dreamstyler_jax.runtime.errors import UserError
 from dreamstyler_jax.starting_words import NEUTRAL, WORDS, _lowest, known_words
-from dreamstyler_jax.stopping import evaluation_batch, evaluation_loss
+from dreamstyler_jax.stopping import evaluation_batch, evaluation_losses
 from dreamstyler_jax.train_settings import TrainSettings
 
 pytestmark = pytest.mark.usefixtures("one_compilation")
@@ -34,7 +34,8 @@ def test_each_stage_starts_from_the_words_with_which_the_model_denoises_the_pict
     batch = evaluation_batch(lesson.dataset, STAGES)
 
     def losses(word):
-        return evaluation_loss(tiny.networks, tiny.params, initial_tables(tiny, [word] * STAGES, 2), batch)
+        tables = initial_tables(tiny, [word] * STAGES, 2)
+        return evaluation_losses(tiny.networks, tiny.params, tables, batch).reshape(STAGES, -1).mean(1)
 
     words = known_words(tiny.tokenizers)
     table = np.array([losses(word) for word in words])

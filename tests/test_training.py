@@ -78,7 +78,7 @@ def timed_chunks(tiny, lessons):
 
 
 def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
-    settings = TrainSettings(stages=4, vectors=2, init_word="red sea", resolution=8, flip=False, seed=3)
+    settings = TrainSettings(stages=4, vectors=2, init_word="red sea", resolution=8, flip=True, seed=3)
     pictures = {"a.png": picture(0, (30, 20)), "b.png": picture(1)}
     lesson = training.prepare(tiny, "gogh", pictures, PROMPTS, settings)
     tables = encoding.initial_tables(tiny, ["red sea"] * 4, 2)
@@ -98,6 +98,7 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
         "average": 0.0,
         "seed": 3,
         "framing": "crop",
+        "flip": True,
         "prompts": PROMPTS,
         **provenance.describe(pictures),
         "resolution": 8,
@@ -107,12 +108,12 @@ def test_a_lesson_starts_as_a_word_and_records_how_it_is_learned(tiny):
         "loras": "none",
         "clip_skip": 0,
     }
-    assert lesson.dataset.mean.shape == (2, 1, 4, 4, 4)
+    assert lesson.dataset.mean.shape == (2, 2, 4, 4, 4)
 
 
 @pytest.mark.parametrize("framing", ["crop", "fit"])
 def test_pictures_become_squares_as_the_framing_says(tiny, framing):
-    settings = TrainSettings(framing=framing, flip=False)
+    settings = TrainSettings(framing=framing)
     oblong = picture(0, (30, 20))
     lesson = training.prepare(tiny, "gogh", {"a.png": oblong}, PROMPTS[:1], settings)
     square = images.to_array(images.fit(oblong, 16, 16, framing))

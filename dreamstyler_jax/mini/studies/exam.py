@@ -26,12 +26,14 @@ from dreamstyler_jax.sampling import plan_steps
 from dreamstyler_jax.solvers import solver_table
 from dreamstyler_jax.stable_diffusion.pipeline import StableDiffusion, model_folder
 from dreamstyler_jax.style import Style
-from dreamstyler_jax.train_settings import AUTO_WORD, BARE_PROMPTS
+from dreamstyler_jax.train_settings import AUTO_WORD, BARE_PROMPTS, TrainSettings, suited
+from dreamstyler_jax.training import Lesson, begin, prepare, style_in, train
 from dreamstyler_jax.transfer import ContentEncoder, Net, make_content
 
 SCALE = 3.5  # of classifier-free guidance
 SOLVER = "dpmpp_2m"
 BATCH_SIZE = 8  # as in `check`
+STEPS_AT_ONCE = 10  # of training: one program for all numbers of steps
 EDGES = Net("edges", 1.0, "")  # the ControlNet of the embedded model
 _FIRST_KEY = 2_000_000  # beyond the chunks of the training set
 
@@ -89,7 +91,8 @@ class Learning(NamedTuple):
     """How a style is learned; hashable.
 
     Attributes:
-        stages, vectors, init_word, batch_size, norm, prior, average, framing, timesteps, layers: as in `TrainSettings`.
+        stages, vectors, init_word, batch_size, norm, prior, average, framing, flip, timesteps, schedule, layers: as in
+            `TrainSettings`.
         steps, learning_rate: likewise; None for those that all methods share.
         context: whether the training prompt describes the picture.
         caption: how it does, one of `TRAINING_CAPTIONS`.
@@ -109,19 +112,29 @@ class Learning(NamedTuple):
     prior: float = 0.0
     average: float = 0.0
     framing: str = "crop"
+    flip: bool = False
     timesteps: str = "uniform"
+    schedule: str = "constant"
     layers: str = "shared"
     corner: str = "own"
 
 
-def learn(model: StableDiffusion, exam: Exam, learning: Learning) -> Style:
-    """Learns the style of the exam's picture; it is called ``style``. The same programs serve all painters."""
-    settings = {name: value for name, value in learning._asdict().items() if value is not None}
-    described, caption = settings.pop("context"), TRAINING_CAPTIONS[settings.pop("caption")]
-    picture = images.to_image(exam.picture)
-    prompt = caption(exam.label, picture, model_folder(model.name)) if described else BARE_PROMPTS["style"]
-    picture = with_corner(picture, settings.pop("corner"))
-    return api.train_style(model, picture, prompt=prompt, name="style", progress=False, **settings)
+def learn(model: StableDiffusion, exams: Sequence[Exam], learning: Learning) -> list[Style]:
+    """Learns the styles of exams' pictures together, each as if it were alone. The same programs serve all painters."""
+    given = {name: value for name, value in learning._asdict().items() if value is not None}
+    described, caption, corner = given.pop("context"), TRAINING_CAPTIONS[given.pop("caption")], given.pop("corner")
+    settings = suited(TrainSettings(**given), model.networks.text_config.hidden_size)
+
+    def lesson(exam: Exam) -> Lesson:
+        picture = images.to_image(exam.picture)
+        prompt = caption(exam.label, picture, model_folder(model.name)) if described else BARE_PROMPTS["style"]
+        return prepare(model, "style", {"picture": with_corner(picture, corner)}, [prompt], settings)
+
+    lessons = list(map(lesson, exams))
+    states = [begin(of_painter, settings) for of_painter in lessons]
+    for chunk in train(model, lessons, settings, states, lambda done: done + STEPS_AT_ONCE):
+        states = chunk.states
+    return [style_in(of_painter.style, state) for of_painter, state in zip(lessons, states, strict=True)]
 
 
 def with_corner(picture: Image.Image, corner: str) -> Image.Image:
@@ -143,6 +156,7 @@ def paint_answers(
     seeds: int,
     *,
     steps: int,
+    batch_size: int = BATCH_SIZE,
     guidance_span: tuple[float, float] = (0.0, 1.0),
     guidance_schedule: str = CONSTANT,
     cache_interval: int = 1,
@@ -164,7 +178,7 @@ def paint_answers(
         guidance_span=guidance_span,
         guidance_schedule=guidance_schedule,
         cache_interval=cache_interval,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         progress=False,
     )
     pixels = np.clip(np.stack([picture.pixels for picture in pictures]), -1, 1)
@@ -179,6 +193,7 @@ def repaint_photos(
     photos: np.ndarray,
     settings: Sequence[tuple[float, float]],
     steps: int,
+    batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
     """Repaints photos [Q, 128, 128, 3] in [-1, 1], each after its own prompt.
 
@@ -189,6 +204,7 @@ def repaint_photos(
         photos: what to repaint.
         settings: S pairs of strength and conditioning scale of the ControlNet.
         steps: solver steps at strength 1; a lower strength takes its share of them.
+        batch_size: pictures computed at once.
 
     Returns:
         float32[S, Q, 1, 128, 128, 3] in [-1, 1].
@@ -207,7 +223,7 @@ def repaint_photos(
             for number, (text, content) in enumerate(zip(texts, contents, strict=True))
         ]
         size = model.size(None, None)
-        painted = paint_requests(model, requests, styles, plan, size=size, batch_size=BATCH_SIZE, encoder=encoder)
+        painted = paint_requests(model, requests, styles, plan, size=size, batch_size=batch_size, encoder=encoder)
         repainted.append(list(painted))
     return np.clip(np.array(repainted), -1, 1)[:, :, None]
 

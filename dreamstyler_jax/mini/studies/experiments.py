@@ -6,6 +6,7 @@ in the output folder: an interrupted run continues there. ``docs/results.md`` re
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from dreamstyler_jax.evaluation.clip import Clip
 from dreamstyler_jax.evaluation.scores import structure_score
 from dreamstyler_jax.mini.judge import LoadedJudge
 from dreamstyler_jax.mini.studies.exam import (
+    BATCH_SIZE,
     EDGES,
     Evaluator,
     Exam,
@@ -62,6 +64,9 @@ class ExperimentsConfig:
         None, "Learning rate of a style, unless its method says. Default: as in train.", low=1e-8, high=10
     )
     steps: int = option(10, "Solver steps.", low=1, high=1000)
+    together: int = option(
+        1, "Painters whose styles are learned and painted at once: 32 are much faster on a GPU.", low=1, high=1000
+    )
     shard: str = option(
         "0/1",
         "i/n: take every n-th painter, beginning with the i-th, so that n processes can share the work. A last call "
@@ -83,14 +88,14 @@ class Runner:
 
     Args:
         config: what to run.
-        learn: learns a style, as `exam.learn` does.
+        learn: learns styles, as `exam.learn` does.
         paint: paints answers, as `exam.paint_answers` does.
     """
 
     def __init__(
         self,
         config: ExperimentsConfig,
-        learn: Callable[[StableDiffusion, Exam, Learning], Style] = learn,
+        learn: Callable[[StableDiffusion, Sequence[Exam], Learning], list[Style]] = learn,
         paint: Callable[..., np.ndarray] = paint_answers,
     ):
         self.config = config
@@ -113,16 +118,16 @@ class Runner:
 
     def results(self, methods: Sequence[Method]) -> Results:
         """The scores of methods that one program paints, see `by_program`."""
-        results: Results = {method.name: [] for method in methods}
         painters = self.painters(methods[0])
-        for painter in progress(painters, methods[0].name, len(painters), unit="painter"):
-            path = self._scores_folder / f"{_file_name(methods[0])}-{painter}.json"
-            if not path.exists():
-                rows = self._scores(methods, painter)
-                write_atomic(path, json.dumps(dict(zip(results, rows, strict=True))).encode())
-            for name, row in json.loads(path.read_bytes()).items():
-                results[name].append(row)
-        return results
+        missing = [painter for painter in painters if not self._path(methods[0], painter).exists()]
+        together = self.config.together
+        groups = [missing[first : first + together] for first in range(0, len(missing), together)]
+        for group in progress(groups, methods[0].name, len(groups), unit="painters"):
+            for painter, rows in zip(group, self._scores(methods, group), strict=True):
+                named = {method.name: row for method, row in zip(methods, rows, strict=True)}
+                write_atomic(self._path(methods[0], painter), json.dumps(named).encode())
+        found = [json.loads(self._path(methods[0], painter).read_bytes()) for painter in painters]
+        return {method.name: [of_painter[method.name] for of_painter in found] for method in methods}
 
     def truth(self) -> list[Scores]:
         """For each held-out painter the scores of the painter's own second picture of every question."""
@@ -143,53 +148,84 @@ class Runner:
         rate = "" if c.learning_rate is None else f"-rate{c.learning_rate:g}"
         return path_of(c.output) / f"marks-train{c.train_steps}{rate}-{c.questions}x{c.seeds}-solver{c.steps}"
 
-    def _style(self, exam: Exam, learning: Learning) -> Style:
+    def _path(self, method: Method, painter: int) -> Path:
+        return self._scores_folder / f"{_file_name(method)}-{painter}.json"
+
+    def _learned(self, painters: Sequence[int], learning: Learning) -> list[Style]:
+        """The style of each painter, learned together with those of the others if it is not in the output folder."""
         steps, rate = learning.steps or self.config.train_steps, learning.learning_rate or self.config.learning_rate
         learning = learning._replace(steps=steps, learning_rate=rate)
-        folder = "-".join(
-            f"{name}{value}" for name, value in learning._asdict().items() if value != Learning._field_defaults[name]
-        )
-        path = path_of(self.config.output) / "styles" / folder / f"{exam.painter}.safetensors"
-        if not path.exists():
-            self._learn(self._model, exam, learning).save(path)
-        return Style.load(path)
+        folder = path_of(self.config.output) / "styles" / _setting_names(learning)
+        paths = {painter: folder / f"{painter}.safetensors" for painter in painters}
+        if missing := [painter for painter, path in paths.items() if not path.exists()]:
+            styles = self._learn(self._model, list(map(self._exam, missing)), learning)
+            for painter, style in zip(missing, styles, strict=True):
+                style.save(paths[painter])
+        return [Style.load(path) for path in paths.values()]
 
-    def _scores(self, methods: Sequence[Method], painter: int) -> list[Scores]:
-        """The mean scores of each method for one painter."""
-        exam, method = self._exam(painter), methods[0]
-        styles = {"style": self._style_of(exam, method.learning, method.mix)} if method.learning else {}
-        style = captions.PAINTER_NAMES[painter] if method.trained else "{}"
-        texts = [method.prompt.format(context=describe(label), style=style) for label in exam.questions]
-        asked = requests(exam.questions, method.asked) if method.asked else None
-        if asked is not None:
-            texts = [in_words(request, style) for request in asked]
-        if method.strength:
-            settings = [(m.strength, m.control_scale) for m in methods]
-            pictures = repaint_photos(self._with_controlnet, texts, styles, exam.photos, settings, self.config.steps)
-            return [self._transfer_scores(exam, of_method) for of_method in pictures]
-        guidance, seeds = [m.guidance for m in methods], self.config.seeds
-        if method.names_nothing:  # all texts are the same
-            texts, seeds = texts[:1], len(texts) * seeds
+    def _styles(self, painters: Sequence[int], method: Method) -> dict[str, Style]:
+        """The styles that a method learns, by the names that its prompts give them."""
+        if not method.learning:
+            return {}
+        styles = self._learned(painters, method.learning)
+        if method.mix:
+            others = self._learned(list(map(self._second, painters)), method.learning)
+            styles = [mixed(style, other, method.mix) for style, other in zip(styles, others, strict=True)]
+        return dict(zip(map(_style_name, painters), styles, strict=True))
+
+    def _scores(self, methods: Sequence[Method], painters: Sequence[int]) -> list[list[Scores]]:
+        """For each painter the mean scores of each method."""
+        method, exams = methods[0], list(map(self._exam, painters))
+        styles = self._styles(painters, method)
+        asked = [requests(exam.questions, method.asked) if method.asked else None for exam in exams]
+        texts = [_texts(method, exam, request) for exam, request in zip(exams, asked, strict=True)]
+        answer = self._repaint_photos if method.strength else self._paint_prompts
+        return [
+            [self._scores_of(method, exam, of_method, request) for of_method in pictures]
+            for exam, request, pictures in zip(exams, asked, answer(methods, exams, texts, styles), strict=True)
+        ]
+
+    def _repaint_photos(
+        self, methods: Sequence[Method], exams: Sequence[Exam], texts: list[list[str]], styles: Mapping[str, Style]
+    ) -> Iterator[np.ndarray]:
+        """For each exam its photos, repainted with each method: [M, Q, 1, 128, 128, 3]."""
+        settings = [(method.strength, method.control_scale) for method in methods]
+        for exam, of_exam in zip(exams, texts, strict=True):
+            batch_size = min(len(exam.photos), BATCH_SIZE * len(exams))
+            yield repaint_photos(
+                self._with_controlnet, of_exam, styles, exam.photos, settings, self.config.steps, batch_size
+            )
+
+    def _paint_prompts(
+        self, methods: Sequence[Method], exams: Sequence[Exam], texts: list[list[str]], styles: Mapping[str, Style]
+    ) -> list[np.ndarray]:
+        """For each exam its prompts, painted with each method: [M, Q, seeds, 128, 128, 3]."""
+        method, seeds = methods[0], self.config.seeds
+        if method.names_nothing:  # all texts of an exam are the same
+            texts, seeds = [of_exam[:1] for of_exam in texts], self.config.questions * seeds
         pictures = self._paint(
             self._model,
-            texts,
+            list(itertools.chain.from_iterable(texts)),
             styles,
-            guidance,
+            [of_method.guidance for of_method in methods],
             seeds,
             steps=method.steps or self.config.steps,
+            batch_size=BATCH_SIZE * len(exams),
             guidance_span=method.guidance_span,
             guidance_schedule=method.guidance_schedule,
             cache_interval=method.cache_interval,
         )
-        if method.names_nothing:
-            return [mean_scores(self._evaluator.recognised(exam, of_method[0])) for of_method in pictures]
-        if method.mix:
-            return [self._scores_of_both(exam, of_method) for of_method in pictures]
-        return [mean_scores(self._evaluator.scores(exam, of_method, asked)) for of_method in pictures]
+        return np.split(pictures, len(exams), axis=1)
 
-    def _style_of(self, exam: Exam, learning: Learning, mix: str) -> Style:
-        style = self._style(exam, learning)
-        return mixed(style, self._style(self._exam(self._second(exam.painter)), learning), mix) if mix else style
+    def _scores_of(self, method: Method, exam: Exam, pictures: np.ndarray, asked: np.ndarray | None) -> Scores:
+        """The mean scores of one exam's pictures [Q, S, 128, 128, 3]."""
+        if method.strength:
+            return self._transfer_scores(exam, pictures)
+        if method.names_nothing:
+            return mean_scores(self._evaluator.recognised(exam, pictures[0]))
+        if method.mix:
+            return self._scores_of_both(exam, pictures)
+        return mean_scores(self._evaluator.scores(exam, pictures, asked))
 
     def _second(self, painter: int) -> int:
         """Whom a painter is mixed with: the next one, after the last the first."""
@@ -246,6 +282,25 @@ def by_program(methods: Sequence[Method]) -> Iterator[list[Method]]:
 def mean_scores(scores: Mapping[str, np.ndarray]) -> Scores:
     """The mean of each score."""
     return {name: float(values.mean()) for name, values in scores.items()}
+
+
+def _style_name(painter: int) -> str:
+    """What prompts call the style that is learned from a painter."""
+    return f"painter{painter}"
+
+
+def _texts(method: Method, exam: Exam, asked: np.ndarray | None) -> list[str]:
+    """The prompt of each question, or of what is asked for instead."""
+    style = captions.PAINTER_NAMES[exam.painter] if method.trained else f"{{{_style_name(exam.painter)}}}"
+    if asked is not None:
+        return [in_words(request, style) for request in asked]
+    return [method.prompt.format(context=describe(label), style=style) for label in exam.questions]
+
+
+def _setting_names(learning: Learning) -> str:
+    """The settings that are not the default ones, as the name of a folder."""
+    defaults = Learning._field_defaults
+    return "-".join(f"{name}{value}" for name, value in learning._asdict().items() if value != defaults[name])
 
 
 def _file_name(method: Method) -> str:

@@ -94,6 +94,11 @@ def _starting_words() -> Experiment:
     return Experiment(methods, [(one_best, one), (six_best, six), (six_best, one_best)])
 
 
+def _mirrors() -> Experiment:
+    methods = [Method("the picture alone", Learning()), Method("mirror images, too", Learning(flip=True))]
+    return Experiment(methods, [(methods[0].name, methods[1].name)])
+
+
 def _layers() -> Experiment:
     methods = [
         Method(f"T = {stages}" + (", each layer" if layers == "each" else ""), Learning(stages=stages, layers=layers))
@@ -269,6 +274,7 @@ EXPERIMENTS = {
     "bounds": _bounds(),
     "stages": _stages(),
     "starting_words": _starting_words(),
+    "mirrors": _mirrors(),
     "layers": _layers(),
     "directions": _directions(),
     "durations": _durations(),

@@ -35,7 +35,7 @@ from dreamstyler_jax.commands.workloads import (
     random_model,
 )
 from dreamstyler_jax.encoding import Tokens, initial_tables, tokenize
-from dreamstyler_jax.guidance import paper
+from dreamstyler_jax.guidance import paper, rows_needed
 from dreamstyler_jax.painting import Request, paint_requests
 from dreamstyler_jax.prompts import guidance_prompts
 from dreamstyler_jax.runtime.compilation import choose_kernels, share_cores
@@ -175,19 +175,20 @@ def paint_contest(config: PeerConfig, model: StableDiffusion, peers: dict[str, T
     def paint_ours() -> list[np.ndarray]:
         return list(paint_requests(model, requests, styles, plan, size=problem.image_size, batch_size=count))
 
-    by_row = [text for row in zip(*(request.prompts for request in requests), strict=True) for text in row]
+    rows = rows_needed(weights[None])
+    by_row = [request.prompts[row] for row in rows for request in requests]
     ids, slots, _ = tokenize(model.tokenizers, by_row, {"style": 1})["clip_l"]
-    tokens = Tokens(ids.reshape(4, count, -1), slots.reshape(4, count, -1))
+    tokens = Tokens(ids.reshape(len(rows), count, -1), slots.reshape(len(rows), count, -1))
     latent_shape = model.networks.latent_shape(*problem.image_size)
     noise = np.asarray(initial_noise(jnp.arange(count, dtype=jnp.uint32), latent_shape))
 
     def one_batch(peer: Torch) -> None:
-        peer.paint_prompts(tokens, weights, noise, config.steps)
+        peer.paint_prompts(tokens, weights[rows], noise, config.steps)
 
     def one_by_one(peer: Torch) -> None:
         for n in range(count):
             prompt = Tokens(tokens.ids[:, n : n + 1], tokens.slots[:, n : n + 1])
-            peer.paint_prompts(prompt, weights, noise[n : n + 1], config.steps)
+            peer.paint_prompts(prompt, weights[rows], noise[n : n + 1], config.steps)
 
     runners = {}
     for name, peer in peers.items():

@@ -51,12 +51,13 @@ def choose_kernels(version: tuple[int, ...] = jax.__version_info__) -> None:
 def share_cores(model: str, *batch_sizes: int) -> None:
     """On a CPU, makes each core a device for the embedded model, or as many cores as divide all batches evenly.
 
-    Each device computes its part of a batch. This is 1.2 times as fast as all cores together on each operation of the
-    whole batch (docs/performance.md). Larger models keep the cores busy anyway, and each device has a copy of the
+    Each device computes its part of a batch. This is faster than all cores together on each operation of the whole
+    batch (docs/performance.md). Larger models keep the cores busy anyway, and each device has a copy of the
     weights, so they keep one device. ``JAX_NUM_CPU_DEVICES`` and XLA's flag for the number of devices take precedence.
 
-    Several devices get at least four threads each, whoever asked for them and whatever the environment says: with as
-    many threads as devices, the first picture of a device's part of a batch has come out wrong (docs/performance.md).
+    Several devices get one thread more than they are, whoever asked for them, or more if the environment says so: with
+    as many threads as devices, the first picture of a device's part of a batch has come out wrong, and further threads
+    only get into each other's way (docs/performance.md).
 
     Has no effect after the first computation, when the number of devices is fixed.
 
@@ -70,7 +71,7 @@ def share_cores(model: str, *batch_sizes: int) -> None:
             jax.config.update("jax_num_cpu_devices", devices)
     if devices > 1:
         threads = os.environ.get(_THREADS, "")
-        os.environ[_THREADS] = str(max(4 * devices, int(threads) if threads.isdecimal() else 0))
+        os.environ[_THREADS] = str(max(devices + 1, int(threads) if threads.isdecimal() else 0))
 
 
 def cpu_devices(model: str, *batch_sizes: int) -> int:

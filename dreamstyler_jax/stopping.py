@@ -20,14 +20,15 @@ from dreamstyler_jax.stable_diffusion import schedule
 from dreamstyler_jax.stable_diffusion.networks import Networks
 
 SAMPLES_PER_STAGE = 4
+_LATENTS_AT_ONCE = SAMPLES_PER_STAGE * 64 * 64  # those of one stage with Stable Diffusion 1.5 at 512 x 512 pixels
 WINDOW, RATIO = 6, 0.1  # with these, styles of the embedded model settle after 80 to 100 steps
 
 
 def evaluation_batch(dataset: Dataset, stages: int) -> Batch:
-    """The samples that measure the loss, always the same for a dataset: a `Batch` [1, T * SAMPLES_PER_STAGE, ...].
+    """The samples that measure the loss, always the same for a dataset: a `Batch` [R, T / R * SAMPLES_PER_STAGE, ...].
 
-    They are in one row, which is computed at once, stage after stage. The timesteps of a stage are the middles of equal
-    ranges. The pictures, in their first wording, take turns; so do their views.
+    A row is computed at once: small latents of several stages, large ones of one stage. The timesteps of a stage are
+    the middles of equal ranges. The pictures, in their first wording, take turns; so do their views.
     """
     count = stages * SAMPLES_PER_STAGE
     pictures, views = dataset.mean.shape[:2]
@@ -37,7 +38,11 @@ def evaluation_batch(dataset: Dataset, stages: int) -> Batch:
     tokens = jax.tree.map(lambda rows: rows[picture, 0], dataset.tokens)
     noise = jax.random.normal(jax.random.key(0), latents.shape)
     weights = None if dataset.latent_weights is None else dataset.latent_weights[picture, view]
-    return jax.tree.map(lambda leaf: leaf[None], Batch(latents, noise, timesteps, tokens, weights))
+    of_stage = SAMPLES_PER_STAGE * latents.shape[1] * latents.shape[2]
+    divisors = [n for n in range(1, stages + 1) if stages % n == 0]
+    rows = next((n for n in divisors if stages // n * of_stage <= _LATENTS_AT_ONCE), stages)
+    flat = Batch(latents, noise, timesteps, tokens, weights)
+    return jax.tree.map(lambda leaf: leaf.reshape(rows, -1, *leaf.shape[1:]), flat)
 
 
 @functools.partial(jax.jit, static_argnames="networks")

@@ -45,6 +45,15 @@ def test_every_stage_is_measured_at_timesteps_of_its_own_on_all_pictures_and_vie
     assert batch.tokens["clip_l"].ids.shape[:2] == (1, STAGES * SAMPLES_PER_STAGE)
 
 
+@pytest.mark.parametrize(("side", "rows"), [(16, 1), (32, 2), (64, 6), (128, 6)])
+def test_large_latents_are_measured_stage_by_stage(tiny, side, rows):
+    dataset = lesson_of(tiny).dataset
+    large = dataset._replace(mean=np.zeros((2, 1, side, side, 4), np.float32))
+    batch = evaluation_batch(large, 6)
+    assert batch.latents.shape == (rows, 24 // rows, side, side, 4)
+    np.testing.assert_array_equal(batch.timesteps.reshape(-1), evaluation_batch(dataset, 6).timesteps.reshape(-1))
+
+
 def test_it_is_the_loss_of_training_on_these_samples(tiny):
     lesson = lesson_of(tiny)
     batch, tables = evaluation_batch(lesson.dataset, STAGES), dict(lesson.style.tables)

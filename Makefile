@@ -20,14 +20,12 @@ PAINTINGS := boat flower bird house
 
 demo: $(VENV)/.installed
 	$(BIN)/dreamstyler train --separate --images $(PAINTINGS:%=examples/%.png) --output runs/demo --steps 150 --resume
-	$(BIN)/dreamstyler train --output runs/demo_one_stage --name one_stage --stages 1 --steps 150 --resume
 	$(BIN)/dreamstyler sample --styles $(PAINTINGS:%=runs/demo/%) --output out/demo --seeds 3 --prompts \
 		"A painting of an orange cat in the snow by day in the style of {}" \
 		"A painting of a red house by the sea at sunset in the style of {}" \
 		"A painting of a green tree in the desert at night in the style of {}" \
 		"A painting of a red mushroom in the forest by day in the style of {}"
-	$(BIN)/dreamstyler compare --styles runs/demo_one_stage runs/demo/boat --output out/demo/compare.png
-	@echo "The styles are in runs/demo. Painted with them: $(CURDIR)/out/demo/grid.png; what learning does: $(CURDIR)/out/demo/compare.png"
+	@echo "The styles are in runs/demo. Painted with them: $(CURDIR)/out/demo/grid.png"
 
 test: $(VENV)/.installed-test browser
 	$(BIN)/python -m pytest $(TEST_ARGS)
@@ -85,10 +83,12 @@ paper_eval: $(VENV)/.installed
 
 # Makes the package's example and all pictures in docs/ again.
 pictures: $(VENV)/.installed browser
-	rm -rf build/pictures runs/demo runs/demo_one_stage out/demo
+	rm -rf build/pictures runs/demo out/demo
 	$(BIN)/dreamstyler examples
 	$(MAKE) demo
-	cp out/demo/grid.png out/demo/compare.png docs/pictures/
+	cp out/demo/grid.png docs/pictures/
+	$(BIN)/dreamstyler train --output build/pictures/one_stage --name one_stage --stages 1 --steps 150
+	$(BIN)/dreamstyler compare --styles build/pictures/one_stage runs/demo/boat --output docs/pictures/compare.png
 	$(BIN)/dreamstyler train --output build/pictures/run
 	cp build/pictures/run/style.safetensors dreamstyler_jax/mini/examples/example.safetensors
 	cp build/pictures/run/loss.png docs/pictures/

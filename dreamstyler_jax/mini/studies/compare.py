@@ -36,10 +36,8 @@ SEED, GUIDANCE_SCALE, STEPS = 5, 3.5, 25
 class CompareConfig:
     """Compare styles learned from the example picture with the painter's own pictures."""
 
-    styles: list[str] = option(
-        ["runs/demo_one_stage", "runs/demo"], "The styles: files, or folders of runs; a column each."
-    )
-    output: str = option("out/demo/compare.png", "The picture to write.")
+    styles: list[str] = option(["runs/demo/boat"], "The styles: files, or folders of runs; a column each.")
+    output: str = option("out/compare.png", "The picture to write.")
 
     def __post_init__(self):
         check_values(self)

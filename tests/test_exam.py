@@ -226,17 +226,19 @@ def test_a_run_reports_every_method_and_continues_where_it_stopped(tmp_path, cap
 
 
 @pytest.mark.usefixtures("unpainted")
-@pytest.mark.parametrize("asked", [{}, {"prompt": methods.BARE_PROMPT}, {"asked": 5}, {"strength": 0.5}])
-def test_painters_asked_together_score_as_if_alone(tmp_path, asked):
-    trial = {"trial": Experiment([Method("trial", Learning(stages=2), **asked)], [])}
-    scores = []
-    for together in (1, 2):
+def test_painters_asked_together_score_as_if_alone(tmp_path):
+    learning = Learning(stages=2, init_word="mosaic")
+    asked = {"scenes": {}, "nothing": {"prompt": methods.BARE_PROMPT}, "requests": {"asked": 5}}
+    trial = {"trial": Experiment([Method(name, learning, **settings) for name, settings in asked.items()], [])}
+    alone, both = [], []
+    for together, found in ((1, alone), (2, both)):
         folder = tmp_path / str(together)
         experiments.measure(experiments.Runner(small(folder, together=together)), trial)
-        scores.append(json.loads((folder / "results.json").read_text())["trial"]["trial"])
-    alone, both = ([list(row.values()) for row in rows] for rows in scores)
-    np.testing.assert_allclose(both, alone, rtol=1e-3, atol=1e-3)
-    assert alone[0] != alone[1]
+        results = json.loads((folder / "results.json").read_text())["trial"]
+        found += [list(row.values()) for name in asked for row in results[name]]
+    assert len(alone) == 6 and alone[0] != alone[1]
+    for one, other in zip(alone, both, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3)
 
 
 def test_differences_are_paired():

@@ -471,8 +471,9 @@ def test_styles_that_are_far_apart_go_on_from_where_each_is(separate, tmp_path, 
     (folder / "wave" / "checkpoints").mkdir()
     before = (folder / "stars" / "metrics.jsonl").read_bytes()
     run(train, *command, "--output", folder, "--resume")
-    for name in ("stars", "wave"):
-        np.testing.assert_array_equal(table_of(folder / name / FILE_NAME), table_of(finished / name / FILE_NAME))
+    for name in ("stars", "wave"):  # the program for one style alone rounds otherwise than that for both
+        alone, together = (table_of(runs / name / FILE_NAME) for runs in (folder, finished))
+        np.testing.assert_allclose(alone, together, atol=1e-5)
     assert (folder / "stars" / "metrics.jsonl").read_bytes() == before
 
 

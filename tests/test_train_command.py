@@ -580,7 +580,7 @@ def test_two_hosts_of_four_devices_go_on_as_one_device_would(batches_of_eight, t
         hosts.append(start(train, *command, *together, "--process_id", number, "--output", output, env=env))
     printed = [host.communicate(timeout=300) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], printed
-    said = [[line for line in output.splitlines() if not line.startswith("[Gloo]")] for output, _ in printed]
+    said = [[line for line in output.splitlines() if line and not line.startswith("[Gloo]")] for output, _ in printed]
     assert "paint with it" in said[0][-2]
     assert said[1] == ["Process 1 of 2 has done its part; the first one has the style"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["programs", "run"]

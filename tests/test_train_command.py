@@ -471,9 +471,9 @@ def test_styles_that_are_far_apart_go_on_from_where_each_is(separate, tmp_path, 
     (folder / "wave" / "checkpoints").mkdir()
     before = (folder / "stars" / "metrics.jsonl").read_bytes()
     run(train, *command, "--output", folder, "--resume")
-    for name in ("stars", "wave"):  # the program for one style alone rounds otherwise than that for both
-        alone, together = (table_of(runs / name / FILE_NAME) for runs in (folder, finished))
-        np.testing.assert_allclose(alone, together, atol=1e-5)
+    tables = {name: [table_of(runs / name / FILE_NAME) for runs in (folder, finished)] for name in ("stars", "wave")}
+    np.testing.assert_array_equal(*tables["stars"])
+    np.testing.assert_allclose(*tables["wave"], atol=2e-6)  # a program for one style rounds otherwise than one for two
     assert (folder / "stars" / "metrics.jsonl").read_bytes() == before
 
 

@@ -91,7 +91,7 @@ class Learning(NamedTuple):
     """How a style is learned; hashable.
 
     Attributes:
-        stages, vectors, init_word, batch_size, norm, prior, average, framing, flip, timesteps, schedule, layers: as in
+        stages, vectors, init_word, batch_size, norm, prior, average, framing, flip, timesteps, layers: as in
             `TrainSettings`.
         steps, learning_rate: likewise; None for those that all methods share.
         context: whether the training prompt describes the picture.
@@ -114,7 +114,6 @@ class Learning(NamedTuple):
     framing: str = "crop"
     flip: bool = False
     timesteps: str = "uniform"
-    schedule: str = "constant"
     layers: str = "shared"
     corner: str = "own"
 
